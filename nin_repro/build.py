@@ -1,0 +1,142 @@
+"""The one place that turns configuration into objects, and objects into a finished training."""
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nin_repro.data.batches import Batches
+from nin_repro.data.preprocess import preprocess
+from nin_repro.data.sources import Split
+from nin_repro.files import UsageError
+from nin_repro.models.nin import NetworkInNetwork
+from nin_repro.models.spec import Shape, layers, training_multiply_adds
+from nin_repro.schema import Config
+from nin_repro.training.console import Console
+from nin_repro.training.loop import Limits, Trainer
+from nin_repro.training.schedule import Rate, plan
+from nin_repro.training.sgd import SGD, Group
+
+# Below this many multiply-adds an update, the threads of a CPU wait for each other longer than they work.
+ONE_THREAD_BELOW = 2e9
+
+
+@dataclass(frozen=True)
+class Machine:
+    device: torch.device
+    threads: int
+    words: str  # for records
+
+
+def machine(config: Config) -> Machine:
+    """Choose the device and set the process up for it.
+
+    Raises:
+        UsageError: the device is not there.
+    """
+    name = config.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda"):
+        number = int(name.partition(":")[2] or 0)
+        if number >= torch.cuda.device_count():
+            raise UsageError(
+                f"device={config.device}, but {torch.cuda.device_count()} CUDA devices are visible: choose device=cpu"
+            )
+        # The recipe is fp32: without this, cuDNN computes convolutions with 10 bits of mantissa.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
+    per_image = training_multiply_adds(layers(config.dataset.name, config.architecture, config.regularizer))
+    small = per_image * config.optimizer.batch_size < ONE_THREAD_BELOW
+    threads = config.threads or (1 if small else len(os.sched_getaffinity(0)))
+    torch.set_num_threads(threads)
+    _keep_pages()
+    device = torch.device(name)
+    words = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return Machine(device, threads, words)
+
+
+def _keep_pages() -> None:
+    """Tell glibc to keep freed memory: by default it returns every activation to the system and faults it in again.
+
+    That is a quarter of a training step on a CPU. Elsewhere than on glibc nothing happens.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        trim_threshold, top_pad, mmap_max = -1, -2, -4
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(top_pad, 64 << 20)
+
+
+def optimizer(config: Config, network: NetworkInNetwork) -> SGD:
+    """The optimizer of a network: weights and biases, of the last 1x1, of the others and of the head, each its rate."""
+    sgd = config.optimizer
+    *inner, last = network.convolutions()
+
+    def groups(modules: list[Any], weight_factor: float, bias_factor: float) -> list[Group]:
+        weights = [module.weight for module in modules]
+        biases = [module.bias for module in modules]
+        return [
+            Group(weights, sgd.lr * weight_factor, sgd.weight_decay, bias=False),
+            Group(biases, sgd.lr * sgd.bias_lr_factor * bias_factor, 0.0, bias=True),
+        ]
+
+    head = config.regularizer.fc_lr_factor
+    return SGD(
+        groups(inner, 1.0, 1.0)
+        + groups([last], sgd.last_layer_factor, sgd.last_layer_bias_factor)
+        + (groups([network.fc], head, head) if network.fc is not None else []),
+        sgd.momentum,
+        sgd.clip_norm,
+    )
+
+
+def trainer(
+    config: Config,
+    split: Split,
+    found: Machine,
+    console: Console,
+    checkpoint: Path,
+    record_row: Callable[[dict[str, Any]], None],
+) -> Trainer:
+    """Everything that `Trainer` needs, from the configuration and the images of `open_split`."""
+    count = config.budget.train_images
+    train_images, train_labels = split.train_images[:count], split.train_labels[:count]
+    train, evaluation = preprocess(
+        split.fit_images,
+        [train_images, split.eval_images],
+        config.dataset.preprocessing,
+        Path(config.data_dir) / "cache",
+        split.digest,
+    )
+    images, eval_images = (torch.from_numpy(array).to(found.device) for array in (train, evaluation))
+    labels, eval_labels = (torch.from_numpy(array).to(found.device) for array in (train_labels, split.eval_labels))
+    height, width, channels = train.shape[1:]
+    network = NetworkInNetwork(Shape(channels, height, width), split.classes, config.architecture, config.regularizer)
+    network.to(found.device)
+    epochs, drops = plan(config.optimizer.schedule, config.budget)
+    return Trainer(
+        network,
+        optimizer=lambda net: optimizer(config, net),
+        rate=lambda: Rate(config.optimizer.schedule, epochs, drops),
+        batches=Batches(images, labels, config.optimizer.batch_size, config.dataset.augment),
+        evaluation=(eval_images, eval_labels),
+        limits=Limits(
+            seed=config.seed,
+            restarts=config.restarts,
+            max_steps=config.budget.max_steps,
+            eval_every=config.eval_every,
+            train_eval_every=config.train_eval_every,
+            checkpoint_seconds=config.checkpoint_seconds,
+        ),
+        console=console,
+        checkpoint_path=checkpoint,
+        record_row=record_row,
+        eval_name=split.eval_name,
+    )

@@ -1,0 +1,131 @@
+"""Turning plain dictionaries into the schema's objects, or into one line that says what is wrong with them."""
+
+import dataclasses
+import difflib
+import functools
+import math
+import types
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from nin_repro.files import UsageError
+from nin_repro.schema import Range
+
+WHERE = "all keys: python -m nin_repro.train --help"
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` for the closest choice, or nothing when none is close."""
+    pool = list(choices)
+    tails = {choice.rpartition(".")[2]: choice for choice in pool}
+    close = difflib.get_close_matches(word, pool, n=1, cutoff=0.5)
+    if not close:  # a right name in the wrong place: compare last components
+        close = [tails[name] for name in difflib.get_close_matches(word.rpartition(".")[2], tails, n=1, cutoff=0.75)]
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+@functools.cache
+def hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls, include_extras=True)
+
+
+def convert(kind: Any, value: Any, path: str) -> Any:
+    """`value` as the annotation `kind` wants it.
+
+    An int is taken for a float, and a float with an integral value for nothing but a float: 1.0 is not a count.
+
+    Raises:
+        UsageError: wrong type, out of range, unknown or missing key; the line names `path`.
+    """
+    origin = get_origin(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return _object(kind, value, path)
+    if origin is Annotated:
+        base, *notes = get_args(kind)
+        converted = convert(base, value, path)
+        for note in notes:
+            if isinstance(note, Range) and not note.holds(converted):
+                raise UsageError(f"{path}={value} is impossible: it must be {note}; {WHERE}")
+        return converted
+    if origin in (Union, types.UnionType):
+        return _union(get_args(kind), value, path)
+    if origin is Literal:
+        choices = get_args(kind)
+        if value not in choices or isinstance(value, bool):
+            listed = ", ".join(map(str, choices))
+            raise UsageError(
+                f"{path}={value} is not a choice{nearest(str(value), map(str, choices))}: {listed}; {WHERE}"
+            )
+        return value
+    if origin is list:
+        if not isinstance(value, list):
+            raise _wrong(path, value, "a list such as [1, 2]")
+        return [convert(get_args(kind)[0], item, f"{path}[{i}]") for i, item in enumerate(value)]
+    if origin is dict:
+        if not isinstance(value, Mapping) or not value:
+            raise _wrong(path, value, "a group of named entries")
+        return {str(name): convert(get_args(kind)[1], item, f"{path}.{name}") for name, item in value.items()}
+    return _scalar(kind, value, path)
+
+
+def _object(cls: type, value: Any, path: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise _wrong(path, value, "a group of keys")
+    prefix = f"{path}." if path else ""
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for name in value:
+        if name not in fields:
+            near = nearest(f"{prefix}{name}", [f"{prefix}{known}" for known in fields])
+            raise UsageError(f"there is no key {prefix}{name}{near}; {WHERE}")
+    converted = {}
+    for name, kind in hints(cls).items():
+        if name in value:
+            converted[name] = convert(kind, value[name], f"{prefix}{name}")
+        elif fields[name].default is dataclasses.MISSING:
+            raise UsageError(f"the key {prefix}{name} is missing; {WHERE}")
+    return cls(**converted)
+
+
+def _union(kinds: tuple[Any, ...], value: Any, path: str) -> Any:
+    if value is None and types.NoneType in kinds:
+        return None
+    others = [kind for kind in kinds if kind is not types.NoneType]
+    problems = []
+    for kind in others:
+        try:
+            return convert(kind, value, path)
+        except UsageError as problem:
+            problems.append(problem)
+    raise problems[0]
+
+
+def _scalar(kind: Any, value: Any, path: str) -> Any:
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)  # a name made of digits
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise _wrong(path, value, words[kind])
+    if kind is float and not math.isfinite(value):
+        raise _wrong(path, value, "a finite number")
+    return value
+
+
+def _wrong(path: str, value: Any, wanted: str) -> UsageError:
+    shown = "null" if value is None else str(value)
+    return UsageError(f"{path}={shown} has the wrong type: it must be {wanted}; {WHERE}")
+
+
+def keys(cls: type, prefix: str = "") -> list[str]:
+    """Every dotted key of a schema class; `*` stands for a name that the user chooses."""
+    found = []
+    for name, kind in hints(cls).items():
+        path = f"{prefix}{name}"
+        found.append(path)
+        if get_origin(kind) is dict:
+            found.append(f"{path}.*")
+            found.extend(keys(get_args(kind)[1], f"{path}.*."))
+        elif dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            found.extend(keys(kind, f"{path}."))
+    return found

@@ -1,0 +1,167 @@
+"""From the command line to a checked `Config`: Hydra composes, and every refusal becomes one line."""
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from nin_repro.config.check import WHERE, convert, keys, nearest
+from nin_repro.config.recipe import require_sense
+from nin_repro.files import UsageError
+from nin_repro.schema import Config
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+@cache
+def choices() -> dict[str, list[str]]:
+    """The groups and their choices, as the directories and files under conf/ say: {"dataset": ["cifar10", ...], ...}."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(CONF.rglob("*.yaml")):
+        group, *rest = path.relative_to(CONF).with_suffix("").parts
+        if rest:
+            found.setdefault(group, []).append("/".join(rest))
+    return found
+
+
+def experiments() -> list[str]:
+    """Names of all experiment files, such as "table1/nin"."""
+    return choices()["experiment"]
+
+
+def expand(overrides: Sequence[str]) -> list[str]:
+    """Replace `group=glob(pattern)` by the choices it matches, with `*` matching "/" too.
+
+    Hydra's own glob sees only the files of one directory, and the experiments lie in several.
+
+    Raises:
+        UsageError: nothing matches.
+    """
+    from fnmatch import fnmatch
+
+    expanded = []
+    for override in overrides:
+        match = re.fullmatch(r"(\w+)=glob\((.+)\)", override)
+        if match and match[1] in choices():
+            names = [name for name in choices()[match[1]] if fnmatch(name, match[2].strip("'\""))]
+            if not names:
+                raise UsageError(f"{override} matches none of {_listed(match[1])}")
+            override = f"{match[1]}={','.join(names)}"
+        expanded.append(override)
+    return expanded
+
+
+def require_known(overrides: Sequence[str]) -> None:
+    """Refuse overrides of groups, choices and keys that do not exist, `+key` and `~key` included.
+
+    Raises:
+        UsageError: names the nearest valid word.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    for text in overrides:
+        try:
+            override = parser.parse_override(text)
+        except HydraException as error:
+            raise UsageError(
+                f"cannot read {text!r} as key=value: {_first_line(error)}; quote values with special characters; {WHERE}"
+            ) from None
+        name = override.key_or_group
+        if name == "hydra" or name.startswith(("hydra.", "hydra/")):
+            continue
+        if name in choices() and not override.is_delete():
+            values = override.sweep_string_iterator() if override.is_sweep_override() else iter([override.value()])
+            for value in values:
+                _require_choice(name, str(value))
+        elif not _is_key(name):
+            known = [*choices(), *(path for path in _all_keys() if "*" not in path), *_block_keys(name)]
+            raise UsageError(f"there is no key or group {name}{nearest(name, known)}; {WHERE}")
+
+
+def _require_choice(group: str, value: str) -> None:
+    if value not in choices()[group] and value != "None":
+        raise UsageError(
+            f"{group}={value} is not a choice{nearest(value, choices()[group])}: {_listed(group)}; see conf/{group}/"
+        )
+
+
+def _listed(group: str) -> str:
+    return ", ".join(choices()[group])
+
+
+@cache
+def _all_keys() -> list[str]:
+    return keys(Config)
+
+
+def _is_key(name: str) -> bool:
+    return any(re.fullmatch(path.replace(".", r"\.").replace("*", r"[^.]+"), name) for path in _all_keys())
+
+
+def _block_keys(name: str) -> Iterator[str]:
+    """Keys with `*` filled in as `name` has it, so that a typo after it is compared with the right words."""
+    parts = name.split(".")
+    for path in _all_keys():
+        pattern = path.split(".")
+        if "*" in pattern and len(parts) > pattern.index("*"):
+            pattern[pattern.index("*")] = parts[pattern.index("*")]
+            yield ".".join(pattern)
+
+
+def explain(error: Exception) -> str:
+    """One line for an exception that Hydra, OmegaConf or the YAML parser raised while composing."""
+    parts = [_first_line(error)]
+    if error.__cause__ is not None:
+        parts.append(_first_line(error.__cause__))
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None:
+        parts = [f"{Path(mark.name).name}, line {mark.line + 1}: {getattr(error, 'problem', None) or parts[0]}"]
+    return f"the configuration does not compose: {'; '.join(dict.fromkeys(parts))}; see conf/"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) if lines else type(error).__name__
+
+
+def checked(composed: DictConfig) -> Config:
+    """The schema's object for a composed configuration.
+
+    Raises:
+        UsageError: unknown or missing keys, wrong types, impossible values, combinations that make no sense.
+    """
+    try:
+        plain: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UsageError(explain(error)) from None
+    plain.pop("hydra", None)
+    config: Config = convert(Config, plain, "")
+    require_sense(config)
+    return config
+
+
+def load(overrides: Sequence[str]) -> Config:
+    """Compose and check a configuration outside of Hydra's own command line.
+
+    Raises:
+        UsageError: see `require_known` and `checked`.
+    """
+    from hydra import compose, initialize_config_dir
+
+    require_known(overrides)
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = compose("train", list(overrides))
+    except Exception as error:
+        raise UsageError(explain(error)) from None
+    return checked(composed)
+
+
+def to_yaml(composed: DictConfig) -> str:
+    return OmegaConf.to_yaml(composed, resolve=True)

@@ -1,0 +1,114 @@
+"""The recipe of a run, its key, and the rules that no single key can state."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from nin_repro.files import UsageError
+from nin_repro.models.spec import layers
+from nin_repro.schema import LABELS, RECIPE, Config
+
+# Raised when the same recipe starts to mean another computation. It moves every key, and is meant to.
+MEANING = 1
+
+
+def recipe(config: Config) -> dict[str, Any]:
+    """All that decides the result, as plain JSON values. See `schema` for what is left out and why."""
+    found = {name: _plain(getattr(config, name)) for name in RECIPE}
+    for group, labels in LABELS.items():
+        for label in labels:
+            del found[group][label]
+    return {"meaning": MEANING, **found}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            f.name: _plain(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if f.default is dataclasses.MISSING or getattr(value, f.name) != f.default
+        }
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def digest(value: Any) -> str:
+    """12 hexadecimal digits of the SHA-256 of the canonical JSON of `value`."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def key(config: Config) -> str:
+    """The name of this run: the digest of its recipe."""
+    return digest(recipe(config))
+
+
+def family(config: Config) -> str:
+    """The name of all runs that differ from this one in nothing but the seed: what a table's cell averages over."""
+    return digest({name: value for name, value in recipe(config).items() if name != "seed"})
+
+
+def directory(config: Config) -> Path:
+    """Where the run lives. The words before the key are there to be read; the key alone decides."""
+    name = f"{config.dataset.name}-{config.architecture.kind}-seed{config.seed}-{key(config)}"
+    return Path(config.runs_dir) / name
+
+
+def budget_name(config: Config) -> str:
+    """What the tables call this run's budget: `paper` only when nothing was taken away."""
+    budget = config.budget
+    if budget.epochs is None and budget.train_images is None and budget.max_steps is None:
+        return "paper"
+    return budget.name if budget.name != "paper" else "custom"
+
+
+def require_sense(config: Config) -> None:
+    """Refuse combinations of keys that are fine one by one and make no sense together.
+
+    Raises:
+        UsageError: with the choices that do make sense.
+    """
+    regularizer, blocks = config.regularizer, config.architecture.blocks
+    for name, block in blocks.items():
+        if len(block.std) != len(block.widths):
+            raise UsageError(
+                f"architecture.blocks.{name} has {len(block.widths)} widths but {len(block.std)} std: give one for each"
+            )
+    last_name, last = list(blocks.items())[-1]
+    if regularizer.head == "gap" and last.widths[-1] != "classes":
+        raise UsageError(
+            f"regularizer.head=gap needs one map per class, but architecture.blocks.{last_name}.widths ends in "
+            f"{last.widths[-1]}: end it in `classes`, or choose regularizer=fc, fc_inner_dropout, fc_head_dropout or "
+            "fc_both_dropout"
+        )
+    if regularizer.head == "gap" and regularizer.head_dropout:
+        raise UsageError(
+            "regularizer.head_dropout needs a fully connected head: choose regularizer=fc_head_dropout or "
+            "fc_both_dropout, or set regularizer.head_dropout=0"
+        )
+    layers(config.dataset.name, config.architecture, regularizer)  # refuses windows that do not fit the image
+    _require_schedule(config)
+    if config.device not in ("auto", "cpu", "cuda") and not config.device.removeprefix("cuda:").isdigit():
+        raise UsageError(f"device={config.device} is not a device: choose auto, cpu, cuda or cuda:0, cuda:1 ...")
+
+
+def _require_schedule(config: Config) -> None:
+    schedule = config.optimizer.schedule
+    if schedule.kind == "drops":
+        if schedule.drops != sorted(set(schedule.drops)):
+            raise UsageError(f"optimizer.schedule.drops={schedule.drops} must be ascending epochs, such as [200, 230]")
+        if schedule.drops and schedule.drops[-1] >= schedule.epochs:
+            raise UsageError(
+                f"optimizer.schedule ends before it starts its last rate: drops={schedule.drops} must lie below "
+                f"epochs={schedule.epochs}; for a shorter run with the drops in proportion use budget.epochs"
+            )
+    if config.budget.epochs is not None and config.budget.epochs > schedule.epochs:
+        raise UsageError(
+            f"budget.epochs={config.budget.epochs} is more than the recipe's own {schedule.epochs}: a budget only "
+            "reduces; for a longer run set optimizer.schedule.epochs"
+        )

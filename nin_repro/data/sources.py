@@ -1,0 +1,398 @@
+"""The data sets: what they are, where they come from, and the paper's splits of them.
+
+`open_split` is what training calls; `load` reads the parts of a data set; what is not on disk is downloaded first.
+Every array is checked against its SHA-256 before anyone sees it. Importing this module imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import shutil
+import sys
+import time
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from nin_repro.files import UsageError, atomic, locked
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+OFFICIAL = "official files"
+
+ATTEMPTS = 4  # rounds over the mirrors before a download is given up
+BACKOFF = 1.0  # seconds before the second round, doubled before each further one
+TIMEOUT = 30.0  # seconds without a byte before a connection counts as lost
+PROGRESS = 5.0  # seconds between progress lines
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What there is to know about a data set before it is read."""
+
+    classes: int
+    shape: tuple[int, int, int]  # height, width, channels
+    sizes: dict[str, int]  # images in each part
+    validation: int | None  # so many of the last training images are for it; None: SVHN's rule, see `_split_svhn`
+    torchvision: str | None  # the class that knows the official files; None: comes with scikit-learn
+    known: dict[str, str] = field(default_factory=dict)  # SHA-256 of the arrays of a copy that is known to be good
+    known_as: str = OFFICIAL  # how true that copy is to the original; if official, no other is accepted
+
+    @property
+    def provenance(self) -> str:
+        """Of the files that `obtain` writes."""
+        return OFFICIAL if self.torchvision else "digits that come with scikit-learn"
+
+
+# SHA-256 of the arrays of copies that are known to be good.
+KNOWN = {
+    "cifar10": {
+        "train_images": "5aab6180863b273b0e92d8f02260b22b9b3aac410282619bc506a059d72f4b06",
+        "train_labels": "f5cfe00b0f00968c0cc5ff3b1d2de51b10e33efa277c2986f4e0fa63e58c9f4f",
+        "test_images": "4674ac8c77f372061aaf9216c8857c99599d5df0bb9f6b16a3de613ef8eb348a",
+        "test_labels": "cbb7365de8ed11f05cc4c3a1e7f78144127c5e851efd83762fb18202461230bb",
+    },
+    "cifar100": {
+        "train_images": "4e1498c4dd9ee77620367cebb6445c9d47786e76ad5b73e4967b1423b57fca42",
+        "train_labels": "b275c44a41ee3669b36fdc7f7423f3895629c27b75c16a972767c04d45b48228",
+        "test_images": "b2445a8709be7ee241bae33184ec6b35cb6802407211e05e89bdf5d9e2f1c168",
+        "test_labels": "77ad7c9444ecf13c22f4459b1d105f1a5faa3c0debd7b1ea50794363ae7a77ff",
+    },
+    "mnist": {
+        "train_images": "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
+        "train_labels": "e474323ac02fc156161b0bbb1f8c9cfeb327a74bcd9f9680a8385269a24f566c",
+        "test_images": "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
+        "test_labels": "2fd8de6bdb8d11780b4b96dc57847bcfe6953f7c32aa48bfcd8237c3b7847243",
+    },
+    "fashion_mnist": {
+        "train_images": "2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012",
+        "train_labels": "e3245b63f7c40d1c8b652835f19744d970c1613b40ddac6bcfc87b9c46e16a0b",
+        "test_images": "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a",
+        "test_labels": "d51d859896c55775b9e9e219b77ff03bcec1b6ac322f313544dc3f9e7bc94fae",
+    },
+}
+
+CIFAR, MNIST = {"train": 50_000, "test": 10_000}, {"train": 60_000, "test": 10_000}
+CIFAR10_COPY = "lossless copy but for 82 training and 23 test images re-encoded from JPEG"
+CIFAR100_COPY = "complete copy; order within each split differs from the official one"
+
+DATASETS = {  # 10,000 images for validation: section 4.2
+    "cifar10": Facts(10, (32, 32, 3), CIFAR, 10_000, "CIFAR10", KNOWN["cifar10"], CIFAR10_COPY),
+    "cifar100": Facts(100, (32, 32, 3), CIFAR, 10_000, "CIFAR100", KNOWN["cifar100"], CIFAR100_COPY),
+    "mnist": Facts(10, (28, 28, 1), MNIST, 10_000, "MNIST", KNOWN["mnist"]),
+    "fashion_mnist": Facts(10, (28, 28, 1), MNIST, 10_000, "FashionMNIST", KNOWN["fashion_mnist"]),
+    "svhn": Facts(10, (32, 32, 3), {"train": 73_257, "test": 26_032, "extra": 531_131}, None, "SVHN"),
+    # 8x8 images of 17 grey levels; the last 360 in the order of the file are our test set
+    "digits": Facts(10, (8, 8, 1), {"train": 1_437, "test": 360}, 288, None),
+}
+
+
+# --- splits ---------------------------------------------------------------------------------------------------------
+
+Protocol = Literal["final", "validate"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """What a run trains and is judged on. Images are uint8 [N, H, W, C], labels int64 [N]."""
+
+    train_images: Array
+    train_labels: Array
+    eval_images: Array
+    eval_labels: Array
+    fit_images: Array  # what the statistics of the preprocessing are taken of
+    classes: int
+    digest: str  # identifies the bytes of everything that was read
+    provenance: str  # one line, to be shown beside results
+    eval_name: str  # "test" or "validation"
+
+
+def parts_for(name: str, protocol: Protocol) -> tuple[str, ...]:
+    """The parts of a data set that a protocol reads. "validate" never reads the test images."""
+    return tuple(part for part in DATASETS[name].sizes if part != "test" or protocol == "final")
+
+
+def open_split(name: str, data_dir: Path, protocol: Protocol) -> Split:
+    """Read a data set and split it as the paper does (sections 4.2 to 4.5).
+
+    "final" trains on all training images and is judged on the test images; "validate" keeps the validation images
+    out of training and is judged on those. SVHN's validation images are in neither protocol trained on.
+
+    Raises:
+        UsageError: the data cannot be had, or are damaged.
+    """
+    loaded = load(name, data_dir, parts_for(name, protocol))
+    images, labels = loaded.images, loaded.labels
+    last = DATASETS[name].validation
+    if last is None:
+        train, validation = _split_svhn(loaded)
+        fit_images = train[0]
+    else:
+        fit_images = images["train"]  # validation images too, as the maxout authors' scripts that the paper follows
+        train = images["train"][:-last], labels["train"][:-last]
+        validation = images["train"][-last:], labels["train"][-last:]
+        if protocol == "final":
+            train = images["train"], labels["train"]
+    evaluation = (images["test"], labels["test"]) if protocol == "final" else validation
+    eval_name = "test" if protocol == "final" else "validation"
+    classes = DATASETS[name].classes
+    return Split(*train, *evaluation, fit_images, classes, loaded.digest, loaded.provenance, eval_name)
+
+
+def _split_svhn(loaded: Loaded) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Training and validation images of SVHN: 400 of each class of "train" and 200 of "extra" validate (section 4.4).
+
+    The paper's own draw is not published. Ours is fixed: numpy promises that RandomState never changes.
+    """
+    import numpy as np
+
+    draw = np.random.RandomState(0)
+    chosen = {}
+    for part, each in (("train", 400), ("extra", 200)):
+        labels = loaded.labels[part]
+        chosen[part] = np.zeros(len(labels), dtype=bool)
+        for digit in range(10):
+            chosen[part][draw.permutation(np.flatnonzero(labels == digit))[:each]] = True
+
+    def gather(arrays: dict[str, Array], validation: bool) -> Array:
+        return np.concatenate([arrays[part][chosen[part] == validation] for part in chosen])
+
+    train, validation = ((gather(loaded.images, v), gather(loaded.labels, v)) for v in (False, True))
+    return train, validation
+
+
+# --- reading and checking -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Loaded:
+    images: dict[str, Array]  # by part: uint8 [N, H, W, C]
+    labels: dict[str, Array]  # by part: int64 [N]
+    digest: str
+    provenance: str
+
+
+def load(name: str, data_dir: Path, parts: Sequence[str]) -> Loaded:
+    """Read parts ("train", "test", "extra") of a data set, which is obtained first if it is not on disk.
+
+    Members of `<data_dir>/<name>.npz` that are not asked for are not read.
+
+    Raises:
+        UsageError: the data cannot be had, or what is on disk is not what it should be.
+    """
+    import numpy as np
+
+    facts, path = DATASETS[name], data_dir / f"{name}.npz"
+    if not path.exists():
+        obtain(name, data_dir)
+    member, arrays = "the archive", {}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            expected, provenance = facts.known, facts.known_as
+            if "sha256" in archive.files and not (facts.known and facts.known_as == OFFICIAL):
+                member = "sha256"
+                expected, provenance = json.loads(str(archive["sha256"])), facts.provenance
+            for part in parts:
+                for member in (f"{part}_images", f"{part}_labels"):
+                    arrays[member] = archive[member]
+                    _check(arrays[member], member, facts, expected)
+    # Whatever a parser meets in a damaged file: zip, header and number formats each raise their own errors.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UsageError(
+            f"{path}: {member} is damaged or not the data set {name} ({reason}): "
+            f"delete the file and run python -m nin_repro.prepare dataset={name}"
+        ) from error
+    digest = hashlib.sha256("".join(f"{member} {expected[member]}\n" for member in arrays).encode()).hexdigest()
+    images, labels = ({part: arrays[f"{part}_{kind}"] for part in parts} for kind in ("images", "labels"))
+    return Loaded(images, labels, digest, provenance)
+
+
+def _check(array: Array, member: str, facts: Facts, expected: dict[str, str]) -> None:
+    """Raise ValueError unless a member has its shape, type, range and digest."""
+    part, _, kind = member.partition("_")
+    shape = (facts.sizes[part], *(facts.shape if kind == "images" else ()))
+    dtype = "uint8" if kind == "images" else "int64"
+    if array.shape != shape or array.dtype != dtype:
+        raise ValueError(f"it is {array.dtype} {list(array.shape)}, not {dtype} {list(shape)}")
+    if kind == "labels" and not (array.min() >= 0 and array.max() < facts.classes):
+        raise ValueError(f"its labels are not all from 0 to {facts.classes - 1}")
+    if _sha256(array) != expected.get(member):
+        raise ValueError("its SHA-256 is none that is known for it")
+
+
+def _sha256(array: Array) -> str:
+    return hashlib.sha256(array.data.cast("B")).hexdigest()
+
+
+# --- obtaining ------------------------------------------------------------------------------------------------------
+
+
+def obtain(name: str, data_dir: Path) -> None:
+    """Write `<data_dir>/<name>.npz` from the official files, which are downloaded; a file that is there is left alone.
+
+    Of processes that start together one does the work, and the others wait for it.
+
+    Raises:
+        UsageError: no network, or `data_dir` cannot be written.
+    """
+    import numpy as np
+
+    facts, path = DATASETS[name], data_dir / f"{name}.npz"
+    downloads = data_dir / "downloads" / name
+    try:
+        with contextlib.ExitStack() as stack:
+            lock = data_dir / f".{name}.lock"
+            if not stack.enter_context(locked(lock, wait=False)):
+                _say(f"another process is getting {name}: waiting for it")
+                stack.enter_context(locked(lock))
+            if path.exists():
+                return
+            arrays = _official(facts.torchvision, downloads, facts) if facts.torchvision else _digits(facts)
+            digests = {member: _sha256(array) for member, array in arrays.items()}
+            with atomic(path, "wb") as file:
+                np.savez(file, allow_pickle=False, sha256=np.array(json.dumps(digests)), **arrays)
+            shutil.rmtree(downloads, ignore_errors=True)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error}: free space there or choose another data_dir") from error
+
+
+def _digits(facts: Facts) -> dict[str, Array]:
+    """The handwritten digits that come with scikit-learn, in the order of its file: the first ones train."""
+    import numpy as np
+    from sklearn.datasets import load_digits
+
+    found, count = load_digits(), facts.sizes["train"]
+    images, labels = found.images[..., None].astype(np.uint8), found.target.astype(np.int64)
+    return {
+        "train_images": images[:count],
+        "train_labels": labels[:count],
+        "test_images": images[count:],
+        "test_labels": labels[count:],
+    }
+
+
+def _official(class_name: str, folder: Path, facts: Facts) -> dict[str, Array]:
+    """Download the official files into `folder` and let torchvision read them."""
+    import numpy as np
+    import torchvision.datasets
+
+    kind, arrays = getattr(torchvision.datasets, class_name), {}
+    files = _remote_files(kind, folder)
+    _download(files)
+    for path in folder.rglob("*"):  # what a killed extraction left would be taken for the data
+        if path.is_file() and path not in [file.path for file in files]:
+            path.unlink()
+    for part in facts.sizes:
+        which = {"split": part} if class_name == "SVHN" else {"train": part == "train"}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the CIFAR pickles are older than numpy 2, which warns of them
+            found = kind(folder, download=True, **which)  # finds the verified files: nothing is downloaded here
+        images = np.asarray(found.data)
+        images = images.transpose(0, 2, 3, 1) if class_name == "SVHN" else images.reshape(-1, *facts.shape)
+        labels = found.labels if class_name == "SVHN" else found.targets
+        arrays[f"{part}_images"] = np.ascontiguousarray(images)
+        arrays[f"{part}_labels"] = np.asarray(labels, dtype=np.int64)
+    return arrays
+
+
+class Remote(NamedTuple):
+    urls: list[str]
+    path: Path  # where torchvision's class looks for the file
+    md5: str
+
+
+def _remote_files(kind: Any, folder: Path) -> list[Remote]:
+    """The official files of a torchvision data set, from what its class says of them."""
+    if hasattr(kind, "tgz_md5"):
+        return [Remote([kind.url], folder / kind.filename, kind.tgz_md5)]
+    if hasattr(kind, "split_list"):
+        return [Remote([url], folder / file, md5) for url, file, md5 in kind.split_list.values()]
+    raw = folder / kind.__name__ / "raw"
+    return [Remote([mirror + file for mirror in kind.mirrors], raw / file, md5) for file, md5 in kind.resources]
+
+
+def _download(files: list[Remote]) -> None:
+    """Bring the files to their places, each verified against its MD5; what an earlier try left is carried on with."""
+    missing = [file for file in files if not (file.path.exists() and _md5(file.path) == file.md5)]
+    for i, file in enumerate(missing):
+        file.path.parent.mkdir(parents=True, exist_ok=True)
+        problem = _download_one(file)
+        if problem:
+            wanted = ", ".join(remote.urls[0] for remote in missing[i:])
+            raise UsageError(
+                f"cannot download {file.path.name} ({problem}): without a network, fetch {wanted} elsewhere, "
+                f"put into {file.path.parent} and run this again"
+            )
+
+
+def _download_one(file: Remote) -> str:
+    """Try all mirrors several times; returns what was wrong the last time, "" for success."""
+    part, problem = file.path.with_name(file.path.name + ".part"), ""
+    for attempt in range(ATTEMPTS):
+        for url in file.urls:
+            try:
+                _fetch(url, part)
+            except (OSError, http.client.HTTPException) as error:
+                problem = " ".join(str(error).split()) or type(error).__name__
+                _say(f"{url}: {problem}")
+                continue
+            if _md5(part) == file.md5:
+                os.replace(part, file.path)
+                return ""
+            part.unlink()
+            problem = f"wrong MD5 from {url}"
+            _say(problem)
+        if attempt < ATTEMPTS - 1:
+            time.sleep(BACKOFF * 2**attempt)
+    return problem
+
+
+def _fetch(url: str, part: Path) -> None:
+    """Bring `part` to its full length, going on where it ends. Raises OSError if the connection fails or is cut."""
+    done = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if done and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return  # there is nothing after what we have: the checksum decides
+        raise
+    with response:
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+            done = 0  # the server sends the file from its start
+        length = response.headers.get("Content-Length")
+        total = done + int(length) if length else None
+        of = f" of {total / 1e6:.1f}" if total else ""
+        said = time.monotonic()
+        with open(part, "ab" if done else "wb") as out:
+            while block := response.read1(1 << 20):
+                out.write(block)
+                done += len(block)
+                if time.monotonic() - said > PROGRESS:
+                    said = time.monotonic()
+                    _say(f"{url}: {done / 1e6:.1f}{of} MB")
+    if total is not None and done < total:  # http.client does not tell when it is asked for blocks
+        raise ConnectionError(f"the connection was cut after {done:,} of {total:,} bytes")
+    _say(f"{url}: {done / 1e6:.1f} MB, complete")
+
+
+def _md5(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,87 @@
+"""`python -m nin_repro.describe key=value ...` tells what a run would be, without running it."""
+
+import shlex
+import sys
+
+from omegaconf import OmegaConf
+
+from nin_repro.config.compose import load
+from nin_repro.config.recipe import budget_name, directory, family, key, recipe
+from nin_repro.cost import in_words
+from nin_repro.files import UsageError, locked
+from nin_repro.models.spec import layers, training_multiply_adds
+from nin_repro.run import fail
+from nin_repro.schema import Config
+from nin_repro.training.rundir import RunDirectory
+
+USAGE = """python -m nin_repro.describe key=value ...
+
+Prints the recipe of a run, its key, the layers of its network, the paper's cell it feeds, its state and its cost.
+Takes the same words as python -m nin_repro.train; see its --help for them. Trains nothing.
+"""
+
+
+def layer_table(config: Config) -> str:
+    """Name, kind, output shape, parameters and multiply-adds of each layer, and their sums."""
+    found = layers(config.dataset.name, config.architecture, config.regularizer)
+    lines = [f"{'layer':8}{'':32}{'output':>12}{'parameters':>14}{'multiply-adds':>16}"]
+    for layer in found:
+        numbers = f"{layer.parameters or '':>14,}{layer.multiply_adds or '':>16,}" if layer.parameters else ""
+        lines.append(f"{layer.name:8}{layer.kind:32}{layer.output!s:>12}{numbers}")
+    parameters, adds = (sum(getattr(layer, name) for layer in found) for name in ("parameters", "multiply_adds"))
+    lines.append(f"{'sum':8}{'per image, forward':32}{'':12}{parameters:>14,}{adds:>16,}")
+    lines.append(f"{'':8}{'per image, forward and backward':32}{'':26}{training_multiply_adds(found):>16,}")
+    return "\n".join(lines)
+
+
+def state(config: Config) -> str:
+    """Whether the run is done, running, to be resumed or not begun."""
+    run = RunDirectory(directory(config))
+    record = run.result()
+    if record is not None:
+        error = record["test_error"] if record["test_error"] is not None else record["validation_error"]
+        return f"{record['status']}, error {error:.2f} %, {record['epochs']} epochs, {record['finished']}"
+    if not run.path.exists():
+        return "not begun"
+    with locked(run.lock, wait=False) as free:
+        if not free:
+            return f"being trained; {run.log} follows it"
+    return "begun; the same command goes on" if run.checkpoint.exists() else "begun, nothing saved yet"
+
+
+def describe(config: Config, words: list[str]) -> str:
+    """The whole description."""
+    about = config.about
+    parts = [
+        f"command    python -m nin_repro.train {shlex.join(words)}",
+        f"feeds      {about.claim or 'no cell of the paper'}"
+        + ("" if budget_name(config) == "paper" else f" (not at this budget: {budget_name(config)})"),
+        f"cost       {in_words(config)}",
+        f"key        {key(config)}   (all seeds of this recipe: {family(config)})",
+        f"directory  {directory(config)}",
+        f"state      {state(config)}",
+    ]
+    for title, lines in (("assumed", about.assumptions), ("deviates", about.deviations)):
+        parts += [f"{title if not i else '':11}{line}" for i, line in enumerate(lines)]
+    text = OmegaConf.to_yaml(OmegaConf.create(recipe(config)))
+    return "\n".join([*parts, "", layer_table(config), "", "recipe (all that decides the result)", _indented(text)])
+
+
+def _indented(text: str) -> str:
+    return "\n".join("  " + line for line in text.rstrip().splitlines())
+
+
+def main() -> int:
+    words = sys.argv[1:]
+    if any(word in ("-h", "--help") for word in words):
+        print(USAGE, end="")
+        return 0
+    try:
+        print(describe(load(words), words))
+    except UsageError as error:
+        return fail(error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

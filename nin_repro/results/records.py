@@ -1,0 +1,273 @@
+"""The record store: one JSON file per finished run, named by the run's key. Nothing unsound is ever used in silence."""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from nin_repro.files import UsageError, write_json
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a run. `died` says what stopped answering (the "network", or single "classes"), or None."""
+
+    attempt: int
+    died: str | None
+    epoch: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished run. Errors are percent. Fields that may be None were not measured under the run's protocol."""
+
+    path: Path
+    key: str  # hash of the recipe
+    family: str  # hash of the recipe without its seed: runs of one family are samples of one cell
+    experiment: str | None
+    budget: str
+    protocol: str  # "final": trained on everything, tested; "validate": tested on the held-out part of the training set
+    seed: int
+    status: str  # "done", or "dead": the whole network died in every start
+    test_error: float | None
+    validation_error: float | None
+    train_error: float | None  # evaluated after training
+    train_error_running: float | None  # mean over the last epoch's batches, dropout active
+    dead_classes: tuple[int, ...]
+    attempts: tuple[Attempt, ...]
+    epochs: int
+    steps: int
+    seconds: float
+    images_per_second: float
+    device: str
+    commit: str
+    dirty: bool
+    command: str
+    deviations: tuple[str, ...]
+    recipe: dict[str, Any]
+    environment: dict[str, Any]
+    data: dict[str, Any]
+    weights_sha256: str
+    started: str
+    finished: str
+    curve: dict[str, Any]
+
+    @property
+    def error(self) -> float | None:
+        """The error its protocol measures, in percent."""
+        return self.test_error if self.protocol == "final" else self.validation_error
+
+    @property
+    def alive(self) -> bool:
+        """Whether every class still answers: a run with a dead class measures the death, not the method."""
+        return self.status == "done" and not self.dead_classes and self.error is not None
+
+    @property
+    def sample(self) -> bool:
+        """Whether the run is a sample of a cell of the paper's tables."""
+        return self.alive and self.protocol == "final"
+
+
+def read_all(folder: Path) -> tuple[list[Record], list[str]]:
+    """Read every `*.json` below `folder`; returns (sound records, one line per file or group that was not used).
+
+    Two files that tell the same result of one key are one record. If they tell different results, neither is used:
+    which of them is right cannot be known here.
+    """
+    found: dict[str, list[Record]] = defaultdict(list)
+    problems = []
+    for path in sorted(folder.rglob("*.json")):
+        try:
+            record = _read(path)
+        except (OSError, ValueError, RecursionError) as error:
+            problems.append(f"{path.relative_to(folder)}: not used: {error}")
+        else:
+            found[record.key].append(record)
+    records = []
+    for key, group in sorted(found.items()):
+        if all(_result(record) == _result(group[0]) for record in group):
+            records.append(group[0])
+        else:
+            problems.append(f"{_names(group, folder)}: none used: different results for the key {key}")
+    # A family and a seed make the key; the same pair under two keys is one run counted twice, by a copy or an edit.
+    seeds: dict[tuple[str, int], list[Record]] = defaultdict(list)
+    for record in records:
+        seeds[record.family, record.seed].append(record)
+    for (family, seed), group in sorted(seeds.items()):
+        if len(group) > 1:
+            problems.append(f"{_names(group, folder)}: none used: two keys for seed {seed} of family {family}")
+    records = [record for record in records if len(seeds[record.family, record.seed]) == 1]
+    records.sort(key=lambda record: (record.experiment or "", record.budget, record.family, record.seed))
+    return records, problems
+
+
+def write(folder: Path, record: dict[str, Any]) -> Path:
+    """Store `record` as `<folder>/<experiment or "other">/<key>.json`, atomically; returns the path that holds it.
+
+    A key that is already stored with the same result is left alone. Raises UsageError if the record is unsound or
+    if another result of the same key is stored.
+    """
+    try:
+        record = json.loads(json.dumps(record, allow_nan=False))  # as a reader will find it: tuples become lists
+        _check(record)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"this result cannot be stored as a record: {error}") from None
+    key, experiment = record["key"], record["experiment"] or "other"
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", experiment, re.ASCII):
+        raise UsageError(f"the experiment name {experiment!r} cannot name a folder of records")
+    path = folder / experiment / f"{key}.json"
+    for other in sorted(folder.rglob(f"{key}.json")):
+        try:
+            stored = _read(other)
+        except (OSError, ValueError, RecursionError) as error:
+            raise UsageError(f"{path} is not written: {other} is in its place but unsound ({error}); move it") from None
+        if _result(stored) != _result(_build(path, record)):
+            raise UsageError(
+                f"{path} (error {_build(path, record).error} %) is not written: {other} (error {stored.error} %) holds "
+                f"another result of the same key; compare the two and move the wrong one away"
+            )
+        return other
+    write_json(path, record)
+    return path
+
+
+def _read(path: Path) -> Record:
+    """Parse and check one file. Raises OSError or ValueError (its message one clause) if it cannot be used."""
+    try:
+        value = json.loads(path.read_text("utf-8"), object_pairs_hook=_once, parse_constant=_refuse)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"broken JSON ({error})") from None
+    _check(value)
+    if value["key"] != path.stem:
+        raise ValueError(f"the file is not named by its key {value['key']}")
+    return _build(path, value)
+
+
+def _build(path: Path, value: dict[str, Any]) -> Record:
+    known = {name: value[name] for name in (item.name for item in fields(Record)) if name != "path"}
+    attempts = tuple(Attempt(**{item.name: one[item.name] for item in fields(Attempt)}) for one in value["attempts"])
+    known |= {"attempts": attempts, "dead_classes": tuple(value["dead_classes"])}
+    return Record(path=path, **known | {"deviations": tuple(value["deviations"])})
+
+
+def _result(record: Record) -> tuple[Any, ...]:
+    """What two files of one key must agree on; where, when and how fast it ran may differ, and which name asked."""
+    names = ["family", "budget", "protocol", "seed", "status", "test_error", "validation_error", "train_error"]
+    names += ["train_error_running", "dead_classes", "attempts", "epochs", "steps", "weights_sha256", "recipe"]
+    return tuple(getattr(record, name) for name in names)
+
+
+def _names(group: Iterable[Record], folder: Path) -> str:
+    return " and ".join(str(record.path.relative_to(folder)) for record in group)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON lets a name appear twice and Python keeps the last; in a record that is an edit gone wrong."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a name appears twice in it")
+    return value
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a number")
+
+
+# What a record must look like ------------------------------------------------------------------------------------
+
+
+def _number(value: Any) -> bool:
+    # Comparing also rules out NaN, infinities and integers that no float holds.
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
+
+
+def _amount(value: Any) -> bool:
+    return _number(value) and value >= 0
+
+
+def _percent(value: Any) -> bool:
+    return value is None or (_amount(value) and value <= 100)
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _hash(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{12}", value) is not None
+
+
+def _mapping(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _attempts(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(one, dict)
+        and all(_count(one.get(name)) for name in ("attempt", "epoch", "step"))
+        and "died" in one
+        and one["died"] in (None, "network", "classes")
+        for one in value
+    )
+
+
+def _curve(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(points, list) and all(point is None or _number(point) for point in points)
+        for points in value.values()
+    )
+
+
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("key", "family"), (_hash, "12 hexadecimal digits")),
+    "experiment": (lambda value: value is None or (_text(value) and value != ""), "a name or null"),
+    "budget": (lambda value: _text(value) and value != "", "a name"),
+    "protocol": (lambda value: value in ("final", "validate"), '"final" or "validate"'),
+    "status": (lambda value: value in ("done", "dead"), '"done" or "dead"'),
+    **dict.fromkeys(
+        ("test_error", "validation_error", "train_error", "train_error_running"), (_percent, "0 to 100 percent or null")
+    ),
+    "dead_classes": (
+        lambda value: isinstance(value, list) and all(map(_count, value)) and len(set(value)) == len(value),
+        "a list of class numbers",
+    ),
+    "attempts": (_attempts, 'a list of {attempt, died: "network"|"classes"|null, epoch, step}'),
+    **dict.fromkeys(("seed", "epochs", "steps"), (_count, "a whole number, 0 or more")),
+    **dict.fromkeys(("seconds", "images_per_second"), (_amount, "a number, 0 or more")),
+    **dict.fromkeys(("device", "commit", "command", "weights_sha256", "started", "finished"), (_text, "text")),
+    "dirty": (lambda value: isinstance(value, bool), "true or false"),
+    "deviations": (lambda value: isinstance(value, list) and all(map(_text, value)), "a list of texts"),
+    **dict.fromkeys(("recipe", "environment", "data"), (_mapping, "a mapping")),
+    "curve": (_curve, "a mapping of names to lists of numbers"),
+}
+
+
+def _check(value: Any) -> None:
+    """Raise ValueError, in one clause, unless `value` is a sound record of this format."""
+    if not isinstance(value, dict):
+        raise ValueError("it is not a JSON object")
+    version = value.get("format")
+    if type(version) is int and version > FORMAT:
+        raise ValueError(f"it has format {version}, newer than this version of nin_repro reads ({FORMAT}); update")
+    if type(version) is not int or version != FORMAT:
+        raise ValueError(f"its format is {str(version)[:40]!r}, expected {FORMAT}")
+    for name, (holds, expected) in _CHECKS.items():
+        if name not in value:
+            raise ValueError(f"{name} is missing")
+        if not holds(value[name]):
+            raise ValueError(f"{name} is {str(value[name])[:40]!r}, expected {expected}")
+    if value["protocol"] == "validate" and value["test_error"] is not None:
+        raise ValueError("it has a test error although it ran under the protocol validate")
+    measured = "test_error" if value["protocol"] == "final" else "validation_error"
+    if value["status"] == "done" and value[measured] is None:
+        raise ValueError(f"{measured} is null in a run that is done")

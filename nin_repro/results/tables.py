@@ -1,0 +1,273 @@
+"""The paper's tables filled from records: statistics over seeds, a verdict by one stated rule, and what stays apart.
+
+A table is a query: it holds nothing that the records and `paper` do not. `render` and `export` make it readable.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from nin_repro.results import paper
+from nin_repro.results.records import Record
+
+PAPER_BUDGET = "paper"
+FEWEST_RUNS = 3  # a standard deviation from two runs says next to nothing: t(0.975, 1) = 12.7
+
+RULE = (
+    "Let d be our mean minus the paper's value, which is a single run. d counts as a difference only if it is larger "
+    "than two kinds of luck: (a) of the run: t(0.975, n-1) * s * sqrt(1 + 1/n), the 95% prediction interval for one "
+    "more run, with s the standard deviation over our n seeds; (b) of the test images: 1.96 * sqrt(p (100 - p) / N), "
+    "the 95% binomial interval of the paper's value p on its N test images. The larger of the two is the limit. They "
+    "are not added: every run is tested on the same images, so most of (b) is common to both sides, and what is not "
+    "is already part of s. If d lies within (a) but (a) is more than twice (b), the runs scatter too much to judge; "
+    "so 'reproduced' always means at most twice (b) away. Fewer than 3 runs are not judged. Runs that died, or ended "
+    "with a dead class, are counted but kept out of mean and spread."
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An experiment that fills a row: the family its records must have, and how to get them."""
+
+    experiment: str
+    family: str
+    command: str
+    cost: str = ""  # in words: "5 seeds x 100 h on 2 CPU cores"
+    deviations: tuple[str, ...] = ()  # from the paper or the released recipe
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Statistics of runs of one recipe, errors in percent. `dead` runs are in no other number but the starts."""
+
+    errors: tuple[float, ...] = ()  # of the living runs, in the order of their seeds
+    seeds: tuple[int, ...] = ()
+    dead: int = 0
+    starts_network: int = 0  # starts that ended with the whole network dead
+    starts_classes: int = 0  # starts that ended with single classes dead
+
+    @property
+    def n(self) -> int:
+        return len(self.errors)
+
+    @property
+    def mean(self) -> float | None:
+        return math.fsum(self.errors) / self.n if self.errors else None
+
+    @property
+    def std(self) -> float | None:
+        """Sample standard deviation (n - 1), None for fewer than two runs."""
+        if self.mean is None or self.n < 2:
+            return None
+        mean = self.mean
+        return math.sqrt(math.fsum((error - mean) ** 2 for error in self.errors) / (self.n - 1))
+
+    @property
+    def best(self) -> float | None:
+        return min(self.errors, default=None)
+
+    @property
+    def worst(self) -> float | None:
+        return max(self.errors, default=None)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`word` for counting and columns, `text` for readers, `limit` in points where the rule was applied."""
+
+    word: str  # "no runs", "died", "too few", "too scattered", "reproduced", "better", "worse"
+    text: str
+    limit: float | None = None
+
+
+NO_RUNS = Verdict("no runs", "no runs yet")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What our runs say about one row."""
+
+    cell: Cell
+    records: tuple[Record, ...]
+    stats: Stats
+    difference: float | None  # our mean minus the paper's value, in points
+    verdict: Verdict
+
+    @property
+    def deviations(self) -> tuple[str, ...]:
+        """The cell's, and any that only its runs know of."""
+        return tuple(dict.fromkeys([*self.cell.deviations, *(one for run in self.records for one in run.deviations)]))
+
+
+@dataclass(frozen=True)
+class Row:
+    paper: paper.Row
+    results: tuple[Result, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    paper: paper.Table
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one recipe that fill no cell. `paper`: the value of the row they are about, for orientation."""
+
+    experiment: str
+    budget: str
+    protocol: str
+    family: str
+    why: str
+    records: tuple[Record, ...]
+    stats: Stats
+    paper: float | None
+
+    @property
+    def epochs(self) -> str:
+        return _range([one.epochs for one in self.records])
+
+    @property
+    def steps(self) -> str:
+        return _range([one.steps for one in self.records])
+
+
+def _range(values: list[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,}-{high:,}"
+
+
+class _Recipe(NamedTuple):
+    """What the runs of a Group have in common; its first five fields."""
+
+    experiment: str
+    budget: str
+    protocol: str
+    family: str
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    tables: tuple[Table, ...]
+    reduced: tuple[Group, ...] = ()
+    other: tuple[Group, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """One sentence: how many of the rows' cells are filled, and what the verdicts are."""
+        words = [one.verdict.word for table in self.tables for row in table.rows for one in row.results]
+        names = {"reproduced": "reproduced", "better": "better than the paper", "worse": "worse than the paper"}
+        names |= {"too scattered": "too scattered to judge", "too few": "with too few runs"}
+        names |= {"died": "with dead runs only", "no runs": "without runs"}
+        counts = [f"{words.count(word)} {name}" for word, name in names.items() if word in words]
+        return f"{len(words)} cells to measure: {', '.join(counts) or 'none'}."
+
+
+def statistics(records: Iterable[Record]) -> Stats:
+    """Statistics of `record.error` (the test error, or the validation error under that protocol), in any order."""
+    records = sorted(records, key=lambda record: (record.seed, record.key))
+    alive = [(record.error, record.seed) for record in records if record.alive and record.error is not None]
+    died = [attempt.died for record in records for attempt in record.attempts]
+    return Stats(
+        errors=tuple(error for error, _ in alive),
+        seeds=tuple(seed for _, seed in alive),
+        dead=len(records) - len(alive),
+        starts_network=died.count("network"),
+        starts_classes=died.count("classes"),
+    )
+
+
+# Quantiles of Student's t at 0.975 for 2 to 9 degrees of freedom; above, the expansion in 1/df is good to 3 digits
+# (Abramowitz & Stegun 26.7.5).
+_T975 = {2: 4.3027, 3: 3.1824, 4: 2.7764, 5: 2.5706, 6: 2.4469, 7: 2.3646, 8: 2.3060, 9: 2.2622}
+_Z975 = 1.959964
+
+
+def t975(df: int) -> float:
+    """The 0.975 quantile of Student's t with `df` >= 2 degrees of freedom."""
+    z = _Z975
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return _T975.get(df) or z + first / df + second / df**2 + third / df**3
+
+
+def luck_of_run(n: int, std: float) -> float:
+    """(a) of RULE: how far one more run may lie from the mean of `n` runs, in points, at 95%."""
+    return t975(n - 1) * std * math.sqrt(1 + 1 / n)
+
+
+def luck_of_images(error: float, images: int) -> float:
+    """(b) of RULE: how far `error` (%) on `images` test images may lie from its expectation, in points, at 95%."""
+    return _Z975 * math.sqrt(error * (100 - error) / images)
+
+
+def judge(stats: Stats, value: float, images: int) -> Verdict:
+    """Apply RULE to our runs and the paper's `value` (%) on a test set of `images`."""
+    if stats.mean is None or stats.std is None or stats.n < FEWEST_RUNS:
+        if stats.n:
+            return Verdict("too few", f"too few runs to judge ({stats.n} of at least {FEWEST_RUNS})")
+        return Verdict("died", f"no usable run: all {stats.dead} died") if stats.dead else NO_RUNS
+    run, images_limit = luck_of_run(stats.n, stats.std), luck_of_images(value, images)
+    limit, difference = max(run, images_limit), stats.mean - value
+    if abs(difference) > limit:
+        word = "worse" if difference > 0 else "better"
+        lead = "not reproduced: worse by" if difference > 0 else "better than the paper by"
+        return Verdict(word, f"{lead} {abs(difference):.2f}, limit {limit:.2f}", limit)
+    if run > 2 * images_limit:
+        return Verdict(
+            "too scattered", f"too scattered to judge: one more run could lie {run:.2f} from our mean", limit
+        )
+    return Verdict("reproduced", f"reproduced: within {limit:.2f} of the paper", limit)
+
+
+def build(records: Iterable[Record], cells: Mapping[str, Cell], problems: Iterable[str] = ()) -> Report:
+    """Fill the paper's tables. `cells` maps the experiments that exist to their cells; others are not shown.
+
+    A record fills a cell if it has the cell's family, the paper's budget and the final protocol; under which
+    experiment it ran does not matter. All other records are listed apart, none is dropped.
+    """
+    records = sorted(records, key=lambda record: (record.seed, record.key))
+    full = [record for record in records if record.budget == PAPER_BUDGET and record.protocol == "final"]
+    values = {name: row.value for table in paper.TABLES for row in table.rows for name in row.experiments}
+    shown = {name: cells[name] for name in values if name in cells}
+
+    def result(name: str, value: float, images: int) -> Result:
+        cell = shown[name]
+        runs = tuple(record for record in full if record.family == cell.family)
+        stats = statistics(runs)
+        difference = None if stats.mean is None else stats.mean - value
+        return Result(cell, runs, stats, difference, judge(stats, value, images))
+
+    def row(printed: paper.Row, images: int) -> Row:
+        return Row(printed, tuple(result(name, printed.value, images) for name in printed.experiments if name in shown))
+
+    tables = tuple(Table(one, tuple(row(printed, one.test_set_size) for printed in one.rows)) for one in paper.TABLES)
+    used = {cell.family for cell in shown.values()}
+    reduced: dict[_Recipe, list[Record]] = defaultdict(list)
+    other: dict[_Recipe, list[Record]] = defaultdict(list)
+    for record in records:
+        name = record.experiment or ""
+        recipe = _Recipe(name or "(no experiment)", record.budget, record.protocol, record.family)
+        if record.protocol != "final":
+            other[recipe._replace(why="error on the validation split")].append(record)
+        elif record.budget == PAPER_BUDGET and record.family in used:
+            continue
+        elif name not in shown:
+            other[recipe._replace(why="no row of the paper")].append(record)
+        elif record.budget == PAPER_BUDGET:
+            other[recipe._replace(why=f"the recipe of {name} is another one now")].append(record)
+        else:
+            reduced[recipe._replace(why="reduced budget")].append(record)
+
+    def groups(found: dict[_Recipe, list[Record]]) -> tuple[Group, ...]:
+        return tuple(
+            Group(*recipe, tuple(runs), statistics(runs), values.get(recipe.experiment))
+            for recipe, runs in sorted(found.items())
+        )
+
+    return Report(tables, groups(reduced), groups(other), tuple(problems))

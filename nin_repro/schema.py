@@ -1,0 +1,199 @@
+"""The vocabulary of a run: every key there is, its type, its range and what it means.
+
+Plain dataclasses, nothing imported but the standard library: the data, model and training stages take these objects,
+and `config` makes them from YAML and the command line.
+
+What decides a result is the *recipe*: the fields of `Config` named in RECIPE. A field that is added to it later must
+have a default here that means "as before"; a recipe leaves such fields out while they hold their default, so that
+the keys of the runs that were made before stay as they are. Never change or remove a default: the key would lie.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bounds of a number. `above`/`below` exclude the bound, `least`/`most` include it."""
+
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def __str__(self) -> str:
+        words = [
+            f"{word} {bound:g}"
+            for word, bound in (
+                ("at least", self.least),
+                ("more than", self.above),
+                ("at most", self.most),
+                ("less than", self.below),
+            )
+            if bound is not None
+        ]
+        return " and ".join(words)
+
+    def holds(self, value: float) -> bool:
+        return (
+            (self.least is None or value >= self.least)
+            and (self.most is None or value <= self.most)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+
+Count = Annotated[int, Range(least=1)]
+Whole = Annotated[int, Range(least=0)]
+Positive = Annotated[float, Range(above=0)]
+NotNegative = Annotated[float, Range(least=0)]
+Probability = Annotated[float, Range(least=0, below=1)]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What is done to an image before the network sees it, in this order (section 4.2; pylearn2's maxout scripts)."""
+
+    divide: Positive  # 255 puts bytes on a unit scale, 1 leaves them at 0-255
+    gcn: Positive | None  # global contrast normalisation: the L2 norm that every image is given
+    zca: Positive | None  # ZCA whitening: what is added to the eigenvalues of the training covariance
+    mean: Literal["none", "pixel", "channel"]  # the training mean that is subtracted (ZCA subtracts its own)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What is drawn afresh for every training image in every epoch, after the preprocessing."""
+
+    pad: Annotated[int, Range(least=0, most=16)]  # zeros put on each side, then a random crop of the old size
+    flip: bool  # mirrored left to right with probability 1/2
+
+
+@dataclass(frozen=True)
+class Dataset:
+    name: Literal["cifar10", "cifar100", "mnist", "fashion_mnist", "svhn", "digits"]
+    preprocessing: Preprocessing
+    augment: Augment
+
+
+Width = Annotated[int, Range(least=1)] | Literal["classes"]
+
+
+@dataclass(frozen=True)
+class Mlpconv:
+    """One mlpconv block: a convolution, then 1x1 convolutions, each with a bias and ReLU, then pooling (section 3.1)."""
+
+    widths: list[Width]  # maps of the convolution and of each 1x1 after it; "classes" is the number of classes
+    kernel: Count
+    stride: Count
+    pad: Whole
+    std: list[Positive]  # of the normal initial weights, one for each width
+    pool: Literal["max", "avg", "none"]
+    pool_size: Count
+    pool_stride: Count
+    pool_ceil: bool  # windows that hang over the edge are kept and clipped, as cuda-convnet and Caffe do
+
+
+@dataclass(frozen=True)
+class Nin:
+    kind: Literal["nin"]
+    blocks: dict[str, Mlpconv]
+    init: Literal["normal", "he"]  # normal: `std` of the blocks; he: sqrt(2 / fan-in)
+    last_init_factor: Positive  # times the initial weights of the last 1x1
+    last_relu: bool  # ReLU after the last 1x1, before the pooling (Eq. 2)
+
+
+@dataclass(frozen=True)
+class Regularizer:
+    dropout: Probability  # on the outputs of all blocks but the last
+    head: Literal["gap", "fc"]  # global average pooling, or a fully connected layer on the last maps
+    head_dropout: Probability  # on the inputs of the fully connected layer
+    convention: Literal[
+        "released", "inverted"
+    ]  # released: train x mask, test x (1 - p); inverted: train x mask / (1 - p)
+    fc_std: Positive  # of the fully connected layer's initial weights
+    fc_lr_factor: Positive  # times the learning rates of the fully connected layer
+
+
+@dataclass(frozen=True)
+class Schedule:
+    kind: Literal["drops", "plateau"]
+    epochs: Count  # the length (drops), or the most there can be (plateau)
+    drops: list[Count]  # the rate is divided after this many epochs (drops)
+    patience: Count  # epochs without a lower training error before the rate is divided or the run ends (plateau)
+    plateau_drops: Whole  # how often the rate is divided before the run ends (plateau)
+    factor: Annotated[float, Range(above=0, below=1)]  # what the rate is multiplied with at each drop
+    bias_drops: bool  # the rate of the biases drops too
+
+
+@dataclass(frozen=True)
+class Sgd:
+    kind: Literal["sgd"]
+    batch_size: Count
+    lr: Positive  # of the weights
+    bias_lr_factor: Positive  # bias rate over weight rate
+    last_layer_factor: Positive  # times the weight rate of the last 1x1
+    last_layer_bias_factor: Positive  # times the bias rate of the last 1x1
+    momentum: Probability
+    weight_decay: NotNegative  # on weights only
+    clip_norm: Positive | None  # the global norm that a gradient is cut to; null: the paper's recipe, not clipped
+    schedule: Schedule
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much of the recipe's work is done. All null is the paper's; anything less never fills a paper cell."""
+
+    name: str  # what reduced runs are called in tables; not part of the recipe
+    epochs: Count | None  # this many, the drops at the same fractions of the run
+    train_images: Count | None  # only the first so many training images
+    max_steps: Count | None  # stop after this many updates
+
+
+@dataclass(frozen=True)
+class About:
+    """What an experiment file says of itself; shown in describe, records and tables, never part of the recipe."""
+
+    claim: str | None
+    assumptions: list[str]
+    deviations: list[str]
+
+
+@dataclass(frozen=True)
+class Wandb:
+    mode: Literal["offline", "online", "disabled"]
+    project: str
+    entity: str | None
+    group: str | None  # null: the experiment's name
+    tags: list[str]
+    timeout: Positive  # seconds that the end of a run waits for W&B
+
+
+@dataclass(frozen=True)
+class Config:
+    dataset: Dataset
+    architecture: Nin
+    regularizer: Regularizer
+    optimizer: Sgd
+    budget: Budget
+    about: About
+    seed: Annotated[int, Range(least=0, below=2**31)]
+    protocol: Literal["final", "validate"]  # final: all training images, test error; validate: without the paper's
+    # validation images, error on those, the test images unread
+    restarts: Annotated[int, Range(least=0, most=100)]  # fresh starts of a run that is found dead
+    device: str  # auto, cpu, cuda, cuda:1 ...
+    threads: Count | None  # CPU threads; null: by the size of the network
+    data_dir: str
+    runs_dir: str
+    records_dir: str
+    record: Literal["auto", "always", "never"]  # auto: paper-budget runs put their record into records_dir
+    wait: bool  # when another process trains this run: wait for it, or say so and leave
+    eval_every: Whole  # epochs between evaluations; 0: only at the end. Cannot change the weights
+    train_eval_every: Whole  # the same for the evaluated training error
+    checkpoint_seconds: NotNegative
+    wandb: Wandb
+
+
+# The fields that can change a result, and so make up the recipe (and `seed`, which is in the key but not the family).
+RECIPE = ("dataset", "architecture", "regularizer", "optimizer", "budget", "protocol", "restarts", "seed")
+# Labels inside them that cannot.
+LABELS = {"budget": ("name",)}

@@ -1,0 +1,59 @@
+"""`python -m nin_repro.tables` makes all tables of the paper from the committed records: no torch, data or network."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from nin_repro.config.compose import experiments, load
+from nin_repro.config.recipe import family
+from nin_repro.cost import in_words
+from nin_repro.files import UsageError
+from nin_repro.results import records
+from nin_repro.results.export import write_all
+from nin_repro.results.render import text
+from nin_repro.results.tables import Cell, build
+from nin_repro.run import fail
+
+
+def cells() -> dict[str, Cell]:
+    """For each experiment: what its records are known by, the command that makes them and what that costs."""
+    found = {}
+    for name in experiments():
+        config = load([f"experiment={name}"])
+        command = f"python -m nin_repro.train -m experiment={name} seed=range(5)"
+        found[name] = Cell(name, family(config), command, in_words(config), tuple(config.about.deviations))
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m nin_repro.tables", description="All tables of the paper, ours beside the paper's, from records."
+    )
+    parser.add_argument("--records", type=Path, default=Path("results/records"), help="records (default %(default)s)")
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        nargs="?",
+        const=Path("runs"),
+        help="also show finished runs of this directory (default %(const)s) whose records are not in --records",
+    )
+    parser.add_argument("--out", type=Path, default=Path("results/tables"), help="where files go (default %(default)s)")
+    options = parser.parse_args()
+    try:
+        found, problems = records.read_all(options.records)
+        if options.runs:
+            more, more_problems = records.read_results(options.runs)
+            known = {record.key for record in found}
+            found += [record for record in more if record.key not in known]
+            problems += more_problems
+        report = build(found, cells(), problems)
+        print(text(report))
+        written = write_all(report, options.out)
+    except UsageError as error:
+        return fail(error)
+    print(f"written: {', '.join(str(path) for path in written)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

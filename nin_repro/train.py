@@ -1,0 +1,53 @@
+"""`python -m nin_repro.train key=value ...` trains one network; `-m` sweeps over comma-separated values."""
+
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from nin_repro import sweep
+from nin_repro.config.compose import CONF, checked, expand, explain, require_known, to_yaml
+from nin_repro.files import UsageError
+from nin_repro.run import Outcome, execute, fail
+
+exit_code = 0  # of this process; Hydra's main function drops what its task returns
+
+
+@hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
+def task(composed: DictConfig) -> None:
+    """One member of a sweep, or the only run."""
+    global exit_code
+    settings = HydraConfig.get()
+    overrides = list(settings.overrides.task)
+    try:
+        config = checked(composed)
+        outcome = execute(config, overrides, settings.runtime.choices.get("experiment"), to_yaml(composed))
+    except UsageError as error:
+        outcome = Outcome("refused", fail(error), str(error))
+    exit_code = outcome.code
+    if settings.mode == RunMode.MULTIRUN:
+        sweep.leave(Path(settings.sweep.dir), settings.job.num, overrides, outcome)
+        if outcome.state == "interrupted":
+            raise SystemExit(outcome.code)
+
+
+def main() -> int:
+    """Run the command line; the exit code: 0 done, 1 failed, 2 refused, 75 busy elsewhere, 130 and 143 interrupted."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here instead of being printed over many lines
+    try:
+        sys.argv[1:] = expand(sys.argv[1:])
+        require_known([word for word in sys.argv[1:] if "=" in word and not word.startswith("-")])
+        task()
+    except UsageError as error:
+        return fail(error)
+    except Exception as error:
+        return fail(UsageError(explain(error)))
+    return max(exit_code, sweep.worst_code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""Checkpoints that are whole or absent, and never run code when they are read."""
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nin_repro.files import atomic
+
+MAGIC = b"nin_repro checkpoint 1\n"
+
+
+class DamagedCheckpoint(Exception):
+    """The file is not what was written."""
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write tensors and plain values beside `path`, with a checksum, and put them in its place."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    payload = buffer.getvalue()
+    with atomic(path, "wb") as file:
+        file.write(MAGIC + hashlib.sha256(payload).digest())
+        file.write(payload)
+
+
+def load(path: Path) -> dict[str, Any] | None:
+    """What `save` wrote, tensors on the CPU; None if there is no file.
+
+    Raises:
+        DamagedCheckpoint: truncated or altered.
+    """
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    start = len(MAGIC) + 32
+    if not raw.startswith(MAGIC) or hashlib.sha256(raw[start:]).digest() != raw[len(MAGIC) : start]:
+        raise DamagedCheckpoint(f"{path} is truncated or altered")
+    return torch.load(io.BytesIO(raw[start:]), map_location="cpu", weights_only=True)
+
+
+def fingerprint(weights: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of all weights, names and bytes: equal exactly when the networks are."""
+    total = hashlib.sha256()
+    for name in sorted(weights):
+        total.update(name.encode() + weights[name].detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()

@@ -1,0 +1,61 @@
+"""What a run shows: lines that stay, and one line that is written over while a person watches."""
+
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+WATCHED, UNWATCHED = 0.5, 30.0  # seconds between status lines on a terminal, and elsewhere
+
+
+def duration(seconds: float) -> str:
+    """5 s, 3:20 or 12:03:20."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Console:
+    """Standard output and `train.log`. Status lines come often on a terminal, rarely and as plain lines elsewhere."""
+
+    def __init__(self, log: Path) -> None:
+        self.terminal = sys.stdout.isatty()
+        self.log = open(log, "a", encoding="utf-8")  # noqa: SIM115 - closed with the run
+        self.shown = 0.0
+        self.open_line = False
+
+    def __enter__(self) -> "Console":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self.open_line:
+            print()
+        self.log.close()
+
+    def line(self, text: str) -> None:
+        """A line that stays."""
+        start, end = ("\r\x1b[K", "\n") if self.open_line else ("", "\n")
+        self.open_line = False
+        print(start + text, end=end, flush=True)
+        self._log(text)
+
+    def due(self) -> bool:
+        """Whether it is time for another status line; so that nobody works one out that is not shown."""
+        return time.monotonic() - self.shown >= (WATCHED if self.terminal else UNWATCHED)
+
+    def status(self, text: str) -> None:
+        """A line that the next one replaces on a terminal."""
+        self.shown = time.monotonic()
+        if self.terminal:
+            print("\r\x1b[K" + text, end="", flush=True)
+            self.open_line = True
+        else:
+            print(text, flush=True)
+            self._log(text)
+
+    def _log(self, text: str) -> None:
+        self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
+        self.log.flush()

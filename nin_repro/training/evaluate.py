@@ -1,0 +1,63 @@
+"""Errors without dropout, and whether a network is still alive.
+
+Two deaths are known of this network. Either its hidden units answer nothing for any input, so that the logits are
+constants; or the last ReLU leaves single classes a map that is zero for every input, and so no gradient.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+BATCH = 500
+PROBE, CONFIRM = 256, 2000  # images that a suspicion of death is raised and confirmed on
+NEAR = 0.1  # how near ln K the loss of a dead network is, in nats; its last biases still move a little
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    loss: float  # mean cross-entropy, nats
+    error: float  # percent
+    silent: list[int]  # classes whose logit is exactly zero for every image
+
+
+@torch.no_grad()
+def logits(network: nn.Module, images: Tensor) -> Tensor:
+    """Logits [N, K] of float images [N, H, W, C], without dropout; the network is left in training mode."""
+    network.eval()
+    found = torch.cat([network(chunk.permute(0, 3, 1, 2)) for chunk in images.split(BATCH)])
+    network.train()
+    return found
+
+
+def evaluate(network: nn.Module, images: Tensor, labels: Tensor) -> Evaluation:
+    """Loss and error of a network on float images [N, H, W, C] with labels [N]."""
+    found = logits(network, images)
+    return Evaluation(
+        loss=F.cross_entropy(found, labels).item(),
+        error=100 * (found.argmax(1) != labels).sum().item() / len(labels),
+        silent=silent_classes(found),
+    )
+
+
+def silent_classes(found: Tensor) -> list[int]:
+    """The classes whose logit is exactly zero in all rows of [N, K]. Only a last ReLU makes such zeros."""
+    return (found == 0).all(0).nonzero().flatten().tolist()
+
+
+def is_dead(network: nn.Module, images: Tensor, labels: Tensor) -> tuple[bool, list[int]]:
+    """(the whole network is dead, the classes that look dead) by the first images of [N, H, W, C].
+
+    A network is dead when its logits are equal to the last bit for all images and its loss is near ln K. On the
+    plateau at the start of a run the logits differ little, but they differ.
+    """
+    for count in (PROBE, CONFIRM):
+        found = logits(network, images[:count])
+        if count == PROBE:
+            silent = silent_classes(found)
+        loss = F.cross_entropy(found, labels[:count]).item()
+        if not bool((found == found[0]).all()) or abs(loss - math.log(found.shape[1])) > NEAR:
+            return False, silent
+    return True, silent

@@ -1,0 +1,298 @@
+"""The training loop. Reads from top to bottom: `Trainer.run` makes attempts, an attempt is epochs, an epoch is steps."""
+
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nin_repro import rng
+from nin_repro.data.batches import Batches
+from nin_repro.models.nin import NetworkInNetwork
+from nin_repro.training import checkpoint
+from nin_repro.training.console import Console, duration
+from nin_repro.training.evaluate import Evaluation, evaluate, is_dead
+from nin_repro.training.schedule import Rate
+from nin_repro.training.sgd import SGD
+
+PROBE_EVERY = 100  # updates between looks at whether the network is alive
+FAULT_EVERY = 50  # updates between looks at the fault flag where a look makes the host wait for the device
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, and has saved its state."""
+
+
+class NotFinite(Exception):
+    """The loss or the gradient was not finite; the update was not made."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What bounds a run beyond its schedule, and how often it looks up from its work."""
+
+    seed: int
+    restarts: int
+    max_steps: int | None
+    eval_every: int
+    train_eval_every: int
+    checkpoint_seconds: float
+
+
+@dataclass
+class Progress:
+    """All that changes in a run except weights, momentum and the schedule. Plain values: it goes into checkpoints."""
+
+    attempt: int = 0
+    step: int = 0  # updates made in this attempt
+    attempts: list[dict[str, Any]] = field(default_factory=list)  # those that died
+    rows: list[dict[str, Any]] = field(default_factory=list)  # one per epoch, as in metrics.jsonl
+    seconds: float = 0.0  # of all attempts, over all interruptions
+    silent: list[int] = field(default_factory=list)  # classes that looked dead at the last probe
+
+
+class Trainer:
+    """Trains one run to its end.
+
+    Args:
+        network: initialised here, once for each attempt.
+        optimizer: makes the optimizer of an attempt, momentum at zero.
+        rate: makes the schedule of an attempt.
+        evaluation: images float [M, H, W, C] and labels [M] that an epoch's error is measured on.
+        record_row: called with each epoch's row, in order.
+        eval_name: what the evaluation images are called in rows: "test" or "validation".
+    """
+
+    def __init__(
+        self,
+        network: NetworkInNetwork,
+        optimizer: Callable[[NetworkInNetwork], SGD],
+        rate: Callable[[], Rate],
+        batches: Batches,
+        evaluation: tuple[Tensor, Tensor],
+        limits: Limits,
+        console: Console,
+        checkpoint_path: Path,
+        record_row: Callable[[dict[str, Any]], None],
+        eval_name: str = "test",
+    ) -> None:
+        self.network, self.make_optimizer, self.make_rate = network, optimizer, rate
+        self.batches, self.evaluation, self.limits = batches, evaluation, limits
+        self.console, self.checkpoint_path, self.record_row = console, checkpoint_path, record_row
+        self.eval_name = eval_name
+        self.device = batches.images.device
+        self.stop_signal: int | None = None
+        self.progress = Progress()
+        self._begin_attempt()
+
+    def run(self) -> str:
+        """Train; returns "done", or "dead" when every attempt died.
+
+        Raises:
+            Interrupted: a signal came; the state is saved.
+            NotFinite: the loss or a gradient was not finite.
+        """
+        handlers = {number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            while True:
+                died = self._attempt()
+                if died is None:
+                    return "done"
+                progress = self.progress
+                epoch = self.rate.epoch + 1 if died == "network" else self.rate.epoch
+                progress.attempts.append(
+                    {"attempt": progress.attempt, "died": died, "epoch": epoch, "step": progress.step}
+                )
+                what = "the network is dead" if died == "network" else f"classes {progress.silent} are dead"
+                again = progress.attempt < self.limits.restarts
+                self.console.line(
+                    f"{what} at epoch {epoch}, step {progress.step}: "
+                    + (f"start {progress.attempt + 2} of {self.limits.restarts + 1}" if again else "no restart is left")
+                )
+                if not again:
+                    return "dead" if died == "network" else "done"
+                self.progress = Progress(progress.attempt + 1, 0, progress.attempts, progress.rows, progress.seconds)
+                self._begin_attempt()
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def _begin_attempt(self) -> None:
+        """Fresh weights, momentum, schedule and draws, all functions of (seed, attempt)."""
+        seed, attempt = self.limits.seed, self.progress.attempt
+        self.network.initialise(seed, attempt)
+        self.network.train()
+        self.key = rng.seed_words("train", seed, attempt)
+        self.network.clock.key = self.key
+        self.sgd = self.make_optimizer(self.network)
+        self.rate = self.make_rate()
+        self.totals = torch.zeros(3, dtype=torch.float64, device=self.device)  # summed loss, wrong, images
+        self.saved_at = time.monotonic()
+
+    def _attempt(self) -> str | None:
+        """Train until the schedule ends; what died, "network" or "classes", or None."""
+        while not self.rate.finished and not self._out_of_steps():
+            if self._epoch():
+                return "network"
+        if is_dead(self.network, self.batches.images, self.batches.labels)[0]:
+            return "network"
+        final = self.final_evaluation()
+        self.progress.silent = [silent for silent in final[0].silent if silent in final[1].silent]
+        self.save()
+        return "classes" if self.progress.silent else None
+
+    def _epoch(self) -> bool:
+        """One pass over the training images, or what is left of it; True if the network died in it."""
+        started = time.monotonic()
+        before = self.progress.seconds
+        scale = self.rate.scale
+        self.sgd.set_scale(scale, scale if self.rate.schedule.bias_drops else 1.0)
+        order = self.batches.order(self.key, self.rate.epoch)
+        first = self.progress.step - self.rate.epoch * len(self.batches)
+        for position in range(first, len(self.batches)):
+            if self._out_of_steps():
+                break
+            self._step(order, position)
+            if self.progress.step % PROBE_EVERY == 0:
+                dead, self.progress.silent = is_dead(self.network, self.batches.images, self.batches.labels)
+                if dead:
+                    self.progress.seconds = before + time.monotonic() - started
+                    return True
+            self.progress.seconds = before + time.monotonic() - started
+            self._between_steps(started, position + 1 - first)
+        self._check_fault()
+        self._end_epoch(scale)
+        self.progress.seconds = before + time.monotonic() - started
+        return False
+
+    def _step(self, order: Tensor, position: int) -> None:
+        """One update. Nothing here waits for the device."""
+        self.network.clock.step = self.progress.step
+        images, labels = self.batches.gather(order, position, self.key, self.progress.step)
+        logits = self.network(images)
+        loss = F.cross_entropy(logits, labels)
+        loss.backward()
+        loss = loss.detach()
+        self.sgd.step(loss)
+        wrong = (logits.detach().argmax(1) != labels).sum()
+        self.totals += torch.stack(
+            (loss.double() * len(labels), wrong.double(), wrong.new_tensor(len(labels)).double())
+        )
+        self.progress.step += 1
+
+    def _between_steps(self, epoch_started: float, steps_done: int) -> None:
+        """Faults, status line, checkpoint, stop requests. None of it changes what is trained."""
+        if self.device.type == "cpu" or self.progress.step % FAULT_EVERY == 0:
+            self._check_fault()
+        if self.console.due():
+            self.console.status(self._status(epoch_started, steps_done))
+        if self.stop_signal is not None:
+            self.save()
+            raise Interrupted(f"stopped at {self._where()}")
+        if time.monotonic() - self.saved_at >= self.limits.checkpoint_seconds:
+            self.save()
+
+    def _end_epoch(self, scale: float) -> None:
+        """Close the books of an epoch: one row of metrics, and the schedule moves on."""
+        loss, wrong, seen = self.totals.tolist()
+        self.totals.zero_()
+        epoch = self.rate.epoch + 1
+        row: dict[str, Any] = {
+            "attempt": self.progress.attempt,
+            "epoch": epoch,
+            "step": self.progress.step,
+            "rate": scale,
+            "train_loss": loss / seen,
+            "train_error_running": 100 * wrong / seen,
+        }
+        self.rate.end_epoch(row["train_error_running"])
+        if self.limits.eval_every and epoch % self.limits.eval_every == 0:
+            found = evaluate(self.network, *self.evaluation)
+            row |= {f"{self.eval_name}_loss": found.loss, f"{self.eval_name}_error": found.error}
+            self.progress.silent = found.silent
+        if self.limits.train_eval_every and epoch % self.limits.train_eval_every == 0:
+            found = evaluate(self.network, self.batches.images, self.batches.labels)
+            row |= {"train_error": found.error}
+        row |= {"silent_classes": len(self.progress.silent), "seconds": round(self.progress.seconds, 3)}
+        self.progress.rows.append(row)
+        self.record_row(row)
+        self.console.line(self._summary(row))
+
+    def final_evaluation(self) -> tuple[Evaluation, Evaluation]:
+        """(on the evaluation images, on the training images), without dropout and augmentation."""
+        return evaluate(self.network, *self.evaluation), evaluate(
+            self.network, self.batches.images, self.batches.labels
+        )
+
+    def _out_of_steps(self) -> bool:
+        return self.limits.max_steps is not None and self.progress.step >= self.limits.max_steps
+
+    def _ask_to_stop(self, number: int, _: object) -> None:
+        if self.stop_signal is not None:  # asked twice: do not wait for the step
+            raise KeyboardInterrupt
+        self.stop_signal = number
+
+    def _check_fault(self) -> None:
+        if self.sgd.fault.item():
+            rates = ", ".join(f"{group.lr * group.scale:g}" for group in self.sgd.groups)
+            raise NotFinite(
+                f"the loss or the gradient is not finite at epoch {self.rate.epoch + 1}, step "
+                f"{self.sgd.updates.item() + 1}, learning rates {rates}: the update was not made, and the last good "
+                f"state is in {self.checkpoint_path}"
+            )
+
+    def _where(self) -> str:
+        return f"epoch {self.rate.epoch + 1}, step {self.progress.step}"
+
+    def _status(self, epoch_started: float, steps_done: int) -> str:
+        loss, wrong, seen = self.totals.tolist()
+        total = self.rate.epochs * len(self.batches)
+        if self.limits.max_steps is not None:
+            total = min(total, self.limits.max_steps)
+        per_step = (time.monotonic() - epoch_started) / steps_done
+        left = duration(per_step * (total - self.progress.step))
+        most = "at most " if self.rate.drops is None else ""
+        dead = f"  {len(self.progress.silent)} silent classes" if self.progress.silent else ""
+        return (
+            f"epoch {self.rate.epoch + 1}/{self.rate.epochs}  step {self.progress.step}/{total}  "
+            f"loss {loss / seen:.4f}  error {100 * wrong / seen:.2f} %{dead}  "
+            f"{self.batches.batch_size / per_step:,.0f} images/s  {most}{left} left"
+        )
+
+    def _summary(self, row: dict[str, Any]) -> str:
+        tested = ""
+        if f"{self.eval_name}_error" in row:
+            tested = f"  {self.eval_name} error {row[f'{self.eval_name}_error']:6.2f} %"
+        dead = f"  {row['silent_classes']} silent classes" if row["silent_classes"] else ""
+        return (
+            f"epoch {row['epoch']:>{len(str(self.rate.epochs))}}/{self.rate.epochs}  rate x{row['rate']:<5g} "
+            f"loss {row['train_loss']:.4f}  train error {row['train_error_running']:6.2f} %{tested}{dead}"
+            f"  {duration(row['seconds'])}"
+        )
+
+    def save(self) -> None:
+        """Write a checkpoint of exactly this point. A state after a fault is never saved."""
+        self._check_fault()
+        state = {
+            "progress": self.progress.__dict__,
+            "weights": self.network.state_dict(),
+            "optimizer": self.sgd.state(),
+            "rate": self.rate.state(),
+            "totals": self.totals,
+        }
+        checkpoint.save(self.checkpoint_path, state)
+        self.saved_at = time.monotonic()
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from what `save` wrote."""
+        self.progress = Progress(**state["progress"])
+        self._begin_attempt()
+        self.network.load_state_dict(state["weights"])
+        self.sgd.load(state["optimizer"])
+        self.rate.load(state["rate"])
+        self.totals.copy_(state["totals"])

@@ -1,0 +1,123 @@
+"""The directory of a run, and what is known of the machine it runs on. No torch here: a finished run answers fast."""
+
+import json
+import os
+import platform
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from nin_repro.files import atomic, write_json
+
+PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "wandb")
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths of a run, named by its key.
+
+    config.yaml, environment.json: what was asked and where; metrics.jsonl: one line per epoch; checkpoint.pt: all that
+    is needed to go on, in the end the final weights; status.json: running, interrupted, failed, done or dead;
+    train.log: what was shown; result.json: the record.
+    """
+
+    path: Path
+
+    @property
+    def lock(self) -> Path:
+        return self.path / "lock"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint.pt"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "train.log"
+
+    def result(self) -> dict[str, Any] | None:
+        """The record of the finished run; None if it is not finished or its result cannot be read."""
+        try:
+            found = json.loads((self.path / "result.json").read_text())
+        except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
+            return None
+        return found if isinstance(found, dict) and found.get("status") in ("done", "dead") else None
+
+    def write_result(self, record: dict[str, Any]) -> None:
+        write_json(self.path / "result.json", record)
+
+    def write_status(self, state: str, **more: Any) -> None:
+        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        write_json(
+            self.path / "status.json",
+            {"state": state, "time": now, "host": socket.gethostname(), "pid": os.getpid(), **more},
+        )
+
+    def write_config(self, text: str, command: str) -> None:
+        with atomic(self.path / "config.yaml") as file:
+            file.write(f"# {command}\n{text}")
+
+    def write_environment(self, found: dict[str, Any]) -> None:
+        write_json(self.path / "environment.json", found)
+
+    def rewrite_metrics(self, rows: list[dict[str, Any]]) -> None:
+        """Make metrics.jsonl say what the checkpoint says: rows after it are trained again."""
+        with atomic(self.path / "metrics.jsonl") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+
+    def append_metrics(self, row: dict[str, Any]) -> None:
+        with open(self.path / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def source_commit() -> tuple[str, bool]:
+    """(commit, whether tracked files differ from it) of the source tree; ("unknown", True) outside of git."""
+    here = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(here), *words], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        # Records and tables are made by runs: they do not change what a run does.
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/nin_repro", ":/conf")
+        return git("rev-parse", "HEAD"), bool(changed)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown", True
+
+
+def environment(device: str, threads: int) -> dict[str, Any]:
+    """Versions, hardware and commit, as JSON values. `device` is in words."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "absent"
+    commit, dirty = source_commit()
+    return {
+        "commit": commit,
+        "dirty": dirty,
+        "device": device,
+        "threads": threads,
+        "processor": processor(),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "versions": versions,
+    }
+
+
+def processor() -> str:
+    """The CPU's name, as well as the system knows it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

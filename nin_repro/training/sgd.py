@@ -1,0 +1,96 @@
+"""cuda-convnet's update, with clipping by the global norm, on torch's fused kernel.
+
+The released code updates `inc = momentum * inc - rate * (gradient + decay * w); w += inc`: the rate is inside the
+momentum. torch keeps `buffer = momentum * buffer + gradient + decay * w; w -= rate * buffer` with the rate outside.
+They are the same as long as the rate stands still; when it drops, the old increments still carry the old rate in
+cuda-convnet, so the buffers are rescaled here by old rate / new rate.
+
+`torch._fused_sgd_` is called directly: any optimizer of torch.optim imports torch._dynamo first, over a second. It
+also divides the gradients by `grad_scale` and leaves everything alone when `found_inf` is 1, both on the device.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Group:
+    """Parameters that share a rate. `bias` groups have no decay, and may keep their rate when it drops."""
+
+    parameters: list[Tensor]
+    lr: float
+    weight_decay: float
+    bias: bool
+    scale: float = 1.0  # what the schedule makes of the rate
+    buffers: list[Tensor] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.buffers = [torch.zeros_like(parameter) for parameter in self.parameters]
+
+
+class SGD:
+    """Momentum SGD over groups. `fault` is 1 from the first non-finite loss or gradient on, and nothing moves then."""
+
+    def __init__(self, groups: list[Group], momentum: float, clip_norm: float | None) -> None:
+        self.groups = [group for group in groups if group.parameters]
+        self.momentum, self.clip_norm = momentum, clip_norm
+        self.parameters = [parameter for group in self.groups for parameter in group.parameters]
+        device = self.parameters[0].device
+        self.fault = torch.zeros((), device=device)
+        self.norm = torch.zeros((), device=device)  # of the last gradient, before clipping
+        self.updates = torch.zeros((), dtype=torch.int64, device=device)  # made so far; stands still after a fault
+
+    def set_scale(self, scale: float, bias_scale: float) -> None:
+        """Multiply the initial rates by these factors from now on; what has momentum keeps its size."""
+        for group in self.groups:
+            new = bias_scale if group.bias else scale
+            if new != group.scale:
+                torch._foreach_mul_(group.buffers, group.scale / new)
+                group.scale = new
+
+    @torch.no_grad()
+    def step(self, loss: Tensor) -> None:
+        """Apply the gradients that `loss.backward()` left in the parameters, and drop them."""
+        gradients = [parameter.grad for parameter in self.parameters]
+        self.norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        bad = ~(torch.isfinite(self.norm) & torch.isfinite(loss))
+        self.fault = torch.maximum(self.fault, bad.to(self.fault.dtype))
+        self.updates += self.fault == 0
+        shrink = None
+        if self.clip_norm is not None:
+            # As torch.nn.utils.clip_grad_norm_, whose 1e-6 keeps the quotient finite; here the divisor is at least 1.
+            shrink = torch.clamp(self.norm / self.clip_norm, min=1.0)
+        for group in self.groups:
+            torch._fused_sgd_(
+                group.parameters,
+                [parameter.grad for parameter in group.parameters],
+                group.buffers,
+                weight_decay=group.weight_decay,
+                momentum=self.momentum,
+                lr=group.lr * group.scale,
+                dampening=0.0,
+                nesterov=False,
+                maximize=False,
+                is_first_step=False,
+                grad_scale=shrink,
+                found_inf=self.fault,
+            )
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def state(self) -> dict[str, Tensor | list[Tensor] | list[float]]:
+        return {
+            "buffers": [buffer for group in self.groups for buffer in group.buffers],
+            "scales": [group.scale for group in self.groups],
+            "updates": self.updates,
+        }
+
+    def load(self, state: dict) -> None:
+        buffers = iter(state["buffers"])
+        for group, scale in zip(self.groups, state["scales"], strict=True):
+            group.scale = scale
+            for buffer in group.buffers:
+                buffer.copy_(next(buffers))
+        self.updates.copy_(state["updates"])

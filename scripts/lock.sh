@@ -1,0 +1,7 @@
+#!/bin/sh
+# Writes scripts/requirements.txt from pyproject.toml: every package, transitive ones too, with hashes, no host named.
+# Needs uv. For maintainers; setup.sh reads the result.
+set -eu
+cd "$(dirname "$0")/.."
+uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
+    --no-emit-index-url --no-annotate --no-header --quiet --upgrade --output-file scripts/requirements.txt

@@ -1,0 +1,30 @@
+#!/bin/sh
+# Makes .venv with exactly the packages of scripts/requirements.txt, and does nothing when it is there already.
+# Uses uv where it is installed, else pip. Needs Python 3.11, 3.12 or 3.13; PYTHON=... names another than found here.
+set -eu
+cd "$(dirname "$0")/.."
+
+supported() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }
+
+if [ -z "${PYTHON:-}" ]; then
+    for PYTHON in python3.11 python3.12 python3.13 python3 python none; do
+        supported "$PYTHON" && break
+    done
+fi
+if ! supported "$PYTHON"; then
+    echo "error: no Python 3.11, 3.12 or 3.13 found; install one, or name it: PYTHON=/path/to/python sh scripts/setup.sh" >&2
+    exit 2
+fi
+
+stamp=.venv/installed-requirements.txt # a copy of what was installed, written last
+if [ -x .venv/bin/python ] && cmp -s scripts/requirements.txt "$stamp"; then
+    exit 0
+fi
+if command -v uv >/dev/null 2>&1; then
+    [ -x .venv/bin/python ] || uv venv --quiet --python "$PYTHON" .venv
+    uv pip sync --python .venv/bin/python --require-hashes scripts/requirements.txt
+else
+    [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
+    .venv/bin/python -m pip install --require-hashes --no-deps -r scripts/requirements.txt
+fi
+cp scripts/requirements.txt "$stamp"

@@ -1,0 +1,26 @@
+"""Shared by all tests: one thread (tiny networks are slower on two), no W&B, commands run as users run them."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ |= {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `python -m nin_repro.NAME WORDS...` in an empty directory of its own and give back what it did."""
+
+    def call(name: str, *words: str, **options: object) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        return subprocess.run(
+            [sys.executable, "-m", f"nin_repro.{name}", *words],
+            **({"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "timeout": 120} | options),
+        )
+
+    return call

@@ -1,0 +1,209 @@
+"""What a reader sees: the terminal text and the files, also where names are hostile."""
+
+import csv
+import io
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_records import digest, record, stored
+
+from nin_repro.results import export, records, render, tables
+from nin_repro.results.tables import Cell, Report
+
+NAMES = [name for table in tables.paper.TABLES for row in table.rows for name in row.experiments]
+CELLS = {name: Cell(name, digest(f"{name} paper"), f"python -m x experiment={name}", "5 x 2 h") for name in NAMES}
+HOSTILE = "a|b`c<script>alert(1)</script>\n# d\r\t[e](f) *g* \\h \x1b[31m{i} $j$ %k &l #m ~n ^o _p \u202e\ud800"
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Report:
+    died = [{"attempt": 0, "died": "network", "epoch": 1, "step": 327}]
+    nin = [record(seed=seed, error=10.4 + seed / 10, deviations=["clipped at 1"]) for seed in range(3)]
+    nin.append(record(seed=3, status="dead", error=None, attempts=died))
+    runs = stored(tmp_path / "records", *nin, record("table5/fc"), record(budget="short", epochs=26, error=18.5))
+    return tables.build(runs, CELLS, ["broken.json: not used: it is broken"])
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Report:
+    texts: dict[str, Any] = {"device": HOSTILE, "commit": HOSTILE, "command": HOSTILE, "deviations": [HOSTILE]}
+    (run,) = stored(tmp_path / "records", record())
+    run = replace(run, path=tmp_path / "rec ords)[|" / run.path.name, **texts)
+    other = replace(run, key=digest("x"), experiment=HOSTILE, family=digest("x"), budget=HOSTILE)
+    short = replace(run, key=digest("y"), family=digest("y"), budget=HOSTILE)
+    cells = {name: replace(cell, command=HOSTILE, cost=HOSTILE, deviations=(HOSTILE,)) for name, cell in CELLS.items()}
+    return tables.build([run, other, short], cells, [HOSTILE])
+
+
+def test_text_fits_the_terminal_and_shows_each_value(report: Report) -> None:
+    text = render.text(report)
+    assert all(len(line) <= 120 for line in text.splitlines())
+    for table in tables.paper.TABLES:
+        for row in table.rows:
+            assert re.search(rf"^{re.escape(row.method)}.* {row.value:.2f}\b", text, re.MULTILINE)
+    (line,) = re.findall(r"^  table1/nin .*", text, re.MULTILINE)
+    assert line.split() == ["table1/nin", "10.50", "±", "0.10", "3", "1", "10.40", "10.60", "+0.09"]
+    assert "reproduced: within 0.60 of the paper; clipped at 1; 1 start died (whole network)" in text
+    assert "broken.json" in text and tables.RULE.split()[5] in text
+
+
+def test_text_of_a_cell_without_runs_is_the_command_that_fills_it(report: Report) -> None:
+    text = render.text(report)
+    assert re.search(r"table3/nin +no runs yet\n +\$ python -m x experiment=table3/nin   # 5 x 2 h\n", text)
+    assert "experiment=table1/nin " not in text  # that cell has what it needs
+
+
+def test_text_keeps_reduced_budgets_apart(report: Report) -> None:
+    text = render.text(report)
+    before, after = text.split("Reduced budgets (not comparable with the paper)")
+    assert "18.50" not in before and "18.50" in after
+
+
+def test_a_difference_of_nothing_has_no_minus() -> None:
+    assert render.difference(-0.001) == "+0.00"
+    assert render.difference(-0.126) == "-0.13"
+
+
+def test_markdown_numbers_link_to_existing_records(report: Report, tmp_path: Path) -> None:
+    folder = tmp_path / "tables"
+    page = render.markdown(report, folder)
+    links = re.findall(r"\]\(([^)#][^)]*)\)", page)
+    assert {(folder / link).resolve() for link in links} == {path.resolve() for path in tmp_path.rglob("*.json")}
+    anchors = set(re.findall(r"\]\(#([^)]*)\)", page)) - {"how-a-verdict-is-reached"}
+    assert anchors == set(re.findall(r'<a id="([^"]*)">', page)) == {"table1-table1-nin-runs", "table5-table5-fc-runs"}
+    assert "## How a verdict is reached" in page and "prediction interval" in page
+
+
+def columns(page: str) -> list[set[int]]:
+    """The numbers of cells in the lines of each Markdown table; a sound table has one."""
+    blocks = re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE)
+    return [{line.count("|") for line in block.splitlines()} for block in blocks]
+
+
+def test_hostile_names_stay_text_in_markdown(hostile: Report, tmp_path: Path) -> None:
+    page = render.markdown(hostile, tmp_path / "tables")
+    assert "<script" not in page and "\x1b" not in page and "\u202e" not in page
+    assert page.count("<") == page.count("<a id=") + page.count("</a>")
+    assert all(len(counts) == 1 for counts in columns(page))
+    headings = [line for line in page.splitlines() if line.startswith("#")]
+    assert len(headings) == 1 + len(tables.paper.TABLES) + 4
+    assert "[e](f)" not in page and "c&#60;script" in page
+    assert re.search(r"\]\(\.\./rec%20ords%29%5B%7C/[0-9a-f]{12}\.json\)", page)
+
+
+def test_hostile_names_do_not_reach_the_terminal(hostile: Report) -> None:
+    text = render.text(hostile)
+    assert all(char.isprintable() or char == "\n" for char in text)
+    commands = [line for line in text.splitlines() if len(line) > 120]
+    assert all(line.lstrip().startswith(("$", "#")) for line in commands)  # to be copied whole
+
+
+def test_hostile_names_stay_text_in_latex(hostile: Report) -> None:
+    for table in hostile.tables:
+        source = export.latex(table)
+        assert source.isascii()
+        body = re.sub(r"\\textbackslash\{\}|\\[{}$&#_%]", "", source.split("\n", 1)[1])
+        assert body.count("{") == body.count("}")
+        assert not re.search(r"[#%~^]", body)
+        assert re.sub(r"\\usepackage|\\[a-z]+", "", body).count("_") == 0
+        rows = [line for line in body.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
+        assert {line.count("&") for line in rows} == {5}
+    source = export.latex(hostile.tables[0])
+    assert (
+        r"\textbackslash{}h" in source
+        and r"\{i\} \$j\$ \%k \&l \#m \textasciitilde{}n \textasciicircum{}o \_p" in source
+    )
+
+
+def test_latex_holds_the_values(report: Report) -> None:
+    source = export.latex(report.tables[0])
+    assert source.count(r"\begin{tabular}") == source.count(r"\end{tabular}") == source.count(r"\toprule") == 1
+    assert r"\quad \texttt{table1/nin} &  & 10.50 $\pm$ 0.10 & 3 & $+0.09$ & reproduced \\" in source
+    assert r"Stochastic Pooling [11] & 15.13 & cited & & & \\" in source
+    assert r"\textbf{NIN + Dropout} & 10.41" in source
+
+
+def lines(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_csv_holds_unrounded_values(report: Report) -> None:
+    rows = lines(export.csv_table(report.tables[0]))
+    assert [row["paper_error"] for row in rows if row["own"] == "cited"] == [
+        "15.13",
+        "14.98",
+        "11.68",
+        "9.5",
+        "9.38",
+        "9.32",
+    ]
+    (row,) = [row for row in rows if row["experiment"] == "table1/nin"]
+    assert float(row["mean"]) == pytest.approx(10.5) and float(row["std"]) == pytest.approx(0.1)
+    assert (row["n"], row["dead_runs"], row["starts_died_network"], row["seeds"]) == ("3", "1", "1", "0 1 2")
+    assert [float(error) for error in row["errors"].split()] == pytest.approx([10.4, 10.5, 10.6])
+    assert (row["verdict"], row["deviations"], row["cost"]) == ("reproduced", "clipped at 1", "5 x 2 h")
+    assert [row["mean"] for row in lines(export.csv_groups(report.reduced))] == ["18.5"]
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "\r@", " ="])
+def test_csv_texts_are_never_formulas(report: Report, start: str) -> None:
+    cells = {name: replace(cell, command=f"{start}cmd()") for name, cell in CELLS.items()}
+    rows = lines(export.csv_table(tables.build([], cells).tables[0]))
+    commands = {row["command"] for row in rows if row["experiment"]}
+    assert commands == {f"'{start.strip()}cmd()"}
+
+
+def test_csv_numbers_stay_numbers(tmp_path: Path) -> None:
+    runs = stored(tmp_path, record(error=10.0))
+    (row,) = [row for row in lines(export.csv_table(tables.build(runs, CELLS).tables[0])) if row["n"] == "1"]
+    assert float(row["difference"]) == pytest.approx(-0.41)
+
+
+def test_csv_of_hostile_names_keeps_its_columns(hostile: Report) -> None:
+    for text in [export.csv_table(hostile.tables[0]), export.csv_groups(hostile.reduced + hostile.other)]:
+        table = list(csv.reader(io.StringIO(text)))
+        assert len({len(row) for row in table}) == 1
+        assert all(cell.isprintable() for row in table for cell in row)
+
+
+def test_the_same_records_give_the_same_files(tmp_path: Path) -> None:
+    values = [record(seed=seed, error=10 + seed / 7) for seed in range(4)] + [record("table5/fc", budget="short")]
+    written = []
+    for name, order in (("one", values), ("two", values[::-1])):
+        runs = stored(tmp_path / name / "records", *order)
+        folder = tmp_path / name / "tables"
+        paths = export.write_all(tables.build(runs if name == "one" else runs[::-1], CELLS), folder)
+        assert sorted(paths) == sorted(folder.iterdir())
+        written.append({path.name: path.read_bytes() for path in paths})
+    assert written[0] == written[1]
+    expected = {"tables.md", "apart.csv"}
+    expected |= {f"{table.id}.{kind}" for table in tables.paper.TABLES for kind in ("csv", "tex")}
+    assert set(written[0]) == expected
+
+
+def test_links_do_not_depend_on_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records.write(tmp_path / "records", record())
+    pages = []
+    for where, root in ((tmp_path, Path(".")), (tmp_path / "records", tmp_path)):
+        monkeypatch.chdir(where)
+        runs, _ = records.read_all(root / "records")
+        pages.append(render.markdown(tables.build(runs, CELLS), root / "tables"))
+    assert pages[0] == pages[1]
+
+
+def test_doubtful_code_and_data_are_remarked(tmp_path: Path) -> None:
+    runs = stored(tmp_path, record(seed=0, dirty=True), record(seed=1, data={"digest": "another"}))
+    text = render.text(tables.build(runs, CELLS))
+    assert "1 of 2 runs from modified code" in text and "2 different copies of the data" in text
+
+
+def test_reading_and_rendering_need_nothing_heavy() -> None:
+    code = "import sys, nin_repro.results.export; print(*{'numpy', 'torch', 'hydra'} & set(sys.modules))"
+    root = Path(__file__).parents[1]
+    result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == ""

@@ -1,0 +1,196 @@
+"""Tables from records: statistics, the rule of the verdict, and which run fills which cell."""
+
+import math
+import statistics
+from pathlib import Path
+
+import pytest
+from fake_records import digest, record, stored
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nin_repro.results import tables
+from nin_repro.results.tables import Cell, Report, Result, Stats
+
+SHARED = {"table5/gap": "table1/nin"}
+NAMES = [name for table in tables.paper.TABLES for row in table.rows for name in row.experiments]
+CELLS = {name: Cell(name, digest(f"{SHARED.get(name, name)} paper"), f"run {name}", "5 h") for name in NAMES}
+
+
+def results(report: Report) -> dict[str, Result]:
+    return {one.cell.experiment: one for table in report.tables for row in table.rows for one in row.results}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(0, 100, allow_subnormal=False), max_size=12))
+def test_statistics_agree_with_the_standard_library(errors: list[float]) -> None:
+    stats = Stats(errors=tuple(errors))
+    assert stats.n == len(errors)
+    assert (stats.best, stats.worst) == ((min(errors), max(errors)) if errors else (None, None))
+    if errors:
+        assert stats.mean == pytest.approx(statistics.fmean(errors), abs=1e-12)
+    else:
+        assert stats.mean is None
+    if len(errors) > 1:
+        assert stats.std == pytest.approx(statistics.stdev(errors), rel=1e-9, abs=1e-9)
+    else:
+        assert stats.std is None
+
+
+def test_t_quantiles() -> None:
+    scipy = pytest.importorskip("scipy.stats")
+    for df in [*range(2, 41), 100, 1000]:
+        assert tables.t975(df) == pytest.approx(scipy.t.ppf(0.975, df), abs=1e-3)
+
+
+# Errors 10.3 to 10.7 in steps of 0.1: s = sqrt(0.025) = 0.15811; t(0.975, 4) = 2.7764; sqrt(1 + 1/5) = 1.09545
+# so (a) = 0.48090. (b) at 10.41 % of 10,000: 1.96 * sqrt(10.41 * 89.59 / 10000) = 1.96 * 0.305391 = 0.59855.
+FIVE = (10.3, 10.4, 10.5, 10.6, 10.7)
+
+
+def test_the_two_kinds_of_luck_by_hand() -> None:
+    assert tables.luck_of_run(5, math.sqrt(0.025)) == pytest.approx(0.48090, abs=1e-4)
+    assert tables.luck_of_images(10.41, 10_000) == pytest.approx(0.59855, abs=1e-4)
+    assert tables.luck_of_images(2.35, 26_032) == pytest.approx(0.18402, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("shift", "word", "text"),
+    [
+        (0.0, "reproduced", "reproduced: within 0.60 of the paper"),
+        (0.50, "reproduced", "reproduced: within 0.60 of the paper"),  # d = 0.59, outside (a), inside (b)
+        (0.51, "worse", "not reproduced: worse by 0.60, limit 0.60"),
+        (-0.68, "reproduced", "reproduced: within 0.60 of the paper"),  # d = -0.59
+        (-0.70, "better", "better than the paper by 0.61, limit 0.60"),
+    ],
+)
+def test_verdict_where_the_test_images_limit(shift: float, word: str, text: str) -> None:
+    verdict = tables.judge(Stats(errors=tuple(error + shift for error in FIVE)), 10.41, 10_000)
+    assert (verdict.word, verdict.text) == (word, text)
+    assert verdict.limit == pytest.approx(0.59855, abs=1e-4)
+
+
+def test_verdict_where_the_seeds_limit() -> None:
+    # s = 0.5, n = 3: (a) = 4.3027 * 0.5 * sqrt(4/3) = 2.48416, on a test set where (b) is 1.83 (1000 images at 9.75 %)
+    spread = Stats(errors=(9.5, 10.0, 10.5))
+    assert tables.judge(spread, 9.75, 1_000).word == "reproduced"
+    assert tables.judge(spread, 9.75, 1_000).limit == pytest.approx(2.48416, abs=1e-4)
+    assert tables.judge(spread, 7.50, 1_000).word == "worse"  # d = 2.5
+    assert tables.judge(spread, 12.5, 1_000).word == "better"
+
+
+def test_scattered_runs_do_not_reproduce_anything() -> None:
+    # The same runs on 10,000 images: (b) = 0.58, and (a) = 2.48 would excuse almost any difference.
+    spread = Stats(errors=(9.5, 10.0, 10.5))
+    assert tables.judge(spread, 9.75, 10_000).word == "too scattered"
+    assert tables.judge(spread, 10.0, 10_000).word == "too scattered"
+    assert tables.judge(spread, 9.75, 3_380).word == "too scattered"  # (b) = 1.0
+    assert tables.judge(spread, 9.75, 2_100).word == "reproduced"  # (b) = 1.27, more than half of (a)
+    assert tables.judge(spread, 7.50, 10_000).word == "worse"
+
+
+@pytest.mark.parametrize(
+    ("stats", "word"),
+    [
+        (Stats(), "no runs"),
+        (Stats(dead=2), "died"),
+        (Stats(errors=(10.41,)), "too few"),
+        (Stats(errors=(10.41, 10.42)), "too few"),
+        (Stats(errors=(10.41, 10.41, 10.41)), "reproduced"),
+        (Stats(errors=(0.0, 0.0, 0.0)), "better"),
+    ],
+)
+def test_verdict_at_the_edges(stats: Stats, word: str) -> None:
+    assert tables.judge(stats, 10.41, 10_000).word == word
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(0, 100), min_size=3, max_size=8), st.floats(0.1, 60), st.sampled_from([10_000, 26_032]))
+def test_reproduced_never_means_more_than_the_rule_promises(errors: list[float], value: float, images: int) -> None:
+    stats = Stats(errors=tuple(errors))
+    assert stats.mean is not None
+    far = abs(stats.mean - value) > 2 * tables.luck_of_images(value, images) + 1e-9
+    assert not (far and tables.judge(stats, value, images).word == "reproduced")
+
+
+def test_dead_runs_are_counted_but_not_averaged(tmp_path: Path) -> None:
+    died = [{"attempt": 0, "died": "network", "epoch": 1, "step": 327}]
+    died += [{"attempt": 1, "died": "classes", "epoch": 2, "step": 400}]
+    runs = stored(
+        tmp_path,
+        record(seed=0, error=10.0),
+        record(seed=1, error=90.0, status="dead", attempts=died),
+        record(seed=2, error=20.0, dead_classes=[7]),
+        record(seed=3, error=11.0, attempts=[*died, {"attempt": 2, "died": None, "epoch": 260, "step": 102700}]),
+    )
+    stats = results(tables.build(runs, CELLS))["table1/nin"].stats
+    assert (stats.errors, stats.seeds, stats.dead) == ((10.0, 11.0), (0, 3), 2)
+    assert (stats.mean, stats.worst) == (10.5, 11.0)
+    assert (stats.starts_network, stats.starts_classes) == (2, 2)
+
+
+def test_cells_of_one_family_share_their_runs(tmp_path: Path) -> None:
+    runs = stored(tmp_path, *(record(seed=seed) for seed in range(3)))
+    found = results(tables.build(runs, CELLS))
+    assert found["table1/nin"].records == found["table5/gap"].records == tuple(runs)
+    assert found["table5/gap"].difference == pytest.approx(10.5 - 10.41)
+    assert all(not one.records for name, one in found.items() if name not in ("table1/nin", "table5/gap"))
+
+
+def test_a_reduced_budget_fills_no_cell(tmp_path: Path) -> None:
+    family = CELLS["table1/nin"].family  # even if, against all rules, its family were the cell's
+    short = [record(seed=seed, error=18.0 + seed, budget="short", family=family, epochs=26) for seed in range(3)]
+    report = tables.build(stored(tmp_path, *short), CELLS)
+    assert all(not one.records for one in results(report).values())
+    (group,) = report.reduced
+    assert (group.experiment, group.budget, group.epochs) == ("table1/nin", "short", "26")
+    assert (group.stats.mean, group.stats.std, group.stats.n) == (19.0, 1.0, 3)
+    assert group.paper == 10.41
+    assert report.other == ()
+
+
+def test_reduced_budgets_are_not_mixed(tmp_path: Path) -> None:
+    runs = [record(budget="short"), record(budget="smoke"), record("table5/fc", budget="short")]
+    runs.append(record(budget="short", family=digest("an older recipe")))
+    report = tables.build(stored(tmp_path, *runs), CELLS)
+    assert len(report.reduced) == 4 and all(group.stats.n == 1 for group in report.reduced)
+
+
+def test_every_other_run_is_listed_with_its_reason(tmp_path: Path) -> None:
+    runs = stored(
+        tmp_path,
+        record(seed=1, family=digest("v"), protocol="validate", error=None, validation_error=12.0),
+        record("extra/fashion"),
+        record(None, family=digest("free")),
+        record(family=digest("an older recipe")),
+    )
+    report = tables.build(runs, CELLS)
+    assert all(not one.records for one in results(report).values()) and report.reduced == ()
+    reasons = {group.experiment + ", " + group.protocol: group.why for group in report.other}
+    assert reasons["table1/nin, validate"] == "error on the validation split"
+    assert reasons["extra/fashion, final"] == reasons["(no experiment), final"] == "no row of the paper"
+    assert "another" in reasons["table1/nin, final"]
+    assert {group.stats.mean for group in report.other if group.protocol == "validate"} == {12.0}
+
+
+def test_an_unknown_name_does_not_keep_a_run_from_its_cell(tmp_path: Path) -> None:
+    runs = stored(tmp_path, record(None, family=CELLS["table3/nin"].family, error=2.4))
+    report = tables.build(runs, CELLS)
+    assert results(report)["table3/nin"].stats.errors == (2.4,) and report.other == ()
+
+
+def test_only_experiments_that_exist_are_shown() -> None:
+    report = tables.build([], {"table1/nin": CELLS["table1/nin"], "extra/x": Cell("extra/x", "0" * 12, "run")})
+    assert list(results(report)) == ["table1/nin"]
+
+
+def test_the_summary_counts_verdicts(tmp_path: Path) -> None:
+    runs = stored(tmp_path, *(record(seed=seed) for seed in range(3)), record("table5/fc"))
+    summary = tables.build(runs, CELLS).summary
+    assert summary == "20 cells to measure: 2 reproduced, 1 with too few runs, 17 without runs."
+
+
+def test_deviations_of_the_runs_join_the_cells(tmp_path: Path) -> None:
+    cell = Cell("table1/nin", CELLS["table1/nin"].family, "run", deviations=("clipped",))
+    runs = stored(tmp_path, record(deviations=["clipped", "tf32"]))
+    assert results(tables.build(runs, {"table1/nin": cell}))["table1/nin"].deviations == ("clipped", "tf32")
