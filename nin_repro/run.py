@@ -165,7 +165,8 @@ def _record(
 ) -> dict[str, Any]:
     """The record of a finished training; format and meanings in `results.records`."""
     progress = work.progress
-    tested, trained = work.final_evaluation()
+    assert work.final is not None
+    tested, trained = work.final
     rows = progress.rows
     last = rows[-1]["train_error_running"] if rows else None
     died = [*progress.attempts]
@@ -201,6 +202,7 @@ def _record(
         "environment": about,
         "data": {"provenance": split.provenance, "digest": split.digest},
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "start": progress.start,
         "curve": {name: [row.get(name) for row in rows] for name in names},
     }
 
@@ -208,7 +210,10 @@ def _record(
 def _publish(config: Config, record: dict[str, Any]) -> None:
     """Put the record among those that tables are made of, where it belongs there."""
     if config.record == "always" or (config.record == "auto" and record["budget"] == "paper"):
-        records.write(Path(config.records_dir), record)
+        try:
+            records.write(Path(config.records_dir), record)
+        except UsageError as conflict:  # the run itself is fine, and stays where it is
+            print(f"warning: {conflict}")
 
 
 def _report(config: Config, run: RunDirectory, record: dict[str, Any], already: bool) -> Outcome:

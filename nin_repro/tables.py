@@ -30,24 +30,12 @@ def main() -> int:
         prog="python -m nin_repro.tables", description="All tables of the paper, ours beside the paper's, from records."
     )
     parser.add_argument("--records", type=Path, default=Path("results/records"), help="records (default %(default)s)")
-    parser.add_argument(
-        "--runs",
-        type=Path,
-        nargs="?",
-        const=Path("runs"),
-        help="also show finished runs of this directory (default %(const)s) whose records are not in --records",
-    )
     parser.add_argument("--out", type=Path, default=Path("results/tables"), help="where files go (default %(default)s)")
     options = parser.parse_args()
     try:
         found, problems = records.read_all(options.records)
-        if options.runs:
-            more, more_problems = records.read_results(options.runs)
-            known = {record.key for record in found}
-            found += [record for record in more if record.key not in known]
-            problems += more_problems
         report = build(found, cells(), problems)
-        print(text(report))
+        print(text(report), end="")
         written = write_all(report, options.out)
     except UsageError as error:
         return fail(error)

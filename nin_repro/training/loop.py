@@ -1,5 +1,6 @@
 """The training loop. Reads from top to bottom: `Trainer.run` makes attempts, an attempt is epochs, an epoch is steps."""
 
+import dataclasses
 import signal
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from nin_repro.training.schedule import Rate
 from nin_repro.training.sgd import SGD
 
 PROBE_EVERY = 100  # updates between looks at whether the network is alive
+START = 2000  # updates at the start of an attempt that are recorded by the hundred: most deaths fall there
 FAULT_EVERY = 50  # updates between looks at the fault flag where a look makes the host wait for the device
 
 
@@ -52,6 +54,7 @@ class Progress:
     step: int = 0  # updates made in this attempt
     attempts: list[dict[str, Any]] = field(default_factory=list)  # those that died
     rows: list[dict[str, Any]] = field(default_factory=list)  # one per epoch, as in metrics.jsonl
+    start: list[dict[str, Any]] = field(default_factory=list)  # the first updates of each attempt, see `_look`
     seconds: float = 0.0  # of all attempts, over all interruptions
     silent: list[int] = field(default_factory=list)  # classes that looked dead at the last probe
 
@@ -88,6 +91,9 @@ class Trainer:
         self.device = batches.images.device
         self.stop_signal: int | None = None
         self.progress = Progress()
+        self.final: tuple[Evaluation, Evaluation] | None = (
+            None  # on evaluation and training images, of the last attempt
+        )
         self._begin_attempt()
 
     def run(self) -> str:
@@ -116,7 +122,7 @@ class Trainer:
                 )
                 if not again:
                     return "dead" if died == "network" else "done"
-                self.progress = Progress(progress.attempt + 1, 0, progress.attempts, progress.rows, progress.seconds)
+                self.progress = dataclasses.replace(progress, attempt=progress.attempt + 1, step=0, silent=[])
                 self._begin_attempt()
         finally:
             for number, handler in handlers.items():
@@ -131,18 +137,20 @@ class Trainer:
         self.network.clock.key = self.key
         self.sgd = self.make_optimizer(self.network)
         self.rate = self.make_rate()
-        self.totals = torch.zeros(3, dtype=torch.float64, device=self.device)  # summed loss, wrong, images
+        self.totals = torch.zeros(3, dtype=torch.float64, device=self.device)  # summed loss, wrong, images of an epoch
+        self.window = torch.zeros(2, dtype=torch.float64, device=self.device)  # summed loss, largest gradient norm
         self.saved_at = time.monotonic()
 
     def _attempt(self) -> str | None:
         """Train until the schedule ends; what died, "network" or "classes", or None."""
         while not self.rate.finished and not self._out_of_steps():
             if self._epoch():
-                return "network"
+                break
         if is_dead(self.network, self.batches.images, self.batches.labels)[0]:
+            self.final = self._final_evaluation()
             return "network"
-        final = self.final_evaluation()
-        self.progress.silent = [silent for silent in final[0].silent if silent in final[1].silent]
+        self.final = self._final_evaluation()
+        self.progress.silent = [silent for silent in self.final[0].silent if silent in self.final[1].silent]
         self.save()
         return "classes" if self.progress.silent else None
 
@@ -158,12 +166,10 @@ class Trainer:
             if self._out_of_steps():
                 break
             self._step(order, position)
-            if self.progress.step % PROBE_EVERY == 0:
-                dead, self.progress.silent = is_dead(self.network, self.batches.images, self.batches.labels)
-                if dead:
-                    self.progress.seconds = before + time.monotonic() - started
-                    return True
+            dead = self.progress.step % PROBE_EVERY == 0 and self._look()
             self.progress.seconds = before + time.monotonic() - started
+            if dead:
+                return True
             self._between_steps(started, position + 1 - first)
         self._check_fault()
         self._end_epoch(scale)
@@ -183,7 +189,20 @@ class Trainer:
         self.totals += torch.stack(
             (loss.double() * len(labels), wrong.double(), wrong.new_tensor(len(labels)).double())
         )
+        self.window[0] += loss
+        self.window[1] = torch.maximum(self.window[1], self.sgd.norm.double())
         self.progress.step += 1
+
+    def _look(self) -> bool:
+        """Note how the last updates went, and whether the network is dead."""
+        loss, norm = self.window.tolist()
+        self.window.zero_()
+        dead, self.progress.silent = is_dead(self.network, self.batches.images, self.batches.labels)
+        if self.progress.step <= START or dead:
+            found = {"attempt": self.progress.attempt, "step": self.progress.step, "loss": round(loss / PROBE_EVERY, 4)}
+            found |= {"gradient_norm": round(norm, 4), "silent_classes": len(self.progress.silent)}
+            self.progress.start.append(found)
+        return dead
 
     def _between_steps(self, epoch_started: float, steps_done: int) -> None:
         """Faults, status line, checkpoint, stop requests. None of it changes what is trained."""
@@ -223,7 +242,7 @@ class Trainer:
         self.record_row(row)
         self.console.line(self._summary(row))
 
-    def final_evaluation(self) -> tuple[Evaluation, Evaluation]:
+    def _final_evaluation(self) -> tuple[Evaluation, Evaluation]:
         """(on the evaluation images, on the training images), without dropout and augmentation."""
         return evaluate(self.network, *self.evaluation), evaluate(
             self.network, self.batches.images, self.batches.labels
@@ -284,6 +303,7 @@ class Trainer:
             "optimizer": self.sgd.state(),
             "rate": self.rate.state(),
             "totals": self.totals,
+            "window": self.window,
         }
         checkpoint.save(self.checkpoint_path, state)
         self.saved_at = time.monotonic()
@@ -296,3 +316,4 @@ class Trainer:
         self.sgd.load(state["optimizer"])
         self.rate.load(state["rate"])
         self.totals.copy_(state["totals"])
+        self.window.copy_(state["window"])

@@ -72,6 +72,7 @@ class Tracker:
             )
         except OSError as error:
             self._tell(f"cannot start: {error}")
+            self._socket.close()
         other.close()
         run = {"project": project, "entity": entity, "group": group, "tags": list(tags), "name": name, "id": run_id}
         folder = str(Path(directory).absolute())
@@ -164,19 +165,24 @@ def _start(trainer: socket.socket, mode: Any, timeout: float, run: dict[str, Any
     Path(run["dir"], "wandb").mkdir(parents=True, exist_ok=True)  # raises; W&B would quietly write to /tmp instead
     import wandb
 
-    settings = wandb.Settings(
-        init_timeout=timeout / 2,  # even a short run has time left to be written offline
-        silent=True,
-        console="off",
-        save_code=False,
-        disable_code=True,
-        disable_git=True,
-        disable_job_creation=True,
-        x_disable_meta=True,
-        x_disable_machine_info=True,
-        x_disable_stats=True,
-        x_save_requirements=False,
-    )
+    wanted: dict[str, Any] = {
+        "init_timeout": timeout / 2,  # even a short run has time left to be written offline
+        "finish_timeout": timeout / 2,  # and what cannot be uploaded is on disk before the trainer loses patience
+        "finish_timeout_raises": True,
+        "x_transaction_log_flush_interval": 1.0,  # seconds; what a killed run may lose
+        "silent": True,
+        "console": "off",
+        "save_code": False,
+        "disable_code": True,
+        "disable_git": True,
+        "disable_job_creation": True,
+        "x_disable_meta": True,
+        "x_disable_machine_info": True,
+        "x_disable_stats": True,
+        "x_save_requirements": False,
+    }
+    known = wandb.Settings.model_fields  # these names come and go with the versions of W&B, which refuses others
+    settings = wandb.Settings(**{name: value for name, value in wanted.items() if name in known})
     try:
         started = wandb.init(mode=mode, resume="allow", reinit="create_new", settings=settings, **run)
     except Exception as error:

@@ -1,0 +1,236 @@
+"""From bytes to what the network sees: scaling, contrast normalisation, and whitening or mean subtraction.
+
+Whitening 60,000 CIFAR images takes half a minute and is done once: the results are kept on disk under a hash of all
+they depend on, checked when they are read, and memory-mapped.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nin_repro.files import UsageError, locked, write_json
+from nin_repro.schema import Preprocessing
+
+Array = NDArray[Any]
+VERSION = 1  # goes up when the same parameters come to mean something else: old cache entries are then not found
+MANIFEST = "manifest.json"
+CHUNK = 4_000  # images at a time; bounds the memory, 50 MB of CIFAR in fp32
+
+
+def preprocess(
+    fit: Array, arrays: Sequence[Array], params: Preprocessing, cache_dir: Path, digest: str
+) -> list[NDArray[np.float32]]:
+    """Divide, then normalise the contrast, then whiten or subtract the mean.
+
+    Args:
+        fit: uint8 [N, H, W, C], the training images that the statistics are taken of.
+        arrays: uint8 [M, H, W, C] each, what is to be transformed, with the statistics of `fit`.
+        params: what to do; whitening subtracts its own mean, so it goes with `mean="none"` only.
+        cache_dir: where contrast-normalised and whitened images are kept. All else is quicker done than read.
+        digest: identifies the data set that the images are from.
+
+    Returns:
+        float32 arrays of the shapes of `arrays`. Those from the cache are private memory maps of its files.
+
+    Raises:
+        UsageError: `params` asks for whitening and another mean.
+    """
+    if params.zca is not None and params.mean != "none":
+        raise UsageError(f"preprocessing.zca subtracts the mean itself: with it, mean={params.mean} must be mean=none")
+    if params.gcn is None and params.zca is None:
+        return _in_memory(fit, arrays, params)
+    # 55 and 55.0 are one parameter, so one entry
+    numbers = {
+        name: value if value is None or name == "mean" else float(value) for name, value in asdict(params).items()
+    }
+    identity = {"version": VERSION, "data": digest, "params": numbers, "fit": _which(fit)}
+    try:
+        fitted = _cached(cache_dir, identity, lambda folder: _write_transform(folder, fit, params))
+        transform = Transform(fitted[0], fitted[1] if params.zca is not None else None)
+        identity |= {"arrays": [_which(array) for array in arrays]}
+        return _cached(cache_dir, identity, lambda folder: _write_arrays(folder, arrays, params, transform))
+    except OSError as error:
+        _say(f"cannot keep preprocessed images in {cache_dir} ({error}): doing without")
+        return _in_memory(fit, arrays, params)
+
+
+def _in_memory(fit: Array, arrays: Sequence[Array], params: Preprocessing) -> list[NDArray[np.float32]]:
+    transform = fit_transform(fit, params)
+    results = []
+    for array in arrays:
+        result = np.empty(array.shape, dtype=np.float32)
+        start = 0
+        for chunk in transformed(array, params, transform):
+            result[start : start + len(chunk)] = chunk
+            start += len(chunk)
+        results.append(result)
+    return results
+
+
+# --- the mathematics ------------------------------------------------------------------------------------------------
+
+
+class Transform(NamedTuple):
+    """What is learned from the training images. D = H W C values of an image, in the order of its memory.
+
+    pylearn2 has the channels first. Whitening does not care: reordering the values reorders its result the same way.
+    """
+
+    mean: NDArray[np.float32]  # [D]
+    matrix: NDArray[np.float32] | None  # [D, D], whitening
+
+
+def fit_transform(fit: Array, params: Preprocessing) -> Transform:
+    """The statistics of uint8 [N, H, W, C]: products of fp32 chunks, summed in float64.
+
+    ZCA as in pylearn2: C = X^T X / N + zca I of the centred X, P = V diag(1 / sqrt(eigenvalues)) V^T.
+    """
+    count, channels = len(fit), fit.shape[-1]
+    size = math.prod(fit.shape[1:])
+    mean = np.zeros(size)
+    if params.zca is not None or params.mean != "none":
+        for chunk in _normalised(fit, params):
+            mean += chunk.sum(axis=0, dtype=np.float64) / count
+    if params.mean == "channel":
+        mean = np.tile(mean.reshape(-1, channels).mean(axis=0), size // channels)
+    centre = mean.astype(np.float32)
+    if params.zca is None:
+        return Transform(centre, None)
+    covariance = np.zeros((size, size))
+    for chunk in _normalised(fit, params):
+        chunk -= centre
+        covariance += chunk.T @ chunk  # numpy sees that this is symmetric and computes half of it, torch does not
+    covariance /= count
+    covariance.flat[:: size + 1] += params.zca
+    values, vectors = np.linalg.eigh(covariance)
+    del covariance
+    half = vectors * values**-0.25  # P = half half^T
+    del vectors
+    return Transform(centre, (half @ half.T).astype(np.float32))
+
+
+def transformed(images: Array, params: Preprocessing, transform: Transform) -> Iterator[NDArray[np.float32]]:
+    """Chunks of float32 [n, H, W, C], in order, of uint8 [N, H, W, C]."""
+    for chunk in _normalised(images, params):
+        chunk -= transform.mean
+        result = chunk if transform.matrix is None else chunk @ transform.matrix
+        yield result.reshape(-1, *images.shape[1:])
+
+
+def _normalised(images: Array, params: Preprocessing) -> Iterator[NDArray[np.float32]]:
+    """Chunks of float32 [n, D]: images divided, or, with global contrast normalisation, of mean 0 and L2 norm `gcn`.
+
+    As in pylearn2: no bias under the root, and nothing is divided by a norm under 1e-8.
+    """
+    for start in range(0, len(images), CHUNK):
+        chunk = images[start : start + CHUNK].reshape(-1, math.prod(images.shape[1:])).astype(np.float32)
+        if params.gcn is None:
+            chunk /= params.divide
+        else:  # the division would cancel; without it sums of bytes are exact, and a flat image stays exactly flat
+            chunk -= chunk.mean(axis=1, keepdims=True)
+            chunk *= params.gcn / np.maximum(np.linalg.norm(chunk, axis=1, keepdims=True), 1e-8)
+        yield chunk
+
+
+# --- the cache ------------------------------------------------------------------------------------------------------
+
+
+def _which(array: Array) -> list[Any]:
+    """Tells apart the arrays of one data set: shape and CRC-32."""
+    return [*array.shape, zlib.crc32(np.ascontiguousarray(array).data)]
+
+
+def _write_transform(folder: Path, fit: Array, params: Preprocessing) -> None:
+    wanted = " and ".join(
+        ["contrast normalisation"] * (params.gcn is not None) + ["whitening"] * (params.zca is not None)
+    )
+    _say(f"{wanted}, fitted on {len(fit):,} images: once, then kept in {folder.parent}")
+    mean, matrix = fit_transform(fit, params)
+    _write(folder / "0.npy", mean.shape, [mean])
+    if matrix is not None:
+        _write(folder / "1.npy", matrix.shape, [matrix])
+
+
+def _write_arrays(folder: Path, arrays: Sequence[Array], params: Preprocessing, transform: Transform) -> None:
+    for i, array in enumerate(arrays):
+        _write(folder / f"{i}.npy", array.shape, transformed(array, params, transform))
+
+
+def _write(path: Path, shape: tuple[int, ...], chunks: Iterable[NDArray[np.float32]]) -> None:
+    """Write a float32 array of `shape` as .npy, chunk by chunk.
+
+    By plain writes: on a full disk they raise an OSError, where a memory map would kill the process.
+    """
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        for chunk in chunks:
+            file.write(np.ascontiguousarray(chunk, dtype="<f4").data)
+
+
+def _cached(cache_dir: Path, identity: dict[str, Any], write: Callable[[Path], None]) -> list[NDArray[np.float32]]:
+    """The arrays of the cache entry of `identity`; `write` puts them into a folder as 0.npy, 1.npy, ... if need be.
+
+    An entry is a folder that appears complete or not at all; its manifest says what it is, and the size and CRC-32
+    of its files. Of processes that want the same entry one makes it. Raises OSError if it cannot be made.
+    """
+    entry = cache_dir / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    found = _read(entry)
+    if found is not None:
+        return found
+    with locked(cache_dir / f".{entry.name}.lock"):
+        found = _read(entry)  # another process may have made it while we waited
+        if found is not None:
+            return found
+        if entry.exists():
+            _say(f"{entry} is damaged or incomplete: making it again")
+            shutil.rmtree(entry)
+        part = cache_dir / f".{entry.name}.part"
+        shutil.rmtree(part, ignore_errors=True)  # a killed process may have left it
+        part.mkdir()
+        try:
+            write(part)
+            files = {path.name: _size_and_crc32(path) for path in sorted(part.iterdir())}
+            write_json(part / MANIFEST, identity | {"files": files})
+            part.rename(entry)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)  # gives a full disk its space back
+    found = _read(entry)
+    if found is None:
+        raise OSError(f"{entry} does not read as it was written")
+    return found
+
+
+def _read(entry: Path) -> list[NDArray[np.float32]] | None:
+    """The arrays of an entry, or None if it is not there, not complete or not as it was written."""
+    try:
+        files = json.loads((entry / MANIFEST).read_text())["files"]
+        with ThreadPoolExecutor() as pool:
+            if list(pool.map(_size_and_crc32, [entry / name for name in files])) != list(files.values()):
+                return None
+        # Copy on write: a caller may write to what it gets without touching the file.
+        return [np.load(entry / name, mmap_mode="c") for name in files]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # no entry, or a damaged manifest
+        return None
+
+
+def _size_and_crc32(path: Path) -> list[int]:
+    crc = 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            crc = zlib.crc32(block, crc)
+        return [file.tell(), crc]
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,405 @@
+"""The mirror in Weights & Biases, with the real package: what it writes, and that it never disturbs a training."""
+
+import contextlib
+import gzip
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nin_repro.files import UsageError
+from nin_repro.training.tracking import Tracker
+
+KEY = "5ec7e7" * 6 + "abcd"  # 40 characters, as W&B wants them
+
+# A training in a process of its own: argv is mode, directory, timeout and what happens after two epochs.
+TRAINER = """
+import os, signal, sys, time
+from pathlib import Path
+from nin_repro.training.tracking import Tracker
+
+mode, directory, timeout, then = sys.argv[1:]
+warnings = []
+tracker = Tracker(mode=mode, project="p", entity=None, group="table1", tags=["a", "b"], name="nin seed 1", run_id="key-1",
+    directory=Path(directory), config={"lr": 0.1}, warn=warnings.append, timeout=float(timeout))
+for epoch in range(2):
+    tracker.log({"loss": 1.0 / (epoch + 1)}, epoch)
+stopped = []
+signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
+print("running", flush=True)
+until = time.time() + 60
+while then == "wait for a warning" and not warnings and time.time() < until:
+    tracker.log({"loss": 0.0}, epoch)
+    time.sleep(0.2)
+while then == "wait for a signal" and not stopped and time.time() < until:
+    time.sleep(0.1)
+tracker.log({"loss": 0.25}, 7)
+tracker.finish(failed=False, summary={"best": 0.25})
+assert "wandb" not in sys.modules
+for line in warnings:
+    print(line)
+"""
+
+
+def make(directory: Path, warn: Callable[[str], None], **changes: Any) -> Tracker:
+    plain: dict[str, Any] = {"mode": "offline", "project": "p", "entity": None, "group": "table1", "tags": ["a", "b"]}
+    plain |= {"name": "nin seed 1", "run_id": "key-1", "config": {"lr": 0.1, "where": Path("x")}, "timeout": 60.0}
+    return Tracker(directory=directory, warn=warn, **(plain | changes))
+
+
+def records(file: Path) -> list[Any]:
+    """The records of a .wandb file: LevelDB's log format after 7 bytes of header, each record a protobuf message."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, place, part, found = file.read_bytes(), 7, b"", []
+    while place + 7 <= len(data):
+        if 32768 - place % 32768 < 7:
+            place += 32768 - place % 32768
+            continue
+        size, kind = struct.unpack("<HB", data[place + 4 : place + 7])
+        part += data[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # a whole record, or its last part
+            found.append(Record.FromString(part))
+            part = b""
+    return found
+
+
+def runs(directory: Path) -> list[Path]:
+    """The files of the offline runs, oldest first."""
+    return sorted(directory.glob("wandb/offline-run-*/*.wandb"))
+
+
+def history(file: Path) -> dict[int, dict[str, float]]:
+    """{step: logged values}, without W&B's own."""
+    rows = [
+        {(item.key or item.nested_key[0]): json.loads(item.value_json) for item in record.history.item}
+        for record in records(file)
+        if record.HasField("history")
+    ]
+    return {int(row["_step"]): {k: v for k, v in row.items() if not k.startswith("_")} for row in rows}
+
+
+def exit_code(file: Path) -> int | None:
+    return next((record.exit.exit_code for record in records(file) if record.HasField("exit")), None)
+
+
+class Server(ThreadingHTTPServer):
+    """Just enough of a W&B server to take in a run, or (with `broken`) one that answers every request with 500."""
+
+    daemon_threads = True
+
+    def __init__(self, broken: bool) -> None:
+        self.broken, self.requests = broken, 0
+        self.history: dict[int, dict[str, Any]] = {}  # by line
+        self.exit_codes: list[int] = []
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.requests += 1
+        if self.server.broken:
+            self.send_error(500)
+            return
+        if self.headers.get("Content-Encoding") == "gzip":
+            body = gzip.decompress(body)
+        answer: dict[str, Any] = {}
+        if self.path == "/graphql":
+            answer = {"data": self.query(json.loads(body))}
+        elif self.path.endswith("/file_stream"):
+            stream = json.loads(body)
+            chunk = (stream.get("files") or {}).get("wandb-history.jsonl", {"offset": 0, "content": []})
+            for line, text in enumerate(chunk["content"], chunk["offset"]):
+                self.server.history[line] = json.loads(text)
+            if stream.get("complete"):
+                self.server.exit_codes.append(stream["exitcode"])
+        answer_bytes = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer_bytes)))
+        self.end_headers()
+        self.wfile.write(answer_bytes)
+
+    do_GET = do_PUT = do_POST
+
+    def query(self, question: dict[str, Any]) -> dict[str, Any]:
+        lines, known = self.server.history, question["variables"]
+        project = {"id": "2", "name": "p", "entity": {"id": "3", "name": "someone"}}
+        run = {"id": "1", "name": "key-1", "displayName": "n", "config": "{}", "project": project, "sweepName": None}
+        run |= {"historyLineCount": len(lines), "eventsLineCount": 0, "logLineCount": 0, "eventsTail": "[]", "tags": []}
+        run |= {"historyTail": json.dumps([json.dumps(lines[max(lines)])] if lines else []), "wandbConfig": "{}"}
+        run |= {"summaryMetrics": json.dumps({"_step": lines[max(lines)]["_step"]} if lines else {})}
+        if question["operationName"] == "RunResumeStatus":
+            return {"model": {**project, "bucket": run if lines else None}}
+        if question["operationName"] == "UpsertBucket":
+            return {"upsertBucket": {"bucket": run, "inserted": not lines}}
+        if question["operationName"] == "CreateRunFiles":
+            host = f"http://{self.headers['Host']}/"
+            files = [{"name": name, "uploadUrl": host + name} for name in known["files"]]
+            return {"createRunFiles": {"runID": "1", "uploadHeaders": [], "files": files}}
+        return {}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Callable[..., Server]]:
+    with contextlib.ExitStack() as stack:
+
+        def start(broken: bool = False) -> Server:
+            new = stack.enter_context(Server(broken))
+            stack.callback(new.shutdown)
+            return new
+
+        yield start
+
+
+def train(directory: Path, mode: str, timeout: float, then: str = "", **environment: str) -> subprocess.Popen[str]:
+    home = directory.with_suffix(".home")
+    home.mkdir()
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    environment = {"HOME": str(home), "NETRC": str(home / "netrc"), "WANDB_API_KEY": KEY} | environment
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", TRAINER, mode, str(directory), str(timeout), then],
+        env=inherited | {"PYTHONPATH": str(Path(__file__).parents[1])} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def trainings(
+    tmp_path_factory: pytest.TempPathFactory, server: Callable[..., Server]
+) -> Iterator[dict[str, tuple[subprocess.Popen[str], Path]]]:
+    """All trainings with something wrong, side by side: they mostly wait."""
+    folder = tmp_path_factory.mktemp("trainings")
+    broken_install = folder / "site" / "wandb"
+    broken_install.mkdir(parents=True)
+    (broken_install / "__init__.py").write_text("raise ImportError('half installed')")
+    (folder / "a_file").write_text("")
+    with socket.create_server(("127.0.0.1", 0)) as hanging, socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        taken.close()  # from here on connections to it are refused
+        hangs, refuses = f"http://127.0.0.1:{hanging.getsockname()[1]}", f"http://127.0.0.1:{port}"
+        wait = "wait for a warning"
+        started = {
+            "hangs": train(folder / "hangs", "online", 10, wait, WANDB_BASE_URL=hangs),
+            "refuses": train(folder / "refuses", "online", 10, wait, WANDB_BASE_URL=refuses),
+            "fails": train(folder / "fails", "online", 10, wait, WANDB_BASE_URL=server(broken=True).url),
+            "no key": train(folder / "no key", "online", 30, WANDB_BASE_URL=refuses, WANDB_API_KEY=""),
+            "short": train(folder / "short", "online", 1, WANDB_BASE_URL=hangs),
+            "a_file": train(folder / "a_file", "offline", 30),
+            "half installed": train(
+                folder / "half installed",
+                "offline",
+                30,
+                PYTHONPATH=f"{folder / 'site'}{os.pathsep}{Path(__file__).parents[1]}",
+            ),
+            "killed": train(folder / "killed", "offline", 30, "wait for a signal"),
+            "stopped": train(folder / "stopped", "offline", 30, "wait for a signal"),
+        }
+        yield {name: (process, folder / name) for name, process in started.items()}
+        for process in started.values():
+            process.kill()
+            process.communicate()
+
+
+def test_an_offline_run_holds_the_numbers_and_nothing_it_was_not_given(
+    tmp_path: Path, server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listening, warnings = server(), list[str]()
+    monkeypatch.setenv("WANDB_BASE_URL", listening.url)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    tracker = make(tmp_path, warnings.append)
+    tracker.log({"loss": 0.5, "exit_code": 3.0}, 0)
+    tracker.log({"loss": 0.25, "gap": float("nan")}, 1)
+    tracker.finish(failed=False, summary={"best": 0.25})
+
+    (file,) = runs(tmp_path)
+    logged = history(file)
+    assert logged[0] == {"loss": 0.5, "exit_code": 3.0, "epoch": 0}
+    assert logged[1]["loss"] == 0.25 and logged[1]["gap"] != logged[1]["gap"]
+    run = next(record.run for record in records(file) if record.HasField("run"))
+    assert (run.run_id, run.project, run.run_group, run.display_name) == ("key-1", "p", "table1", "nin seed 1")
+    assert list(run.tags) == ["a", "b"] and not run.HasField("git") and not run.host
+    config = {item.key: item.value_json for item in run.config.update}
+    assert json.loads(config["lr"]) == 0.1 and json.loads(config["where"]) == "x"
+    assert any(i.key == "best" and i.value_json == "0.25" for r in records(file) for i in r.summary.update)
+    assert exit_code(file) == 0
+    assert warnings == [] and listening.requests == 0  # offline means no request at all
+    assert [path.name for path in tmp_path.iterdir()] == ["wandb"]
+    assert not list(tmp_path.rglob("requirements.txt")) and not list(tmp_path.rglob("wandb-metadata.json"))
+    assert all(KEY.encode() not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_runs_of_one_process_stay_apart_even_side_by_side(tmp_path: Path) -> None:
+    first, second = (make(tmp_path / name, pytest.fail, run_id=name) for name in ("one", "two"))
+    first.log({"loss": 1.0}, 0)
+    second.log({"loss": 2.0}, 0)
+    first.finish(failed=True, summary={})
+    second.finish(failed=False, summary={})
+    (one,), (two,) = runs(tmp_path / "one"), runs(tmp_path / "two")
+    assert (history(one)[0]["loss"], history(two)[0]["loss"]) == (1.0, 2.0)
+    assert (exit_code(one), exit_code(two)) == (1, 0)
+
+
+def test_a_resumed_offline_run_is_joined_by_wandb_sync(tmp_path: Path, server: Callable[..., Server]) -> None:
+    for epochs, failed in ((range(3), True), (range(3, 5), False)):
+        tracker = make(tmp_path, pytest.fail)
+        for epoch in epochs:
+            tracker.log({"loss": 1.0 / (epoch + 1)}, epoch)
+        tracker.finish(failed=failed, summary={})
+    receiving = server()
+    folders = [str(file.parent) for file in runs(tmp_path)]
+    assert len(folders) == 2
+    subprocess.run(
+        [sys.executable, "-m", "wandb", "sync", *folders],
+        env=os.environ | {"WANDB_BASE_URL": receiving.url, "WANDB_API_KEY": KEY, "WANDB_ERROR_REPORTING": "false"},
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    rows = [(row["_step"], row["epoch"], row["loss"]) for _, row in sorted(receiving.history.items())]
+    assert rows == [(epoch, epoch, 1.0 / (epoch + 1)) for epoch in range(5)]
+
+
+def test_an_online_run_arrives_and_is_resumed(
+    tmp_path: Path, server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receiving = server()
+    monkeypatch.setenv("WANDB_BASE_URL", receiving.url)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    for epochs, failed in (
+        (range(3), True),
+        (range(2, 5), False),
+    ):  # it stopped after epoch 2 was logged, before it was saved
+        tracker = make(tmp_path, pytest.fail, mode="online")
+        for epoch in epochs:
+            tracker.log({"loss": 1.0 / (epoch + 1)}, epoch)
+        tracker.finish(failed=failed, summary={})
+    assert [row["epoch"] for _, row in sorted(receiving.history.items())] == [0, 1, 2, 3, 4]
+    assert receiving.exit_codes == [1, 0]
+
+
+@pytest.mark.parametrize("wrong", ["hangs", "refuses", "fails", "no key"])
+def test_without_a_server_or_a_key_the_run_is_kept_offline(
+    wrong: str, trainings: dict[str, tuple[subprocess.Popen[str], Path]]
+) -> None:
+    process, directory = trainings[wrong]
+    lines = process.communicate(timeout=90)[0].splitlines()
+    assert process.returncode == 0
+    assert len(lines) == 2 and lines[0] == "running" and "kept offline" in lines[1]
+    (file,) = runs(directory)
+    logged = history(file)
+    assert logged[0] == {"loss": 1.0, "epoch": 0} and logged[7] == {"loss": 0.25, "epoch": 7}
+    assert exit_code(file) == 0
+    assert all(KEY.encode() not in path.read_bytes() for path in directory.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [("short", "gave up after 1 s"), ("a_file", "Not a directory"), ("half installed", "half installed")],
+)
+def test_what_cannot_be_mirrored_costs_one_line(
+    wrong: str, reason: str, trainings: dict[str, tuple[subprocess.Popen[str], Path]]
+) -> None:
+    process, _ = trainings[wrong]
+    lines = process.communicate(timeout=60)[0].splitlines()
+    assert process.returncode == 0
+    assert len(lines) == 2 and lines[1].startswith("W&B mirror: ") and reason in lines[1]
+
+
+def test_a_signal_to_all_of_a_training_leaves_the_last_words_to_the_trainer(
+    trainings: dict[str, tuple[subprocess.Popen[str], Path]],
+) -> None:
+    process, directory = trainings["stopped"]
+    assert process.stdout and process.stdout.readline() == "running\n"
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.communicate(timeout=60)[0] == "" and process.returncode == 0
+    (file,) = runs(directory)
+    assert history(file)[7]["loss"] == 0.25 and exit_code(file) == 0
+
+
+def test_a_killed_training_leaves_a_failed_run_with_its_numbers(
+    trainings: dict[str, tuple[subprocess.Popen[str], Path]],
+) -> None:
+    process, directory = trainings["killed"]
+    assert process.stdout and process.stdout.readline() == "running\n"
+    process.kill()
+    process.wait()
+    until = time.time() + 60
+    while (not runs(directory) or exit_code(runs(directory)[0]) is None) and time.time() < until:
+        time.sleep(0.1)
+    (file,) = runs(directory)
+    assert exit_code(file) == 1 and history(file)[1] == {"loss": 0.5, "epoch": 1}
+
+
+def test_a_mirror_that_does_not_listen_is_given_up_and_never_waited_for(tmp_path: Path) -> None:
+    warnings = list[str]()
+    tracker = make(tmp_path, warnings.append)
+    assert tracker._process
+    os.kill(tracker._process.pid, signal.SIGSTOP)
+    for epoch in range(20_000):  # a blocking write would hang here
+        tracker.log({"loss": 1.0, "error": 0.5}, epoch)
+    tracker.finish(failed=False, summary={})
+    assert len(warnings) == 1
+
+
+@pytest.mark.parametrize("value", [{1, 2}, "x" * 10, 2**70])
+def test_odd_values_do_not_stop_a_training(value: Any, tmp_path: Path) -> None:
+    warnings = list[str]()
+    tracker = make(tmp_path, warnings.append)
+    loop: dict[str, Any] = {"value": value}
+    loop["self"] = loop
+    tracker.log({"loss": value}, 0)
+    tracker.log(loop, 1)
+    tracker.finish(failed=False, summary={})
+    assert len(warnings) == 1
+
+
+def test_no_process_to_be_had_costs_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    warnings = list[str]()
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "nowhere"))
+    tracker = make(tmp_path, warnings.append)
+    tracker.log({"loss": 1.0}, 0)
+    tracker.finish(failed=False, summary={})
+    assert len(warnings) == 1 and "cannot start" in warnings[0]
+
+
+def test_disabled_starts_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("started a process"))
+    tracker = make(tmp_path, pytest.fail, mode="disabled")
+    tracker.log({"loss": 1.0}, 0)
+    tracker.finish(failed=True, summary={})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_trainer_never_imports_wandb(tmp_path: Path) -> None:
+    code = "import sys, nin_repro.training.tracking; print('wandb' in sys.modules, 'torch' in sys.modules)"
+    root = str(Path(__file__).parents[1])
+    said = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
+    assert said == "False False\n"
+
+
+def test_an_unknown_mode_is_named_with_its_choices(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"'onlin'.*offline, online, disabled"):
+        make(tmp_path, pytest.fail, mode="onlin")
