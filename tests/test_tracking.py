@@ -31,7 +31,7 @@ from nin_repro.training.tracking import Tracker
 
 mode, directory, timeout, then = sys.argv[1:]
 warnings = []
-tracker = Tracker(mode=mode, project="p", entity=None, group="table1", tags=["a", "b"], name="nin seed 1", run_id="key-1",
+tracker = Tracker(mode=mode, project="p", entity=None, group=None, tags=[], name="nin seed 1", run_id="key-1",
     directory=Path(directory), config={"lr": 0.1}, warn=warnings.append, timeout=float(timeout))
 for epoch in range(2):
     tracker.log({"loss": 1.0 / (epoch + 1)}, epoch)
@@ -45,6 +45,9 @@ while then == "wait for a warning" and not warnings and time.time() < until:
 while then == "wait for a signal" and not stopped and time.time() < until:
     time.sleep(0.1)
 tracker.log({"loss": 0.25}, 7)
+if stopped:
+    print("stopped", flush=True)
+    time.sleep(60)
 tracker.finish(failed=False, summary={"best": 0.25})
 assert "wandb" not in sys.modules
 for line in warnings:
@@ -60,7 +63,7 @@ def make(directory: Path, warn: Callable[[str], None], **changes: Any) -> Tracke
 
 def records(file: Path) -> list[Any]:
     """The records of a .wandb file: LevelDB's log format after 7 bytes of header, each record a protobuf message."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto import wandb_internal_pb2 as messages
 
     data, place, part, found = file.read_bytes(), 7, b"", []
     while place + 7 <= len(data):
@@ -71,7 +74,7 @@ def records(file: Path) -> list[Any]:
         part += data[place + 7 : place + 7 + size]
         place += 7 + size
         if kind in (1, 4):  # a whole record, or its last part
-            found.append(Record.FromString(part))
+            found.append(messages.Record.FromString(part))  # type: ignore[attr-defined]
             part = b""
     return found
 
@@ -144,7 +147,14 @@ class Handler(BaseHTTPRequestHandler):
     def query(self, question: dict[str, Any]) -> dict[str, Any]:
         lines, known = self.server.history, question["variables"]
         project = {"id": "2", "name": "p", "entity": {"id": "3", "name": "someone"}}
-        run = {"id": "1", "name": "key-1", "displayName": "n", "config": "{}", "project": project, "sweepName": None}
+        run: dict[str, Any] = {
+            "id": "1",
+            "name": "key-1",
+            "displayName": "n",
+            "config": "{}",
+            "project": project,
+            "sweepName": None,
+        }
         run |= {"historyLineCount": len(lines), "eventsLineCount": 0, "logLineCount": 0, "eventsTail": "[]", "tags": []}
         run |= {"historyTail": json.dumps([json.dumps(lines[max(lines)])] if lines else []), "wandbConfig": "{}"}
         run |= {"summaryMetrics": json.dumps({"_step": lines[max(lines)]["_step"]} if lines else {})}
@@ -202,9 +212,9 @@ def trainings(
         hangs, refuses = f"http://127.0.0.1:{hanging.getsockname()[1]}", f"http://127.0.0.1:{port}"
         wait = "wait for a warning"
         started = {
-            "hangs": train(folder / "hangs", "online", 10, wait, WANDB_BASE_URL=hangs),
-            "refuses": train(folder / "refuses", "online", 10, wait, WANDB_BASE_URL=refuses),
-            "fails": train(folder / "fails", "online", 10, wait, WANDB_BASE_URL=server(broken=True).url),
+            "hangs": train(folder / "hangs", "online", 8, wait, WANDB_BASE_URL=hangs),
+            "refuses": train(folder / "refuses", "online", 8, wait, WANDB_BASE_URL=refuses),
+            "fails": train(folder / "fails", "online", 8, wait, WANDB_BASE_URL=server(broken=True).url),
             "no key": train(folder / "no key", "online", 30, WANDB_BASE_URL=refuses, WANDB_API_KEY=""),
             "short": train(folder / "short", "online", 1, WANDB_BASE_URL=hangs),
             "a_file": train(folder / "a_file", "offline", 30),
@@ -215,7 +225,6 @@ def trainings(
                 PYTHONPATH=f"{folder / 'site'}{os.pathsep}{Path(__file__).parents[1]}",
             ),
             "killed": train(folder / "killed", "offline", 30, "wait for a signal"),
-            "stopped": train(folder / "stopped", "offline", 30, "wait for a signal"),
         }
         yield {name: (process, folder / name) for name, process in started.items()}
         for process in started.values():
@@ -223,18 +232,18 @@ def trainings(
             process.communicate()
 
 
-def test_an_offline_run_holds_the_numbers_and_nothing_it_was_not_given(
+def test_an_offline_run_holds_its_numbers_and_nothing_it_was_not_given(
     tmp_path: Path, server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listening, warnings = server(), list[str]()
     monkeypatch.setenv("WANDB_BASE_URL", listening.url)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    tracker = make(tmp_path, warnings.append)
+    tracker = make(tmp_path / "run", warnings.append)
     tracker.log({"loss": 0.5, "exit_code": 3.0}, 0)
     tracker.log({"loss": 0.25, "gap": float("nan")}, 1)
     tracker.finish(failed=False, summary={"best": 0.25})
 
-    (file,) = runs(tmp_path)
+    (file,) = runs(tmp_path / "run")
     logged = history(file)
     assert logged[0] == {"loss": 0.5, "exit_code": 3.0, "epoch": 0}
     assert logged[1]["loss"] == 0.25 and logged[1]["gap"] != logged[1]["gap"]
@@ -246,20 +255,9 @@ def test_an_offline_run_holds_the_numbers_and_nothing_it_was_not_given(
     assert any(i.key == "best" and i.value_json == "0.25" for r in records(file) for i in r.summary.update)
     assert exit_code(file) == 0
     assert warnings == [] and listening.requests == 0  # offline means no request at all
-    assert [path.name for path in tmp_path.iterdir()] == ["wandb"]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["wandb"]
     assert not list(tmp_path.rglob("requirements.txt")) and not list(tmp_path.rglob("wandb-metadata.json"))
     assert all(KEY.encode() not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
-
-
-def test_runs_of_one_process_stay_apart_even_side_by_side(tmp_path: Path) -> None:
-    first, second = (make(tmp_path / name, pytest.fail, run_id=name) for name in ("one", "two"))
-    first.log({"loss": 1.0}, 0)
-    second.log({"loss": 2.0}, 0)
-    first.finish(failed=True, summary={})
-    second.finish(failed=False, summary={})
-    (one,), (two,) = runs(tmp_path / "one"), runs(tmp_path / "two")
-    assert (history(one)[0]["loss"], history(two)[0]["loss"]) == (1.0, 2.0)
-    assert (exit_code(one), exit_code(two)) == (1, 0)
 
 
 def test_a_resumed_offline_run_is_joined_by_wandb_sync(tmp_path: Path, server: Callable[..., Server]) -> None:
@@ -288,15 +286,12 @@ def test_an_online_run_arrives_and_is_resumed(
     receiving = server()
     monkeypatch.setenv("WANDB_BASE_URL", receiving.url)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    for epochs, failed in (
-        (range(3), True),
-        (range(2, 5), False),
-    ):  # it stopped after epoch 2 was logged, before it was saved
+    for epochs, failed in ((range(3), True), (range(2, 5), False)):  # epoch 2 was logged, but not saved: it is repeated
         tracker = make(tmp_path, pytest.fail, mode="online")
         for epoch in epochs:
             tracker.log({"loss": 1.0 / (epoch + 1)}, epoch)
         tracker.finish(failed=failed, summary={})
-    assert [row["epoch"] for _, row in sorted(receiving.history.items())] == [0, 1, 2, 3, 4]
+    assert {row["epoch"]: row["loss"] for row in receiving.history.values()} == {e: 1.0 / (e + 1) for e in range(5)}
     assert receiving.exit_codes == [1, 0]
 
 
@@ -328,29 +323,21 @@ def test_what_cannot_be_mirrored_costs_one_line(
     assert len(lines) == 2 and lines[1].startswith("W&B mirror: ") and reason in lines[1]
 
 
-def test_a_signal_to_all_of_a_training_leaves_the_last_words_to_the_trainer(
-    trainings: dict[str, tuple[subprocess.Popen[str], Path]],
-) -> None:
-    process, directory = trainings["stopped"]
-    assert process.stdout and process.stdout.readline() == "running\n"
-    os.killpg(process.pid, signal.SIGTERM)
-    assert process.communicate(timeout=60)[0] == "" and process.returncode == 0
-    (file,) = runs(directory)
-    assert history(file)[7]["loss"] == 0.25 and exit_code(file) == 0
-
-
-def test_a_killed_training_leaves_a_failed_run_with_its_numbers(
+def test_a_signal_and_a_kill_leave_a_failed_run_with_the_last_words_of_the_trainer(
     trainings: dict[str, tuple[subprocess.Popen[str], Path]],
 ) -> None:
     process, directory = trainings["killed"]
     assert process.stdout and process.stdout.readline() == "running\n"
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.stdout.readline() == "stopped\n"
     process.kill()
     process.wait()
     until = time.time() + 60
     while (not runs(directory) or exit_code(runs(directory)[0]) is None) and time.time() < until:
         time.sleep(0.1)
     (file,) = runs(directory)
-    assert exit_code(file) == 1 and history(file)[1] == {"loss": 0.5, "epoch": 1}
+    assert exit_code(file) == 1
+    assert {epoch: row["loss"] for epoch, row in history(file).items()} == {0: 1.0, 1: 0.5, 7: 0.25}
 
 
 def test_a_mirror_that_does_not_listen_is_given_up_and_never_waited_for(tmp_path: Path) -> None:
@@ -361,17 +348,16 @@ def test_a_mirror_that_does_not_listen_is_given_up_and_never_waited_for(tmp_path
     for epoch in range(20_000):  # a blocking write would hang here
         tracker.log({"loss": 1.0, "error": 0.5}, epoch)
     tracker.finish(failed=False, summary={})
-    assert len(warnings) == 1
+    assert len(warnings) == 1 and "does not keep up" in warnings[0]
 
 
-@pytest.mark.parametrize("value", [{1, 2}, "x" * 10, 2**70])
-def test_odd_values_do_not_stop_a_training(value: Any, tmp_path: Path) -> None:
+def test_what_cannot_be_written_down_does_not_stop_a_training(tmp_path: Path) -> None:
     warnings = list[str]()
     tracker = make(tmp_path, warnings.append)
-    loop: dict[str, Any] = {"value": value}
-    loop["self"] = loop
-    tracker.log({"loss": value}, 0)
-    tracker.log(loop, 1)
+    endless: dict[str, Any] = {}
+    endless["itself"] = endless
+    tracker.log(endless, 0)
+    tracker.log({"loss": 1.0}, 1)
     tracker.finish(failed=False, summary={})
     assert len(warnings) == 1
 
@@ -393,7 +379,8 @@ def test_disabled_starts_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_trainer_never_imports_wandb(tmp_path: Path) -> None:
+def test_importing_the_tracker_is_light() -> None:
+    """Neither W&B in the trainer, nor PyTorch in the process that runs W&B."""
     code = "import sys, nin_repro.training.tracking; print('wandb' in sys.modules, 'torch' in sys.modules)"
     root = str(Path(__file__).parents[1])
     said = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout

@@ -30,8 +30,8 @@ def _plain(value: Any) -> Any:
             for f in dataclasses.fields(value)
             if f.default is dataclasses.MISSING or getattr(value, f.name) != f.default
         }
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, dict):  # named blocks: their order decides, their names do not
+        return [_plain(item) for item in value.values()]
     if isinstance(value, list):
         return [_plain(item) for item in value]
     return value
@@ -79,6 +79,12 @@ def require_sense(config: Config) -> None:
             raise UsageError(
                 f"architecture.blocks.{name} has {len(block.widths)} widths but {len(block.std)} std: give one for each"
             )
+    preprocessing = config.dataset.preprocessing
+    if preprocessing.zca is not None and preprocessing.mean != "none":
+        raise UsageError(
+            f"dataset.preprocessing.mean={preprocessing.mean} makes no sense with zca, which subtracts the mean itself: "
+            "choose mean=none or zca=null"
+        )
     last_name, last = list(blocks.items())[-1]
     if regularizer.head == "gap" and last.widths[-1] != "classes":
         raise UsageError(

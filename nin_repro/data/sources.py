@@ -198,7 +198,7 @@ def load(name: str, data_dir: Path, parts: Sequence[str]) -> Loaded:
         obtain(name, data_dir)
     member, arrays = "the archive", {}
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             expected, provenance = facts.known, facts.known_as
             if "sha256" in archive.files and not (facts.known and facts.known_as == OFFICIAL):
                 member = "sha256"

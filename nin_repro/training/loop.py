@@ -146,10 +146,12 @@ class Trainer:
         while not self.rate.finished and not self._out_of_steps():
             if self._epoch():
                 break
-        if is_dead(self.network, self.batches.images, self.batches.labels)[0]:
-            self.final = self._final_evaluation()
+        dead = is_dead(self.network, self.batches.images, self.batches.labels)[0]
+        if dead and self.progress.attempt < self.limits.restarts:
             return "network"
         self.final = self._final_evaluation()
+        if dead:
+            return "network"
         self.progress.silent = [silent for silent in self.final[0].silent if silent in self.final[1].silent]
         self.save()
         return "classes" if self.progress.silent else None

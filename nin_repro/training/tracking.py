@@ -98,6 +98,8 @@ class Tracker:
             self._socket.sendall(json.dumps(message, default=_plain).encode() + b"\n")
         except ConnectionError:
             self._close("its process died")
+        except BlockingIOError:
+            self._close("its process does not keep up")
         except Exception as error:  # whatever it is given, a mirror does not stop a training
             self._close(str(error))
 
@@ -172,6 +174,7 @@ def _start(trainer: socket.socket, mode: Any, timeout: float, run: dict[str, Any
         "x_transaction_log_flush_interval": 1.0,  # seconds; what a killed run may lose
         "silent": True,
         "console": "off",
+        "host": "",
         "save_code": False,
         "disable_code": True,
         "disable_git": True,
@@ -196,6 +199,7 @@ def _start(trainer: socket.socket, mode: Any, timeout: float, run: dict[str, Any
 
 
 def _line(error: Exception, more: str = "") -> bytes:
+    """What the trainer is told of an error: one line, however long and broken W&B's is."""
     return (" ".join(str(error).split())[:160].rstrip(".") + more + "\n").encode()
 
 

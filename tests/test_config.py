@@ -1,0 +1,304 @@
+"""Composition, refusals, recipes and keys."""
+
+import contextlib
+import copy
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nin_repro import train
+from nin_repro.config import compose
+from nin_repro.config.check import convert
+from nin_repro.config.recipe import RECIPE, budget_name, directory, family, key, recipe
+from nin_repro.files import UsageError
+from nin_repro.schema import Config
+
+ROOT = Path(__file__).parents[1]
+
+BAD_OVERRIDES = {
+    # unknown groups, choices and keys, with the word that the refusal must offer
+    "optimzer=sgd": "optimizer",
+    "dataset=cifar": "cifar10",
+    "dataset=imagenet": "cifar100",
+    "architecture=ninn": "nin",
+    "regularizer=gapdropout": "gap_dropout",
+    "regularizer=fc_dropout": "fc_head_dropout",
+    "budget=papr": "paper",
+    "experiment=table1/nim": "table1/nin",
+    "experiment=nin": "table1/nin",
+    "optimizer.lrr=0.1": "optimizer.lr",
+    "lr=0.1": "optimizer.lr",
+    "+optimizer.nesterov=true": "optimizer",
+    "+foo=1": "key",
+    "~seed": "seed",
+    "optimizer.schedule.epoch=3": "optimizer.schedule.epochs",
+    "architecture.blocks.mlpconv1.kernal=3": "architecture.blocks.mlpconv1.kernel",
+    "wandb.mod=online": "wandb.mode",
+    "dataset.augment.padding=4": "dataset.augment.pad",
+    # wrong types
+    "seed=one": "whole number",
+    "seed=1.5": "whole number",
+    "optimizer.lr=fast": "number",
+    "optimizer.lr=null": "number",
+    "optimizer.schedule.drops=200": "list",
+    "dataset.augment.flip=3": "true or false",
+    "optimizer=0.1": "sgd",
+    "architecture.blocks=3": "group",
+    # impossible values
+    "seed=-1": "at least 0",
+    "regularizer.dropout=1.5": "less than 1",
+    "regularizer.dropout=-0.1": "at least 0",
+    "optimizer.batch_size=0": "at least 1",
+    "optimizer.lr=0": "more than 0",
+    "optimizer.lr=nan": "finite",
+    "optimizer.momentum=1": "less than 1",
+    "optimizer.weight_decay=-1e-4": "at least 0",
+    "optimizer.clip_norm=0": "more than 0",
+    "wandb.mode=on": "online",
+    "protocol=test": "final",
+    "restarts=-1": "at least 0",
+    "device=tpu": "cuda",
+    "threads=0": "at least 1",
+    "dataset.augment.pad=40": "at most 16",
+    # fine one by one, no sense together
+    "optimizer.schedule.epochs=100": "budget.epochs",
+    "optimizer.schedule.drops=[230,200]": "ascending",
+    "optimizer.schedule.drops=[300]": "epochs=260",
+    "budget.epochs=1000": "optimizer.schedule.epochs",
+    "regularizer.head_dropout=0.5": "fc_head_dropout",
+    "architecture.blocks.mlpconv3.widths=[192,192,64]": "classes",
+    "architecture.blocks.mlpconv1.std=[0.05]": "std",
+    "architecture.blocks.mlpconv3.kernel=11": "mlpconv3",
+    "dataset.preprocessing.mean=pixel": "zca",
+    # not of the form key=value
+    "optimizer.schedule.drops=[1": "key=value",
+    "seed=1,2": "seed=1,2",
+    "experiment=glob(table9/*)": "table1/nin",
+}
+
+
+def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The line with which the command refuses these words."""
+    monkeypatch.setattr(sys, "argv", ["train", *words])
+    assert train.main() == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and err.startswith("error: "), (out, err)
+    return err
+
+
+@pytest.mark.parametrize("word", BAD_OVERRIDES)
+def test_bad_override_is_one_line_with_the_way_out(
+    word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert BAD_OVERRIDES[word] in refusal(monkeypatch, capsys, word).removeprefix("error: ").replace(f"key {word}", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("word", ["seed=-1", "optimzer=sgd", "+foo=1", "regularizer.head_dropout=0.5"])
+def test_refusal_comes_before_torch_is_imported(word: str, tmp_path: Path) -> None:
+    code = "import sys; from nin_repro.train import main; c = main(); sys.exit(9 if 'torch' in sys.modules else c)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code, word], cwd=tmp_path, env=environment, capture_output=True)
+    assert done.returncode == 2, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def swap(text: str, old: str, new: str) -> str:
+    assert old in text
+    return text.replace(old, new)
+
+
+BAD_FILES: dict[str, tuple[str, Any, str]] = {
+    "unknown key": ("optimizer/sgd.yaml", lambda text: text + "nesterov: true\n", "optimizer.nesterov"),
+    "misspelt key": ("optimizer/sgd.yaml", lambda text: swap(text, "momentum:", "momentun:"), "optimizer.momentum"),
+    "missing key": ("optimizer/sgd.yaml", lambda text: swap(text, "momentum: 0.9", ""), "optimizer.momentum"),
+    "wrong type": ("regularizer/gap_dropout.yaml", lambda text: swap(text, "dropout: 0.5", "dropout: half"), "dropout"),
+    "out of range": ("regularizer/gap_dropout.yaml", lambda text: swap(text, "dropout: 0.5", "dropout: 1"), "less than 1"),
+    "not yaml": ("optimizer/sgd.yaml", lambda text: text + "schedule: [1, 2\n", "sgd.yaml"),
+    "tab": ("optimizer/sgd.yaml", lambda text: swap(text, "  kind: drops", "\tkind: drops"), "sgd.yaml"),
+    "empty": ("optimizer/sgd.yaml", lambda text: "", "optimizer"),
+    "a list": ("optimizer/sgd.yaml", lambda text: "- 1\n- 2\n", "optimizer"),
+    "twice": ("optimizer/sgd.yaml", lambda text: text + "lr: 0.2\n", "lr"),
+    "missing choice": ("train.yaml", lambda text: swap(text, "optimizer: sgd", "optimizer: adam"), "adam"),
+    "missing group": ("train.yaml", lambda text: swap(text, "- dataset: cifar10", "- datasets: cifar10"), "datasets"),
+    "unknown top key": ("train.yaml", lambda text: swap(text, "seed: 0 ", "seeds: 0 "), "seed"),
+    "unknown reference": ("optimizer/sgd.yaml", lambda text: swap(text, "lr: 0.1 ", "lr: ${rate} "), "rate"),
+    "null group": ("train.yaml", lambda text: swap(text, "- dataset: cifar10", "- dataset: null"), "dataset"),
+    "unknown word": ("architecture/nin.yaml", lambda text: swap(text, "pool: none", "pool: mean"), "max, avg, none"),
+    "binary": ("optimizer/sgd.yaml", lambda text: "\x00\x01", "sgd.yaml"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_file_is_one_line_that_says_where(name: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "conf", tmp_path / "code/conf")
+    shutil.copytree(ROOT / "nin_repro", tmp_path / "code/nin_repro", ignore=shutil.ignore_patterns("__pycache__"))
+    file, change, expected = BAD_FILES[name]
+    path = tmp_path / "code/conf" / file
+    path.write_text(change(path.read_text()))
+    (tmp_path / "empty").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "nin_repro.train"],
+        cwd=tmp_path / "empty",
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "code")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: ") and expected in done.stderr, done.stderr
+    assert done.stdout == "" and list((tmp_path / "empty").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", compose.experiments())
+def test_experiment_file_composes_and_opens_with_claim_command_and_cost(name: str) -> None:
+    compose.load([f"experiment={name}"])
+    lines = (ROOT / "conf/experiment" / f"{name}.yaml").read_text().splitlines()
+    for line, start in zip(lines[1:], ("# Claim: ", "# Command: ", "# Cost: "), strict=False):
+        assert line.startswith(start)
+    assert f"experiment={name}" in lines[2]
+    for number in (word for word in lines[1].split() if word.rstrip("%.,").replace(".", "").isdigit() and "." in word):
+        assert number.rstrip(".,") in (compose.load([f"experiment={name}"]).about.claim or "")
+
+
+def test_all_groups_combine() -> None:
+    choices = compose.choices()
+    for dataset in choices["dataset"]:
+        for architecture in choices["architecture"]:
+            compose.load([f"dataset={dataset}", f"architecture={architecture}"])
+    for regularizer in choices["regularizer"]:
+        for optimizer in choices["optimizer"]:
+            for budget in choices["budget"]:
+                compose.load([f"regularizer={regularizer}", f"optimizer={optimizer}", f"budget={budget}"])
+
+
+def test_table_5_reads_off_the_names() -> None:
+    def regularizer(name: str) -> tuple[float, str, float]:
+        found = compose.load([f"regularizer={name}"]).regularizer
+        return found.dropout, found.head, found.head_dropout
+
+    assert regularizer("gap") == (0, "gap", 0) and regularizer("gap_dropout") == (0.5, "gap", 0)
+    assert regularizer("fc") == (0, "fc", 0) and regularizer("fc_inner_dropout") == (0.5, "fc", 0)
+    assert regularizer("fc_head_dropout") == (0, "fc", 0.5) and regularizer("fc_both_dropout") == (0.5, "fc", 0.5)
+    for experiment, name in (("gap", "gap_dropout"), ("fc", "fc_inner_dropout"), ("fc_dropout", "fc_both_dropout")):
+        assert compose.load([f"experiment=table5/{experiment}"]).regularizer == compose.load([f"regularizer={name}"]).regularizer
+
+
+def test_glob_takes_all_matching_experiments() -> None:
+    assert compose.expand(["experiment=glob(table5/*)"]) == ["experiment=table5/fc,table5/fc_dropout,table5/gap"]
+
+
+# --- keys -----------------------------------------------------------------------------------------------------------
+
+# Never change one of these lines for a recipe that stays as it is: records are found by them.
+FAMILIES = {
+    "table1/nin": "bd4bcafae794",
+}
+
+
+def tree(config: Config) -> dict[str, Any]:
+    return dataclasses.asdict(config)
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from leaves(item, (*path, name))
+    else:
+        yield path, value
+
+
+def others(value: Any) -> list[Any]:
+    """Values that may be valid in the place of this one."""
+    words = ["cifar100", "pixel", "avg", "max", "he", "fc", "inverted", "plateau", "validate", "disabled", "never", "cpu"]
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, list):
+        return [[*value[:-1], 99], [*value, "x"], [*value, 99]]
+    if isinstance(value, str):
+        return [word for word in [*words, value + "x"] if word != value]
+    return [1, "x"] if value is None else [value / 2 if isinstance(value, float) else value + 1, 0.5]
+
+
+def changed(config: Config, path: tuple[Any, ...]) -> Config | None:
+    """The configuration with another value at `path`; None if there is only one choice."""
+    plain = copy.deepcopy(tree(config))
+    spot = plain
+    for name in path[:-1]:
+        spot = spot[name]
+    for value in others(spot[path[-1]]):
+        spot[path[-1]] = value
+        with contextlib.suppress(UsageError):
+            found: Config = convert(Config, plain, "")
+            return found
+    return None
+
+
+def test_the_key_moves_with_everything_that_can_change_the_result_and_with_nothing_else() -> None:
+    config = compose.load([])
+    moved = {path: changed(config, path) for path, _ in leaves(tree(config))}
+    assert {path[-1] for path, other in moved.items() if other is None} == {"kind"}
+    for path, other in moved.items():
+        if other is not None:
+            decides = path[0] in RECIPE and path != ("budget", "name")
+            assert (key(other) != key(config)) == decides, path
+
+
+def test_the_family_is_the_key_without_the_seed() -> None:
+    zero, one = compose.load([]), compose.load(["seed=1"])
+    assert key(zero) != key(one) and family(zero) == family(one)
+    assert family(zero) != family(compose.load(["optimizer.lr=0.05"]))
+
+
+def test_the_same_value_written_otherwise_is_the_same_key() -> None:
+    assert key(compose.load(["optimizer.lr=1e-1", "dataset.preprocessing.gcn=55.0"])) == key(compose.load([]))
+
+
+def test_a_field_that_is_added_later_moves_no_key_until_it_is_used() -> None:
+    config = compose.load([])
+    newer = dataclasses.make_dataclass("Sgd", [("nesterov", bool, False)], bases=(type(config.optimizer),), frozen=True)
+    plain = {f.name: getattr(config.optimizer, f.name) for f in dataclasses.fields(config.optimizer)}
+    assert key(dataclasses.replace(config, optimizer=newer(**plain))) == key(config)
+    assert key(dataclasses.replace(config, optimizer=newer(**plain, nesterov=True))) != key(config)
+
+
+def test_order_and_comments_in_files_move_no_key() -> None:
+    config = compose.load([])
+    backwards = {name: value for name, value in reversed(tree(config).items())}
+    backwards["optimizer"] = dict(reversed(backwards["optimizer"].items()))
+    assert key(convert(Config, backwards, "")) == key(config)
+
+
+def test_the_order_of_the_blocks_is_part_of_the_recipe() -> None:
+    config = compose.load([])
+    plain = tree(config)
+    plain["architecture"]["blocks"] = dict(reversed(plain["architecture"]["blocks"].items()))
+    assert key(convert(Config, plain, "")) != key(config)
+
+
+def test_cells_that_ask_for_the_same_recipe_share_their_runs() -> None:
+    assert key(compose.load(["experiment=table1/nin"])) == key(compose.load(["experiment=table5/gap"]))
+    directories = {str(directory(compose.load([f"experiment={name}"]))) for name in ("table1/nin", "table5/gap")}
+    assert len(directories) == 1
+
+
+def test_families_of_committed_experiments_stand_still() -> None:
+    assert {name: family(compose.load([f"experiment={name}"])) for name in FAMILIES} == FAMILIES
+
+
+def test_the_recipe_is_whole() -> None:
+    assert set(recipe(compose.load([]))) == {*RECIPE, "meaning"}
+
+
+def test_a_reduced_budget_never_calls_itself_the_papers() -> None:
+    assert budget_name(compose.load([])) == "paper"
+    assert budget_name(compose.load(["budget=short"])) == "short"
+    for word in ("budget.epochs=3", "budget.max_steps=10", "budget.train_images=100"):
+        assert budget_name(compose.load([word])) == "custom"

@@ -1,0 +1,311 @@
+"""Training: exact resumption, deaths, faults, and what must not change the weights."""
+
+import math
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nin_repro import build
+from nin_repro.config.compose import load
+from nin_repro.data.batches import Batches, crop_and_flip
+from nin_repro.data.sources import Split
+from nin_repro.schema import Augment, Config
+from nin_repro.training import checkpoint, evaluate
+from nin_repro.training.console import Console
+from nin_repro.training.loop import Interrupted, NotFinite, Trainer
+
+TINY = [
+    "dataset=digits",
+    "architecture=nin_small",
+    "architecture.blocks.mlpconv1.widths=[12,8,8]",
+    "architecture.blocks.mlpconv2.widths=[12,8,8]",
+    "architecture.blocks.mlpconv3.widths=[12,8,classes]",
+    "dataset.preprocessing.divide=16",
+    "optimizer.batch_size=16",
+    "optimizer.clip_norm=1",
+    "optimizer.schedule.epochs=3",
+    "optimizer.schedule.drops=[2]",
+]
+
+
+def images(count: int = 90) -> Split:
+    """Ten kinds of noisy stripes that a small network learns."""
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 10, count)
+    patterns = draw.integers(0, 2, (10, 8, 8, 1)) * 200
+    pixels = (patterns[labels] + draw.integers(0, 56, (count, 8, 8, 1))).astype(np.uint8)
+    train, test = slice(0, count - 20), slice(count - 20, count)
+    arrays = pixels[train], labels[train], pixels[test], labels[test], pixels[train]
+    return Split(*arrays, 10, "0" * 64, "made up", "test")
+
+
+Make = Callable[..., Trainer]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """A trainer of the tiny network with further words, on made-up images, resumed where its checkpoint is."""
+
+    def trainer(*words: str, name: str = "run", count: int = 90) -> Trainer:
+        config: Config = load([*TINY, *words])
+        console = Console(tmp_path / "train.log")
+        made = build.trainer(
+            config, images(count), build.machine(config), console, tmp_path / f"{name}.pt", lambda row: None
+        )
+        console.log.close()
+        console.line = console.status = lambda text: None  # type: ignore[method-assign,assignment]
+        state = checkpoint.load(tmp_path / f"{name}.pt")
+        if state is not None:
+            made.resume(state)
+        return made
+
+    return trainer
+
+
+def result(trainer: Trainer) -> tuple[str, list[dict[str, Any]], Any]:
+    rows = [{name: value for name, value in row.items() if name != "seconds"} for row in trainer.progress.rows]
+    return checkpoint.fingerprint(trainer.network.state_dict()), rows, trainer.final
+
+
+
+def stop_after(trainer: Trainer, steps: int) -> None:
+    """Ask the trainer to stop when it has made so many updates."""
+    original = trainer._step
+
+    def step(*arguments: Any) -> None:
+        original(*arguments)
+        if trainer.progress.step == steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    trainer._step = step  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("words", [[], ["optimizer=sgd_plateau", "optimizer.schedule.patience=1"]])
+def test_a_run_that_is_stopped_after_any_step_ends_as_one_that_was_not(words: list[str], make: Make) -> None:
+    words = [*words, "dataset.augment.pad=1", "optimizer.schedule.epochs=3"]
+    whole = make(*words, name="whole")
+    assert whole.run() == "done"
+    steps = whole.progress.step
+    assert steps >= 10
+    for stop in range(1, steps + 1):
+        first = make(*words, name=f"cut{stop}")
+        stop_after(first, stop)
+        with pytest.raises(Interrupted):
+            first.run()
+        assert first.progress.step == stop
+        second = make(*words, name=f"cut{stop}")
+        assert second.progress.step == stop and second.run() == "done"
+        assert result(second) == result(whole)
+
+
+def test_a_killed_run_repeats_what_its_checkpoint_lacks(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = make(name="whole")
+    whole.run()
+    first = make("checkpoint_seconds=0")
+    original = first.save
+
+    def save() -> None:
+        if first.progress.step < 6:  # later ones do not reach the disk
+            original()
+
+    first.save = save  # type: ignore[method-assign]
+    first.run()
+    second = make()
+    assert second.progress.step == 5
+    second.run()
+    assert result(second) == result(whole)
+
+
+def test_how_often_one_looks_changes_no_weight(make: Make) -> None:
+    runs = [make(*words, name=str(words)) for words in ([], ["eval_every=0"], ["eval_every=2", "train_eval_every=1"])]
+    for run in runs:
+        run.run()
+    assert len({result(run)[0] for run in runs}) == 1
+    assert "test_error" in runs[0].progress.rows[0] and "test_error" not in runs[1].progress.rows[0]
+    assert "train_error" in runs[2].progress.rows[0]
+
+
+def test_seeds_differ(make: Make) -> None:
+    first, second = make(name="a"), make("seed=1", name="b")
+    first.run(), second.run()
+    assert result(first)[0] != result(second)[0]
+
+
+def test_it_learns(make: Make) -> None:
+    run = make("optimizer.schedule.epochs=40", "optimizer.schedule.drops=[30]", "restarts=20", "regularizer=gap", count=420)
+    assert run.run() == "done"
+    assert run.final is not None and run.final[0].error < 10 and run.final[1].error < 5
+
+
+def test_running_error_is_that_of_the_training_pass(make: Make) -> None:
+    run = make("optimizer.lr=1e-12", "regularizer=gap", "optimizer.schedule.epochs=1", "optimizer.schedule.drops=[]")
+    run.run()
+    assert run.final is not None
+    row = run.progress.rows[0]  # the weights stood still and there is no dropout: both ways of counting agree
+    assert row["train_error_running"] == pytest.approx(run.final[1].error)
+    assert row["train_loss"] == pytest.approx(run.final[1].loss, rel=1e-5)
+
+
+def test_rates_of_the_four_groups(make: Make) -> None:
+    words = ["optimizer.lr=0.3", "optimizer.bias_lr_factor=3", "optimizer.last_layer_factor=0.5"]
+    words += ["optimizer.last_layer_bias_factor=0.25", "regularizer=fc", "regularizer.fc_lr_factor=0.2"]
+    sgd = make(*words).sgd
+    found = [(round(group.lr, 6), group.weight_decay, group.bias) for group in sgd.groups]
+    assert found == [
+        (0.3, 1e-4, False),
+        (0.9, 0.0, True),
+        (0.15, 1e-4, False),
+        (0.225, 0.0, True),
+        (0.06, 1e-4, False),
+        (0.18, 0.0, True),
+    ]
+
+
+# --- deaths ---------------------------------------------------------------------------------------------------------
+
+
+def kill_hidden_units(trainer: Trainer) -> None:
+    for parameter in trainer.network.convolutions()[3].parameters():
+        parameter.data.fill_(-1.0)
+
+
+def test_a_dead_network_starts_again_from_another_initialisation(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nin_repro.training.loop.PROBE_EVERY", 2)
+    run = make("restarts=2", "architecture.last_relu=false")
+    start = run.network.initialise
+
+    def initialise(seed: int, attempt: int) -> None:
+        start(seed, attempt)
+        if attempt < 2:
+            kill_hidden_units(run)
+
+    run.network.initialise = initialise  # type: ignore[method-assign]
+    run._begin_attempt()
+    assert run.run() == "done"
+    deaths = [(one["attempt"], one["died"], one["epoch"], one["step"]) for one in run.progress.attempts]
+    assert deaths == [(0, "network", 1, 2), (1, "network", 1, 2)]
+    assert run.progress.attempt == 2 and {row["attempt"] for row in run.progress.rows} == {2}
+    assert [one["attempt"] for one in run.progress.start] == [0, 1] + [2] * 7
+
+
+def test_without_restarts_a_dead_run_ends_dead(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nin_repro.training.loop.PROBE_EVERY", 2)
+    run = make()
+    kill_hidden_units(run)
+    assert run.run() == "dead"
+    assert run.progress.step == 2 and run.progress.attempts[0]["died"] == "network"
+    assert run.final is not None and run.final[0].loss == pytest.approx(math.log(10), abs=0.1)
+
+
+def test_death_between_two_looks_is_found_at_the_end(make: Make) -> None:
+    run = make()
+    kill_hidden_units(run)
+    assert run.run() == "dead"
+
+
+def test_a_dead_class_is_counted_at_the_end(make: Make) -> None:
+    run = make("optimizer.lr=1e-6")
+    last = run.network.convolutions()[-1]
+    last.bias.data.fill_(1.0)
+    last.weight.data[3], last.bias.data[3] = 0.0, -1.0
+    assert run.run() == "done"
+    assert run.progress.silent == [3]
+    assert run.progress.attempts == [{"attempt": 0, "died": "classes", "epoch": 3, "step": run.progress.step}]
+    assert all(row["silent_classes"] == 1 for row in run.progress.rows)
+
+
+def test_a_plateau_is_not_death(make: Make) -> None:
+    run = make("architecture.last_init_factor=1e-6")
+    for convolution in run.network.convolutions()[-1:]:
+        convolution.bias.data.fill_(0.1)
+    data = run.batches
+    found = evaluate.logits(run.network, data.images)
+    assert abs(evaluate.evaluate(run.network, data.images, data.labels).loss - math.log(10)) < 1e-3
+    assert (found - found[0]).abs().max() < 1e-3
+    assert evaluate.is_dead(run.network, data.images, data.labels) == (False, [])
+
+
+def test_a_network_without_last_relu_is_never_silent(make: Make) -> None:
+    run = make("architecture.last_relu=false")
+    assert evaluate.evaluate(run.network, *run.evaluation).silent == []
+
+
+# --- faults ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(make: Make, tmp_path: Path) -> None:
+    run = make("checkpoint_seconds=0")
+    original = run._step
+
+    def step(*arguments: Any) -> None:
+        if run.progress.step == 4:
+            run.before = checkpoint.fingerprint(run.network.state_dict())  # type: ignore[attr-defined]
+            run.batches.images.fill_(float("nan"))
+        original(*arguments)
+
+    run._step = step  # type: ignore[method-assign]
+    with pytest.raises(NotFinite, match=r"epoch 1, step 5, learning rates 0.1, 0.2, 0.01, 0.02"):
+        run.run()
+    saved = checkpoint.load(tmp_path / "run.pt")
+    assert saved is not None and saved["progress"]["step"] == 4
+    assert checkpoint.fingerprint(saved["weights"]) == run.before  # type: ignore[attr-defined]
+    assert checkpoint.fingerprint(run.network.state_dict()) == run.before  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "zero", "empty"])
+def test_a_damaged_checkpoint_is_never_loaded(damage: str, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    checkpoint.save(path, {"a": torch.arange(100.0)})
+    assert torch.equal(checkpoint.load(path)["a"], torch.arange(100.0))  # type: ignore[index]
+    raw = bytearray(path.read_bytes())
+    if damage == "flip":
+        raw[len(raw) // 2] ^= 1
+    harmed = {"truncate": raw[:-7], "flip": raw, "zero": bytes(len(raw)), "empty": b""}[damage]
+    path.write_bytes(harmed)
+    with pytest.raises(checkpoint.DamagedCheckpoint, match="truncated or altered"):
+        checkpoint.load(path)
+
+
+# --- batches --------------------------------------------------------------------------------------------------------
+
+
+def test_an_epoch_shows_every_image_once() -> None:
+    data = Batches(torch.arange(70.0).view(70, 1, 1, 1).expand(70, 8, 8, 1), torch.arange(70), 16, Augment(0, False))
+    order = data.order((1, 2), 3)
+    batches = [data.gather(order, position, (1, 2), 0) for position in range(len(data))]
+    assert [len(labels) for _, labels in batches] == [16, 16, 16, 16, 6]
+    assert sorted(torch.cat([labels for _, labels in batches]).tolist()) == list(range(70))
+    for pixels, labels in batches:
+        assert pixels.shape[1:] == (1, 8, 8) and torch.equal(pixels[:, 0, 0, 0], labels.float())
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_crops_and_flips_are_windows_of_the_padded_image(flip: bool) -> None:
+    draw = np.random.default_rng(0)
+    batch = draw.normal(size=(200, 6, 5, 3)).astype(np.float32)
+    found = crop_and_flip(torch.from_numpy(batch), Augment(2, flip), (3, 4), 5).numpy()
+    padded = np.pad(batch, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    seen = set()
+    for image, whole in zip(found, padded, strict=True):
+        places = [
+            (down, right, mirrored)
+            for down in range(5)
+            for right in range(5)
+            for mirrored in ((False, True) if flip else (False,))
+            if np.array_equal(image, (whole[down : down + 6, right : right + 5])[:, :: -1 if mirrored else 1])
+        ]
+        assert len(places) == 1
+        seen |= set(places)
+    assert {place[:2] for place in seen} == {(down, right) for down in range(5) for right in range(5)}
+    assert {place[2] for place in seen} == ({True, False} if flip else {False})
+    again = crop_and_flip(torch.from_numpy(batch), Augment(2, flip), (3, 4), 5).numpy()
+    later = crop_and_flip(torch.from_numpy(batch), Augment(2, flip), (3, 4), 6).numpy()
+    assert np.array_equal(again, found) and not np.array_equal(later, found)
+
+

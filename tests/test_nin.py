@@ -1,0 +1,234 @@
+"""The network: the released sizes, the function it computes, its dropout and its initial weights."""
+
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from nin_repro import rng
+from nin_repro.config.compose import load
+from nin_repro.data.sources import DATASETS
+from nin_repro.models.nin import Clock, Dropout, NetworkInNetwork
+from nin_repro.models.spec import Layer, Shape, layers, pooled
+from nin_repro.schema import Config
+
+
+def network(config: Config) -> NetworkInNetwork:
+    facts = DATASETS[config.dataset.name]
+    height, width, channels = facts.shape
+    return NetworkInNetwork(Shape(channels, height, width), facts.classes, config.architecture, config.regularizer)
+
+
+RELEASED = {
+    ("cifar10", "nin"): 966_986,
+    ("cifar100", "nin"): 984_356,
+    ("cifar100", "nin_cifar100"): 984_356,
+    ("svhn", "nin_svhn"): 1_986_026,
+    ("mnist", "nin_mnist"): 349_674,
+}
+
+
+@pytest.mark.parametrize(("dataset", "architecture"), RELEASED)
+def test_parameter_counts_are_those_of_the_released_networks(dataset: str, architecture: str) -> None:
+    config = load([f"dataset={dataset}", f"architecture={architecture}"])
+    with torch.device("meta"):
+        built = network(config)
+    assert sum(parameter.numel() for parameter in built.parameters()) == RELEASED[dataset, architecture]
+    described = layers(dataset, config.architecture, config.regularizer)
+    assert sum(layer.parameters for layer in described) == RELEASED[dataset, architecture]
+
+
+def test_multiply_adds_of_the_cifar_network() -> None:
+    described = layers("cifar10", load([]).architecture, load([]).regularizer)
+    assert round(sum(layer.multiply_adds for layer in described) / 1e6, 1) == 222.5
+
+
+@pytest.mark.parametrize("words", [[], ["architecture.blocks.mlpconv2.pool=avg"], ["regularizer=fc_both_dropout"]])
+@pytest.mark.parametrize("dataset", ["cifar10", "mnist"])
+def test_described_shapes_are_those_of_the_network(words: list[str], dataset: str) -> None:
+    config = load([f"dataset={dataset}", "architecture=nin_mnist", *words])
+    built = network(config).eval()
+    seen: list[Shape] = []
+    for module in built.modules():
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+            module.register_forward_hook(lambda _m, _i, out: seen.append(Shape(*out.shape[1:], *[1] * (4 - out.dim()))))
+    height, width, channels = DATASETS[dataset].shape
+    built(torch.zeros(1, channels, height, width))
+    described = layers(dataset, config.architecture, config.regularizer)
+    assert [layer.output for layer in described if layer.parameters] == seen
+
+
+@pytest.mark.parametrize("size", range(3, 12))
+@pytest.mark.parametrize(("window", "stride"), [(3, 2), (2, 2), (3, 3), (2, 3), (1, 2)])
+@pytest.mark.parametrize("ceil", [True, False])
+def test_pooled_sizes_are_torchs(size: int, window: int, stride: int, ceil: bool) -> None:
+    found = F.max_pool2d(torch.zeros(1, 1, size, size), window, stride, ceil_mode=ceil)
+    assert pooled(size, window, stride, ceil) == found.shape[-1]
+
+
+# --- the function, in numpy -----------------------------------------------------------------------------------------
+
+
+def convolve(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, pad: int) -> np.ndarray:
+    count, _, height, width = x.shape
+    kernel = weight.shape[2]
+    padded = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+    out = np.zeros((count, len(weight), height + 2 * pad - kernel + 1, width + 2 * pad - kernel + 1))
+    for row in range(out.shape[2]):
+        for column in range(out.shape[3]):
+            patch = padded[:, :, row : row + kernel, column : column + kernel]
+            out[:, :, row, column] = np.tensordot(patch, weight, ([1, 2, 3], [1, 2, 3])) + bias
+    return out
+
+
+def pool(x: np.ndarray, kind: str) -> np.ndarray:
+    """cuda-convnet's 3x3 windows in steps of 2: clipped at the edge, the mean over what is left of the window."""
+    side = -(-(x.shape[2] - 3) // 2) + 1
+    reduce = np.max if kind == "max" else np.mean
+    return np.stack(
+        [
+            np.stack([reduce(x[:, :, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3], axis=(2, 3)) for j in range(side)], axis=2)
+            for i in range(side)
+        ],
+        axis=2,
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["architecture.blocks.mlpconv2.pool=avg"],
+        ["architecture.last_relu=false"],
+        ["regularizer=fc_both_dropout"],
+        ["regularizer=fc"],
+        ["regularizer.convention=inverted"],
+    ],
+)
+def test_evaluation_is_the_papers_function(words: list[str]) -> None:
+    config = load(["dataset=digits", "architecture=nin_small", *words])
+    built = network(config).double().eval()
+    built.initialise(0, 0)
+    draw = np.random.default_rng(0)
+    for parameter in built.parameters():  # biases too, so that none is forgotten
+        parameter.data.copy_(torch.from_numpy(draw.normal(0, 0.3, parameter.shape)))
+    x = images = draw.normal(size=(3, 1, 8, 8))
+    parameters = [parameter.detach().numpy() for parameter in built.parameters()]
+    regularizer = config.regularizer
+    keep = 1 - regularizer.dropout if regularizer.convention == "released" else 1.0
+    for number, block in enumerate(config.architecture.blocks.values()):
+        for i in range(3):
+            weight, bias = parameters[:2]
+            del parameters[:2]
+            x = convolve(x, weight, bias, block.pad if i == 0 else 0)
+            if config.architecture.last_relu or (number, i) != (2, 2):
+                x = np.maximum(x, 0)
+        if block.pool != "none":
+            x = pool(x, block.pool)
+        if number < 2:
+            x = x * keep
+    if regularizer.head == "gap":
+        expected = x.mean((2, 3))
+    else:
+        weight, bias = parameters
+        expected = x.reshape(3, -1) * (1 - regularizer.head_dropout) @ weight.T + bias
+    np.testing.assert_allclose(built(torch.from_numpy(images)).detach().numpy(), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_pooling_before_relu_has_the_gradient_of_relu_before_pooling() -> None:
+    built = network(load(["dataset=digits", "architecture=nin_small", "regularizer=gap"])).double()
+    built.initialise(0, 0)
+    x = torch.from_numpy(np.random.default_rng(1).normal(size=(4, 1, 8, 8)))
+    built(x).square().sum().backward()
+    found = [parameter.grad.clone() for parameter in built.parameters()]
+    built.zero_grad()
+    y = x
+    for block in built.blocks:
+        for convolution in block.convolutions:
+            y = F.relu(convolution(y))
+        if block.block.pool == "max":
+            y = F.max_pool2d(y, 3, 2, ceil_mode=True)
+    y.mean((2, 3)).square().sum().backward()
+    for gradient, parameter in zip(found, built.parameters(), strict=True):
+        torch.testing.assert_close(gradient, parameter.grad)
+
+
+# --- dropout --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("p", [0.5, 0.2])
+def test_dropout_conventions(p: float) -> None:
+    clock = Clock((1, 2), 7)
+    x = torch.rand(8, 6, 5, 5).contiguous(memory_format=torch.channels_last) + 1
+    released, inverted = Dropout(p, "released", 1, clock), Dropout(p, "inverted", 1, clock)
+    mask = (released(x) != 0).float()
+    assert abs(mask.mean().item() - (1 - p)) < 0.1
+    assert torch.equal(released(x), x * mask)
+    torch.testing.assert_close(inverted(x), x * mask / (1 - p))
+    assert torch.equal(released.eval()(x), x * (1 - p)) and torch.equal(inverted.eval()(x), x)
+
+
+def test_dropout_is_a_function_of_seed_layer_and_step_and_not_of_memory_layout() -> None:
+    clock = Clock((1, 2), 7)
+    x = torch.ones(4, 6, 5, 5)
+    first = Dropout(0.5, "released", 1, clock)(x)
+    assert torch.equal(Dropout(0.5, "released", 1, clock)(x.contiguous(memory_format=torch.channels_last)), first)
+    kept = rng.keep_mask((1, 2), rng.DROPOUT + 1, 7, x.numel(), 0.5).view(4, 5, 5, 6).permute(0, 3, 1, 2)
+    assert torch.equal(first, kept.float())
+    assert not torch.equal(Dropout(0.5, "released", 2, clock)(x), first)
+    clock.step = 8
+    assert not torch.equal(Dropout(0.5, "released", 1, clock)(x), first)
+
+
+def test_gradient_of_dropout_is_its_mask() -> None:
+    x = torch.rand(2, 3, 4, 4, requires_grad=True)
+    out = Dropout(0.5, "released", 1, Clock())(x)
+    out.sum().backward()
+    assert torch.equal(x.grad, (out != 0).float())
+
+
+def test_dropout_lies_between_the_blocks_only() -> None:
+    kinds = [type(module).__name__ for module in network(load([])).blocks]
+    assert kinds == ["MlpconvBlock", "Dropout", "MlpconvBlock", "Dropout", "MlpconvBlock"]
+
+
+# --- initial weights ------------------------------------------------------------------------------------------------
+
+
+def test_initial_weights_have_the_released_deviations_and_biases_are_zero() -> None:
+    config = load(["dataset=cifar100", "architecture=nin_cifar100"])
+    built = network(config)
+    built.initialise(3, 0)
+    stds = [convolution.weight.std().item() for convolution in built.convolutions()]
+    expected = [0.001, 0.01, 0.01] + [0.05] * 6
+    np.testing.assert_allclose(stds, expected, rtol=0.03)
+    assert all(not convolution.bias.any() for convolution in built.convolutions())
+
+
+def test_he_initialisation_and_the_factor_of_the_last_layer() -> None:
+    config = load(["architecture.init=he", "architecture.last_init_factor=0.1"])
+    built = network(config)
+    built.initialise(3, 0)
+    for convolution in built.convolutions():
+        expected = (2 / convolution.weight[0].numel()) ** 0.5
+        if convolution is built.convolutions()[-1]:
+            expected *= 0.1
+        assert convolution.weight.std().item() == pytest.approx(expected, rel=0.06)
+
+
+def test_every_seed_and_attempt_starts_elsewhere_and_always_there() -> None:
+    built = network(load(["dataset=digits", "architecture=nin_small"]))
+
+    def start(seed: int, attempt: int) -> torch.Tensor:
+        built.initialise(seed, attempt)
+        return built.convolutions()[0].weight.detach().clone()
+
+    first = start(0, 0)
+    assert not torch.equal(start(0, 1), first) and not torch.equal(start(1, 0), first)
+    assert torch.equal(start(0, 0), first)
+
+
+def test_layers_are_plain_facts() -> None:
+    found = layers("digits", load(["dataset=digits", "architecture=nin_small"]).architecture, load([]).regularizer)
+    assert found[0] == Layer("conv1", "convolution 3x3 + ReLU", Shape(48, 8, 8), 480, 48 * 64 * 9)

@@ -1,0 +1,296 @@
+"""Preprocessing against float64 references written from the formulas, and the cache under every kind of damage."""
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nin_repro.data.preprocess import preprocess
+from nin_repro.data.sources import load
+from nin_repro.files import UsageError
+from nin_repro.schema import Preprocessing
+
+DATA = Path(__file__).parents[1] / "data"
+WHITEN = Preprocessing(divide=1, gcn=5.0, zca=0.1, mean="none")
+
+
+def images(count: int, shape: tuple[int, int, int] = (4, 3, 2), seed: int = 0) -> np.ndarray:
+    """Random images whose neighbouring values go together, as in real ones."""
+    noise = np.random.default_rng(seed).normal(size=(count, *shape)).cumsum(axis=1).cumsum(axis=2)
+    return np.clip(128 + 30 * noise, 0, 255).astype(np.uint8)
+
+
+def gcn(raw: np.ndarray, norm: float) -> np.ndarray:
+    x = raw.reshape(len(raw), -1).astype(np.float64)
+    x = x - x.mean(axis=1)[:, None]
+    return norm * x / np.maximum(np.sqrt((x**2).sum(axis=1)), 1e-8)[:, None]
+
+
+def whitened(fit: np.ndarray, x: np.ndarray, zca: float) -> np.ndarray:
+    """float64 [N, D], by the singular values of the training images instead of their covariance's eigenvalues."""
+    mean = fit.mean(axis=0)
+    _, s, vt = np.linalg.svd(fit - mean, full_matrices=False)
+    gain = 1 / np.sqrt(s**2 / len(fit) + zca) - 1 / np.sqrt(zca)  # beyond what the null space gets
+    return (x - mean) / np.sqrt(zca) + (x - mean) @ vt.T * gain @ vt
+
+
+def run(tmp_path: Path, params: Preprocessing = WHITEN, digest: str = "d") -> list[np.ndarray]:
+    return preprocess(images(50), [images(50), images(9, seed=1)], params, tmp_path / "cache", digest)
+
+
+# --- the mathematics ------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), norm=st.floats(0.1, 100), divide=st.sampled_from([1, 2, 255]))
+def test_contrast_normalisation(
+    seed: int, norm: float, divide: float, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    raw = images(6, seed=seed)
+    raw[2] = 37  # flat: there is no contrast to normalise
+    params = Preprocessing(divide=divide, gcn=norm, zca=None, mean="none")
+    (found,) = preprocess(raw, [raw], params, tmp_path_factory.mktemp("cache"), "d")
+    assert found.dtype == np.float32 and found.shape == raw.shape
+    np.testing.assert_allclose(found.reshape(6, -1), gcn(raw / divide, norm), rtol=1e-4, atol=1e-5 * norm)
+    assert not found[2].any()
+
+
+def test_whitening_with_the_statistics_of_the_training_images(tmp_path: Path) -> None:
+    train, test = run(tmp_path)
+    fit = gcn(images(50), 5)
+    np.testing.assert_allclose(train.reshape(50, -1), whitened(fit, fit, 0.1), atol=1e-4)
+    np.testing.assert_allclose(test.reshape(9, -1), whitened(fit, gcn(images(9, seed=1), 5), 0.1), atol=1e-4)
+
+
+def test_whitening_of_plain_bytes(tmp_path: Path) -> None:
+    raw = images(40)
+    params = Preprocessing(divide=255, gcn=None, zca=1e-3, mean="none")
+    (found,) = preprocess(raw, [raw], params, tmp_path, "d")
+    x = raw.reshape(40, -1) / 255
+    np.testing.assert_allclose(found.reshape(40, -1), whitened(x, x, 1e-3), atol=1e-3)
+
+
+def test_whitened_training_images_are_uncorrelated_and_keep_their_place(tmp_path: Path) -> None:
+    raw = images(4_000)
+    (found,) = preprocess(raw, [raw], Preprocessing(255, None, 1e-6, "none"), tmp_path, "d")
+    x = found.reshape(4_000, -1).astype(np.float64)
+    np.testing.assert_allclose(x.T @ x / len(x), np.eye(x.shape[1]), atol=5e-3)
+    raw_x = raw.reshape(4_000, -1) / 255.0
+    crossed = (raw_x - raw_x.mean(axis=0)).T @ x  # ZCA, and not PCA: symmetric, each value closest to itself
+    np.testing.assert_allclose(crossed, crossed.T, atol=1e-2 * np.abs(crossed).max())
+
+
+def test_the_order_of_the_values_does_not_matter(tmp_path: Path) -> None:
+    """pylearn2 has the channels first."""
+    raw = images(30)
+    channels_first = np.ascontiguousarray(raw.transpose(0, 3, 1, 2))
+    (ours,) = preprocess(raw, [raw], WHITEN, tmp_path, "d")
+    (theirs,) = preprocess(channels_first, [channels_first], WHITEN, tmp_path, "d")
+    np.testing.assert_allclose(ours.transpose(0, 3, 1, 2), theirs, atol=1e-4)
+
+
+def test_more_images_than_fit_in_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = [run(tmp_path / "whole", params) for params in (WHITEN, Preprocessing(1, None, None, "pixel"))]
+    monkeypatch.setattr("nin_repro.data.preprocess.CHUNK", 7)
+    parts = [run(tmp_path / "parts", params) for params in (WHITEN, Preprocessing(1, None, None, "pixel"))]
+    for a, b in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(a[0], b[0], atol=1e-5)
+        np.testing.assert_allclose(a[1], b[1], atol=1e-5)
+
+
+@pytest.mark.parametrize(("mean", "axes"), [("none", ()), ("pixel", (0,)), ("channel", (0, 1, 2))])
+@pytest.mark.parametrize("norm", [None, 5.0])
+def test_mean_subtraction(mean: Any, axes: tuple[int, ...], norm: float | None, tmp_path: Path) -> None:
+    fit, test = images(50), images(9, seed=1)
+    found = run(tmp_path, Preprocessing(divide=255, gcn=norm, zca=None, mean=mean))
+    x, y = ((gcn(a, norm).reshape(a.shape) if norm else a / 255) for a in (fit, test))
+    expected = x.mean(axis=axes, keepdims=True) if axes else 0
+    np.testing.assert_allclose(found[0], x - expected, atol=1e-5)
+    np.testing.assert_allclose(found[1], y - expected, atol=1e-5)
+    assert (tmp_path / "cache").exists() == (norm is not None)  # what is quick to do again is not kept
+
+
+def test_two_means_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="mean=none"):
+        run(tmp_path, Preprocessing(1, 55, 0.1, "pixel"))
+
+
+@pytest.mark.skipif(not (DATA / "cifar10.npz").exists(), reason="data/cifar10.npz is not here")
+def test_real_images(tmp_path: Path) -> None:
+    """The middle of CIFAR-10 images, with the paper's parameters; there are more values than images."""
+    raw = load("cifar10", DATA, ["train"]).images["train"][:600, 8:24, 8:24]
+    params = Preprocessing(divide=1, gcn=55, zca=0.1, mean="none")
+    train, test = preprocess(raw[:500], [raw[:500], raw[500:]], params, tmp_path, "d")
+    fit = gcn(raw[:500], 55)
+    np.testing.assert_allclose(train.reshape(500, -1), whitened(fit, fit, 0.1), atol=1e-4)
+    np.testing.assert_allclose(test.reshape(100, -1), whitened(fit, gcn(raw[500:], 55), 0.1), atol=1e-4)
+
+
+# --- the cache ------------------------------------------------------------------------------------------------------
+
+
+def entries(tmp_path: Path) -> list[Path]:
+    """Cache entries: the one that holds the transformed images last."""
+    found = [path for path in (tmp_path / "cache").iterdir() if not path.name.startswith(".")]
+    return sorted(found, key=lambda path: "arrays" in json.loads((path / "manifest.json").read_text()))
+
+
+def test_a_second_call_computes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run(tmp_path)
+    monkeypatch.setattr("nin_repro.data.preprocess.fit_transform", None)
+    monkeypatch.setattr("nin_repro.data.preprocess.transformed", None)
+    for a, b in zip(first, run(tmp_path), strict=True):
+        assert isinstance(b, np.memmap) and np.array_equal(a, b)
+    run(tmp_path, Preprocessing(divide=1.0, gcn=5, zca=0.1, mean="none"))  # 5 and 5.0 are one parameter
+
+
+def test_other_images_share_the_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, _ = run(tmp_path)
+    monkeypatch.setattr("nin_repro.data.preprocess.fit_transform", None)
+    (few,) = preprocess(images(50), [images(50)[:8]], WHITEN, tmp_path / "cache", "d")
+    np.testing.assert_allclose(few, train[:8], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("params", "digest"),
+    [
+        (Preprocessing(1, 6.0, 0.1, "none"), "d"),
+        (Preprocessing(1, 5.0, 0.2, "none"), "d"),
+        (Preprocessing(1, 5.0, None, "pixel"), "d"),
+        (WHITEN, "other data"),
+    ],
+)
+def test_anything_changed_is_another_entry(params: Preprocessing, digest: str, tmp_path: Path) -> None:
+    before = run(tmp_path)
+    kept = set(entries(tmp_path))
+    after = run(tmp_path, params, digest)
+    assert len(set(entries(tmp_path)) - kept) == 2 and kept < set(entries(tmp_path))
+    assert np.array_equal(before[0], after[0]) == (params == WHITEN)
+
+
+def test_another_version_of_the_code_is_another_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path)
+    monkeypatch.setattr("nin_repro.data.preprocess.VERSION", 10**6)
+    run(tmp_path)
+    assert len(entries(tmp_path)) == 4
+
+
+def flip(path: Path, place: float = 0.6) -> None:
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "flipped byte of the images": lambda entry: flip(entry / "0.npy"),
+    "flipped byte of the header": lambda entry: flip(entry / "1.npy", 0.0),
+    "truncated": lambda entry: (entry / "1.npy").write_bytes((entry / "1.npy").read_bytes()[:-5]),
+    "lost file": lambda entry: (entry / "1.npy").unlink(),
+    "lost manifest": lambda entry: (entry / "manifest.json").unlink(),
+    "half a manifest": lambda entry: (entry / "manifest.json").write_text('{"files": {"0.npy": [3'),
+    "another manifest": lambda entry: (entry / "manifest.json").write_text("[]"),
+    "an empty folder": lambda entry: [path.unlink() for path in entry.iterdir()],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.parametrize("which", [0, 1], ids=["fit", "images"])
+def test_a_damaged_entry_is_made_again(damage: Any, which: int, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    expected = [np.array(array) for array in run(tmp_path)]
+    for entry in entries(tmp_path)[which:]:  # the fit is read only where the images are not there
+        damage(entry)
+    capfd.readouterr()
+    for a, b in zip(expected, run(tmp_path), strict=True):
+        assert np.array_equal(a, b)
+    assert capfd.readouterr().err.count("damaged or incomplete") == 2 - which
+    run(tmp_path)
+    assert capfd.readouterr().err == ""
+
+
+def test_what_a_killed_process_left_is_cleared(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    run(tmp_path)
+    expected, (fit, found) = [np.array(a) for a in run(tmp_path)], entries(tmp_path)
+    found.rename(part := found.with_name(f".{found.name}.part"))
+    (part / "manifest.json").unlink()
+    (part / "7.npy").write_bytes(b"half of it")
+    for a, b in zip(expected, run(tmp_path), strict=True):
+        assert np.array_equal(a, b)
+    assert entries(tmp_path) == [fit, found] and not part.exists()
+    assert sorted(path.name for path in found.iterdir()) == ["0.npy", "1.npy", "manifest.json"]
+
+
+def test_writing_to_the_result_leaves_the_cache_alone(tmp_path: Path) -> None:
+    first = run(tmp_path)[0]
+    expected = np.array(first)
+    first[:] = 0
+    assert np.array_equal(run(tmp_path)[0], expected)
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+import numpy as np
+import nin_repro.data.preprocess as module
+from nin_repro.schema import Preprocessing
+
+folder = Path(sys.argv[1])
+for name in ("_write_transform", "_write_arrays"):
+    def slowly(*arguments, write=getattr(module, name), name=name):
+        with open(folder / "log", "a") as log:
+            print(name, file=log)
+        time.sleep(0.3)
+        write(*arguments)
+    setattr(module, name, slowly)
+raw = np.random.default_rng(0).integers(0, 256, (50, 4, 3, 2), dtype=np.uint8)
+(found,) = module.preprocess(raw, [raw], Preprocessing(1, 5.0, 0.1, "none"), folder / "cache", "d")
+print(found[:5].tolist())
+"""
+
+
+def test_two_processes_do_the_work_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", CHILD, str(tmp_path)]
+    root = Path(__file__).parents[1]
+    children = [subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [child.communicate()[0] for child in children]
+    assert [child.returncode for child in children] == [0, 0]
+    assert outputs[0] == outputs[1] != ""
+    assert sorted((tmp_path / "log").read_text().split()) == ["_write_arrays", "_write_transform"]
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """A stand-in for a full disk: no file of this process may grow beyond 4 kB, which the fit does not need."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, old[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+def test_a_full_disk_is_done_without(tmp_path: Path, small_files: None, capfd: pytest.CaptureFixture) -> None:
+    train, _ = run(tmp_path)
+    fit = gcn(images(50), 5)
+    np.testing.assert_allclose(train.reshape(50, -1), whitened(fit, fit, 0.1), atol=1e-4)
+    assert "doing without" in capfd.readouterr().err
+    assert not list((tmp_path / "cache").glob("*.part"))  # what was begun is cleared away
+
+
+def test_a_place_that_cannot_be_written_is_done_without(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    train, test = run(tmp_path)
+    assert capfd.readouterr().err.count("doing without") == 1
+    expected = run(tmp_path / "elsewhere")
+    assert np.array_equal(train, expected[0]) and np.array_equal(test, expected[1])
+
+
+def test_a_cache_that_cannot_be_written_is_still_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = run(tmp_path)
+    monkeypatch.setattr("nin_repro.data.preprocess.locked", None)  # a lock is a write
+    assert np.array_equal(run(tmp_path)[0], expected[0])
