@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from nin_repro.build import Machine
     from nin_repro.data.sources import Split
     from nin_repro.training.loop import Trainer
+    from nin_repro.training.tracking import Tracker
 
+TIME = "%Y-%m-%dT%H:%M:%S%z"
 BUSY = 75  # exit code of a run that another process is training: "try again later"
 
 
@@ -38,12 +41,35 @@ class Outcome:
     path: str = ""
 
 
-def execute(config: Config, overrides: list[str], experiment: str | None, config_text: str) -> Outcome:
-    """Bring the run of this configuration to its end, whatever state it is in.
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, so that it ends a run the way Ctrl-C does."""
+
+
+def signal_of(stop: KeyboardInterrupt) -> int:
+    return signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for."""
+
+    config: Config
+    overrides: list[str]
+    experiment: str | None  # the experiment file it began with
+    text: str  # the composed configuration as YAML
+
+    @property
+    def command(self) -> str:
+        return shlex.join(["python", "-m", "nin_repro.train", *self.overrides])
+
+
+def execute(request: Request) -> Outcome:
+    """Bring the run of a request to its end, whatever state it is in.
 
     Raises:
         UsageError: the data or the device is not as asked; nothing was written for this run.
     """
+    config = request.config
     run = RunDirectory(directory(config))
     before = _finished(run, config)
     if before:
@@ -55,14 +81,14 @@ def execute(config: Config, overrides: list[str], experiment: str | None, config
     split = open_split(config.dataset.name, Path(config.data_dir), config.protocol)
     with locked(run.lock, wait=False) as free:
         if free:
-            return _train(config, run, found, split, overrides, experiment, config_text)
+            return _train(request, run, found, split)
     if not config.wait:
         words = f"another process is training this run in {run.path}; wait=true waits for it"
         print(words)
         return Outcome("busy", BUSY, words, path=str(run.path))
     print(f"waiting for the process that is training this run in {run.path}", flush=True)
     with locked(run.lock):
-        return _finished(run, config) or _train(config, run, found, split, overrides, experiment, config_text)
+        return _finished(run, config) or _train(request, run, found, split)
 
 
 def _finished(run: RunDirectory, config: Config) -> Outcome | None:
@@ -75,59 +101,32 @@ def _finished(run: RunDirectory, config: Config) -> Outcome | None:
     return _report(config, run, record, already=True)
 
 
-def _train(
-    config: Config,
-    run: RunDirectory,
-    found: "Machine",
-    split: "Split",
-    overrides: list[str],
-    experiment: str | None,
-    config_text: str,
-) -> Outcome:
-    """Train under the lock, and leave a status behind whatever happens."""
-    from nin_repro.build import trainer
-    from nin_repro.training.checkpoint import fingerprint
+def _train(request: Request, run: RunDirectory, found: "Machine", split: "Split") -> Outcome:
+    """Train under the lock, and leave a status and an outcome behind whatever happens."""
     from nin_repro.training.loop import Interrupted, NotFinite
 
-    command = shlex.join(["python", "-m", "nin_repro.train", *overrides])
     about = environment(found.words, found.threads)
-    run.write_config(config_text, command)
+    run.write_config(request.text, request.command)
     run.write_environment(about)
     run.write_status("running")
     with Console(run.log) as console:
-        tracker = _tracker(config, run, experiment, console)
+        tracker = _tracker(request, run, console)
         failed = True
         try:
-            console.line(f"run {key(config)} in {run.path}, on {found.words}, {found.threads} CPU threads")
-            console.line(f"{config.dataset.name}: {len(split.train_labels):,} training images, {split.provenance}")
-
-            def record_row(row: dict[str, Any]) -> None:
-                run.append_metrics(row)
-                tracker.log({name: value for name, value in row.items() if name != "epoch"}, row["epoch"])
-
-            work = trainer(config, split, found, console, run.checkpoint, record_row)
-            _go_on(work, run, console)
-            started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-            status = work.run()
-            record = _record(config, work, status, split, about, command, experiment)
-            record |= {"started": started, "weights_sha256": fingerprint(work.network.state_dict())}
+            record = _to_the_end(request, run, found, split, about, console, tracker.log)
             run.write_result(record)
-            run.write_status(status)
-            tracker.finish(
-                failed=False, summary={name: record[name] for name in ("test_error", "train_error", "status")}
-            )
+            run.write_status(record["status"])
+            shown = ("test_error", "validation_error", "train_error", "status")
+            tracker.finish(failed=False, summary={name: record[name] for name in shown})
             failed = False
-            _publish(config, record)
-            return _report(config, run, record, already=False)
-        except Interrupted as stop:
-            run.write_status("interrupted", why=str(stop))
-            number = work.stop_signal or signal.SIGINT
-            console.line(f"{stop} by {signal.Signals(number).name}; the same command goes on from here:\n  {command}")
-            return Outcome("interrupted", 128 + number, str(stop), path=str(run.path))
-        except KeyboardInterrupt:
-            run.write_status("interrupted", why="keyboard")
-            console.line(f"interrupted; the same command goes on from the last checkpoint:\n  {command}")
-            return Outcome("interrupted", 128 + signal.SIGINT, "interrupted", path=str(run.path))
+            _publish(request.config, record)
+            return _report(request.config, run, record, already=False)
+        except (Interrupted, KeyboardInterrupt) as stop:  # the latter before and after the steps, or when asked twice
+            number = stop.signal if isinstance(stop, Interrupted) else signal_of(stop)
+            why = f"stopped by {signal.Signals(number).name}{f' at {stop}' if str(stop) else ''}"
+            run.write_status("interrupted", why=why)
+            console.line(f"{why}; the same command goes on from there:\n  {request.command}")
+            return Outcome("interrupted", 128 + number, why, path=str(run.path))
         except Exception as error:
             text = str(error) if isinstance(error, (NotFinite, UsageError)) else f"{type(error).__name__}: {error}"
             text = " ".join(text.split())
@@ -137,6 +136,32 @@ def _train(
         finally:
             if failed:
                 tracker.finish(failed=True, summary={})
+
+
+def _to_the_end(
+    request: Request,
+    run: RunDirectory,
+    found: "Machine",
+    split: "Split",
+    about: dict[str, Any],
+    console: Console,
+    mirror: Callable[[dict[str, float], int], None],
+) -> dict[str, Any]:
+    """Build the trainer, take up its checkpoint if there is one, train; the record."""
+    from nin_repro.build import trainer
+
+    def record_row(row: dict[str, Any]) -> None:
+        run.append_metrics(row)
+        mirror({name: value for name, value in row.items() if name != "epoch"}, row["epoch"])
+
+    config = request.config
+    started = time.strftime(TIME)
+    work = trainer(config, split, found, console, run.checkpoint, record_row)
+    console.line(f"run {key(config)} in {run.path}, on {found.words}, {found.threads} CPU threads")
+    console.line(f"{config.dataset.name}: {len(work.batches.labels):,} training images, {split.provenance}")
+    _go_on(work, run, console)
+    status = work.run()
+    return _record(request, work, status, split, about) | {"started": started, "finished": time.strftime(TIME)}
 
 
 def _go_on(work: "Trainer", run: RunDirectory, console: Console) -> None:
@@ -154,16 +179,11 @@ def _go_on(work: "Trainer", run: RunDirectory, console: Console) -> None:
     run.rewrite_metrics(work.progress.rows)
 
 
-def _record(
-    config: Config,
-    work: "Trainer",
-    status: str,
-    split: "Split",
-    about: dict[str, Any],
-    command: str,
-    experiment: str | None,
-) -> dict[str, Any]:
+def _record(request: Request, work: "Trainer", status: str, split: "Split", about: dict[str, Any]) -> dict[str, Any]:
     """The record of a finished training; format and meanings in `results.records`."""
+    from nin_repro.training.checkpoint import fingerprint
+
+    config = request.config
     progress = work.progress
     assert work.final is not None
     tested, trained = work.final
@@ -178,7 +198,7 @@ def _record(
         "format": records.FORMAT,
         "key": key(config),
         "family": family(config),
-        "experiment": experiment,
+        "experiment": request.experiment,
         "budget": budget_name(config),
         "protocol": config.protocol,
         "seed": config.seed,
@@ -196,12 +216,12 @@ def _record(
         "device": about["device"] if about["device"] != "cpu" else f"{about['threads']} x {about['processor']}",
         "commit": about["commit"],
         "dirty": about["dirty"],
-        "command": command,
+        "command": request.command,
         "deviations": config.about.deviations,
         "recipe": recipe(config),
         "environment": about,
         "data": {"provenance": split.provenance, "digest": split.digest},
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "weights_sha256": fingerprint(work.network.state_dict()),
         "start": progress.start,
         "curve": {name: [row.get(name) for row in rows] for name in names},
     }
@@ -240,14 +260,15 @@ def _described(record: dict[str, Any]) -> str:
     return shlex.join(shlex.split(record["command"])[3:])
 
 
-def _tracker(config: Config, run: RunDirectory, experiment: str | None, console: Console) -> Any:
+def _tracker(request: Request, run: RunDirectory, console: Console) -> "Tracker":
     from nin_repro.training.tracking import Tracker
 
+    config = request.config
     return Tracker(
         mode=config.wandb.mode,
         project=config.wandb.project,
         entity=config.wandb.entity,
-        group=config.wandb.group or experiment,
+        group=config.wandb.group or request.experiment,
         tags=[*config.wandb.tags, config.dataset.name, budget_name(config)],
         name=run.path.name,
         run_id=key(config),

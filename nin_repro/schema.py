@@ -80,7 +80,7 @@ Width = Annotated[int, Range(least=1)] | Literal["classes"]
 
 @dataclass(frozen=True)
 class Mlpconv:
-    """One mlpconv block: a convolution, then 1x1 convolutions, each with a bias and ReLU, then pooling (section 3.1)."""
+    """An mlpconv block (section 3.1): a convolution, then 1x1 convolutions, each with bias and ReLU, then pooling."""
 
     widths: list[Width]  # maps of the convolution and of each 1x1 after it; "classes" is the number of classes
     kernel: Count

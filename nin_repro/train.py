@@ -1,6 +1,7 @@
 """`python -m nin_repro.train key=value ...` trains one network; `-m` sweeps over comma-separated values."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from omegaconf import DictConfig
 from nin_repro import sweep
 from nin_repro.config.compose import CONF, checked, expand, explain, require_known, to_yaml
 from nin_repro.files import UsageError
-from nin_repro.run import Outcome, execute, fail
+from nin_repro.run import Outcome, Request, Terminated, execute, fail, signal_of
 
 exit_code = 0  # of this process; Hydra's main function drops what its task returns
 
@@ -24,8 +25,8 @@ def task(composed: DictConfig) -> None:
     settings = HydraConfig.get()
     overrides = list(settings.overrides.task)
     try:
-        config = checked(composed)
-        outcome = execute(config, overrides, settings.runtime.choices.get("experiment"), to_yaml(composed))
+        experiment = settings.runtime.choices.get("experiment")
+        outcome = execute(Request(checked(composed), overrides, experiment, to_yaml(composed)))
     except UsageError as error:
         outcome = Outcome("refused", fail(error), str(error))
     exit_code = outcome.code
@@ -35,15 +36,25 @@ def task(composed: DictConfig) -> None:
             raise SystemExit(outcome.code)
 
 
+def terminate(_number: int, _frame: object) -> None:
+    """Handle SIGTERM while nothing is trained; while something is, the trainer has handlers of its own."""
+    raise Terminated
+
+
 def main() -> int:
     """Run the command line; the exit code: 0 done, 1 failed, 2 refused, 75 busy elsewhere, 130 and 143 interrupted."""
+    signal.signal(signal.SIGTERM, terminate)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here instead of being printed over many lines
     try:
-        sys.argv[1:] = expand(sys.argv[1:])
-        require_known([word for word in sys.argv[1:] if "=" in word and not word.startswith("-")])
+        if not {"-sc", "--shell-completion"} & set(sys.argv):  # its words look like overrides
+            sys.argv[1:] = expand(sys.argv[1:])
+            require_known([word for word in sys.argv[1:] if "=" in word and not word.startswith("-")])
         task()
     except UsageError as error:
         return fail(error)
+    except KeyboardInterrupt as stop:
+        print("stopped before training began; the same command starts again", flush=True)
+        return 128 + signal_of(stop)
     except Exception as error:
         return fail(UsageError(explain(error)))
     return max(exit_code, sweep.worst_code)

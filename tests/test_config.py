@@ -121,7 +121,11 @@ BAD_FILES: dict[str, tuple[str, Any, str]] = {
     "misspelt key": ("optimizer/sgd.yaml", lambda text: swap(text, "momentum:", "momentun:"), "optimizer.momentum"),
     "missing key": ("optimizer/sgd.yaml", lambda text: swap(text, "momentum: 0.9", ""), "optimizer.momentum"),
     "wrong type": ("regularizer/gap_dropout.yaml", lambda text: swap(text, "dropout: 0.5", "dropout: half"), "dropout"),
-    "out of range": ("regularizer/gap_dropout.yaml", lambda text: swap(text, "dropout: 0.5", "dropout: 1"), "less than 1"),
+    "out of range": (
+        "regularizer/gap_dropout.yaml",
+        lambda text: swap(text, "dropout: 0.5", "dropout: 1"),
+        "less than 1",
+    ),
     "not yaml": ("optimizer/sgd.yaml", lambda text: text + "schedule: [1, 2\n", "sgd.yaml"),
     "tab": ("optimizer/sgd.yaml", lambda text: swap(text, "  kind: drops", "\tkind: drops"), "sgd.yaml"),
     "empty": ("optimizer/sgd.yaml", lambda text: "", "optimizer"),
@@ -188,7 +192,10 @@ def test_table_5_reads_off_the_names() -> None:
     assert regularizer("fc") == (0, "fc", 0) and regularizer("fc_inner_dropout") == (0.5, "fc", 0)
     assert regularizer("fc_head_dropout") == (0, "fc", 0.5) and regularizer("fc_both_dropout") == (0.5, "fc", 0.5)
     for experiment, name in (("gap", "gap_dropout"), ("fc", "fc_inner_dropout"), ("fc_dropout", "fc_both_dropout")):
-        assert compose.load([f"experiment=table5/{experiment}"]).regularizer == compose.load([f"regularizer={name}"]).regularizer
+        assert (
+            compose.load([f"experiment=table5/{experiment}"]).regularizer
+            == compose.load([f"regularizer={name}"]).regularizer
+        )
 
 
 def test_glob_takes_all_matching_experiments() -> None:
@@ -217,7 +224,20 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, 
 
 def others(value: Any) -> list[Any]:
     """Values that may be valid in the place of this one."""
-    words = ["cifar100", "pixel", "avg", "max", "he", "fc", "inverted", "plateau", "validate", "disabled", "never", "cpu"]
+    words = [
+        "cifar100",
+        "pixel",
+        "avg",
+        "max",
+        "he",
+        "fc",
+        "inverted",
+        "plateau",
+        "validate",
+        "disabled",
+        "never",
+        "cpu",
+    ]
     if isinstance(value, bool):
         return [not value]
     if isinstance(value, list):

@@ -73,7 +73,6 @@ def result(trainer: Trainer) -> tuple[str, list[dict[str, Any]], Any]:
     return checkpoint.fingerprint(trainer.network.state_dict()), rows, trainer.final
 
 
-
 def stop_after(trainer: Trainer, steps: int) -> None:
     """Ask the trainer to stop when it has made so many updates."""
     original = trainer._step
@@ -138,7 +137,9 @@ def test_seeds_differ(make: Make) -> None:
 
 
 def test_it_learns(make: Make) -> None:
-    run = make("optimizer.schedule.epochs=40", "optimizer.schedule.drops=[30]", "restarts=20", "regularizer=gap", count=420)
+    run = make(
+        "optimizer.schedule.epochs=40", "optimizer.schedule.drops=[30]", "restarts=20", "regularizer=gap", count=420
+    )
     assert run.run() == "done"
     assert run.final is not None and run.final[0].error < 10 and run.final[1].error < 5
 
@@ -307,5 +308,3 @@ def test_crops_and_flips_are_windows_of_the_padded_image(flip: bool) -> None:
     again = crop_and_flip(torch.from_numpy(batch), Augment(2, flip), (3, 4), 5).numpy()
     later = crop_and_flip(torch.from_numpy(batch), Augment(2, flip), (3, 4), 6).numpy()
     assert np.array_equal(again, found) and not np.array_equal(later, found)
-
-

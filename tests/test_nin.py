@@ -1,6 +1,5 @@
 """The network: the released sizes, the function it computes, its dropout and its initial weights."""
 
-
 import numpy as np
 import pytest
 import torch

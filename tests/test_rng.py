@@ -38,7 +38,14 @@ def test_a_longer_draw_begins_with_the_shorter_one() -> None:
 
 
 def test_streams_differ_by_seed_attempt_and_use() -> None:
-    names = [("train", 0, 0), ("train", 0, 1), ("train", 1, 0), ("initialise", 0, 0), ("train", 10, 0), ("train", 1, 10)]
+    names = [
+        ("train", 0, 0),
+        ("train", 0, 1),
+        ("train", 1, 0),
+        ("initialise", 0, 0),
+        ("train", 10, 0),
+        ("train", 1, 10),
+    ]
     assert len({rng.seed_words(*name) for name in names}) == len(names)
 
 

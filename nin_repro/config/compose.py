@@ -19,7 +19,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 
 @cache
 def choices() -> dict[str, list[str]]:
-    """The groups and their choices, as the directories and files under conf/ say: {"dataset": ["cifar10", ...], ...}."""
+    """The groups and their choices, as the files under conf/ say: {"dataset": ["cifar10", ...], ...}."""
     found: dict[str, list[str]] = {}
     for path in sorted(CONF.rglob("*.yaml")):
         group, *rest = path.relative_to(CONF).with_suffix("").parts
@@ -70,7 +70,7 @@ def require_known(overrides: Sequence[str]) -> None:
             override = parser.parse_override(text)
         except HydraException as error:
             raise UsageError(
-                f"cannot read {text!r} as key=value: {_first_line(error)}; quote values with special characters; {WHERE}"
+                f"cannot read {text!r} as key=value: {_first_line(error)}; quote special characters; {WHERE}"
             ) from None
         name = override.key_or_group
         if name == "hydra" or name.startswith(("hydra.", "hydra/")):

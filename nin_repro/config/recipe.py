@@ -77,7 +77,7 @@ def require_sense(config: Config) -> None:
     for name, block in blocks.items():
         if len(block.std) != len(block.widths):
             raise UsageError(
-                f"architecture.blocks.{name} has {len(block.widths)} widths but {len(block.std)} std: give one for each"
+                f"architecture.blocks.{name} has {len(block.widths)} widths but {len(block.std)} std: give as many"
             )
     preprocessing = config.dataset.preprocessing
     if preprocessing.zca is not None and preprocessing.mean != "none":

@@ -297,7 +297,7 @@ def _official(class_name: str, folder: Path, facts: Facts) -> dict[str, Array]:
     for part in facts.sizes:
         which = {"split": part} if class_name == "SVHN" else {"train": part == "train"}
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the CIFAR pickles are older than numpy 2, which warns of them
+            warnings.simplefilter("ignore")  # numpy 2.4.0 to 2.4.4 warn of pickles as old as CIFAR's
             found = kind(folder, download=True, **which)  # finds the verified files: nothing is downloaded here
         images = np.asarray(found.data)
         images = images.transpose(0, 2, 3, 1) if class_name == "SVHN" else images.reshape(-1, *facts.shape)

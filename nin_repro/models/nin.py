@@ -1,5 +1,6 @@
 """Network In Network: mlpconv blocks, dropout between them, and a global average pooling or fully connected head."""
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -52,7 +53,7 @@ class MlpconvBlock(nn.Module):
         super().__init__()
         self.block, self.relu_last = block, relu_last
         convolutions = [nn.Conv2d(channels, maps[0], block.kernel, block.stride, block.pad)]
-        convolutions += [nn.Conv2d(before, after, 1) for before, after in zip(maps, maps[1:], strict=False)]
+        convolutions += [nn.Conv2d(before, after, 1) for before, after in itertools.pairwise(maps)]
         self.convolutions = nn.ModuleList(convolutions)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,7 +81,8 @@ class NetworkInNetwork(nn.Module):
     def __init__(self, shape: Shape, classes: int, architecture: Nin, regularizer: Regularizer) -> None:
         super().__init__()
         self.architecture, self.regularizer, self.clock = architecture, regularizer, Clock()
-        channels, steps = shape.channels, []
+        channels = shape.channels
+        steps: list[nn.Module] = []
         for number, block in enumerate(architecture.blocks.values(), start=1):
             last = number == len(architecture.blocks)
             maps = widths(list(block.widths), classes)

@@ -1,4 +1,4 @@
-"""The training loop. Reads from top to bottom: `Trainer.run` makes attempts, an attempt is epochs, an epoch is steps."""
+"""The training loop, from top to bottom: `Trainer.run` makes attempts, an attempt is epochs, an epoch is steps."""
 
 import dataclasses
 import signal
@@ -27,7 +27,11 @@ FAULT_EVERY = 50  # updates between looks at the fault flag where a look makes t
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, and has saved its state."""
+    """The run was asked to stop by a signal, and has saved its state."""
+
+    def __init__(self, number: int, where: str) -> None:
+        super().__init__(where)
+        self.signal = number
 
 
 class NotFinite(Exception):
@@ -214,7 +218,7 @@ class Trainer:
             self.console.status(self._status(epoch_started, steps_done))
         if self.stop_signal is not None:
             self.save()
-            raise Interrupted(f"stopped at {self._where()}")
+            raise Interrupted(self.stop_signal, self._where())
         if time.monotonic() - self.saved_at >= self.limits.checkpoint_seconds:
             self.save()
 

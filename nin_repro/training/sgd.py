@@ -53,8 +53,8 @@ class SGD:
     @torch.no_grad()
     def step(self, loss: Tensor) -> None:
         """Apply the gradients that `loss.backward()` left in the parameters, and drop them."""
-        gradients = [parameter.grad for parameter in self.parameters]
-        self.norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        gradients = {id(p): p.grad for p in self.parameters if p.grad is not None}
+        self.norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradients.values()))))
         bad = ~(torch.isfinite(self.norm) & torch.isfinite(loss))
         self.fault = torch.maximum(self.fault, bad.to(self.fault.dtype))
         self.updates += self.fault == 0
@@ -65,7 +65,7 @@ class SGD:
         for group in self.groups:
             torch._fused_sgd_(
                 group.parameters,
-                [parameter.grad for parameter in group.parameters],
+                [gradients[id(parameter)] for parameter in group.parameters],
                 group.buffers,
                 weight_decay=group.weight_decay,
                 momentum=self.momentum,

@@ -1,0 +1,246 @@
+"""The contract of a run, through the commands as users type them: start, resume, retry, already done, busy, sweeps."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nin_repro.config.compose import load
+from nin_repro.config.recipe import directory, key
+from nin_repro.training import checkpoint
+
+ROOT = Path(__file__).parents[1]
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+# A run of the project's own network on the digits that takes a second.
+SMALL = [
+    "dataset=digits",
+    "architecture=nin_small",
+    "architecture.blocks.mlpconv1.widths=[12,8,8]",
+    "architecture.blocks.mlpconv2.widths=[12,8,8]",
+    "architecture.blocks.mlpconv3.widths=[12,8,classes]",
+    "architecture.last_relu=false",  # so that no seed dies
+    "dataset.preprocessing.divide=16",
+    "optimizer.clip_norm=1",
+    "budget.train_images=400",
+    "budget.epochs=8",
+    "restarts=3",
+    "wandb.mode=disabled",
+]
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A data directory with the digits in it."""
+    from nin_repro.data.sources import obtain
+
+    folder = tmp_path_factory.mktemp("data")
+    obtain("digits", folder)
+    return f"data_dir={folder}"
+
+
+def begin(folder: Path, *words: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "nin_repro.train", *words],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.01)
+
+
+def run_directory(folder: Path, *words: str) -> Path:
+    return folder / directory(load(words))
+
+
+def outcome(folder: Path, *words: str) -> dict[str, Any]:
+    """What must be the same whenever and however often a run was interrupted."""
+    found: dict[str, Any] = json.loads((run_directory(folder, *words) / "result.json").read_text())
+    for name in ("seconds", "images_per_second", "started", "finished", "command", "environment"):
+        del found[name]
+    del found["curve"]["seconds"]
+    return found
+
+
+def test_first_call_trains_and_second_repeats_the_result(command: Command, data: str, tmp_path: Path) -> None:
+    first = command("train", *SMALL, data)
+    assert first.returncode == 0, first.stderr
+    run = run_directory(tmp_path, *SMALL)
+    assert str(run.relative_to(tmp_path)) in first.stdout and "python -m nin_repro.tables" in first.stdout
+    names = {
+        "config.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "checkpoint.pt",
+        "status.json",
+        "train.log",
+        "result.json",
+    }
+    assert names <= {path.name for path in run.iterdir()}
+    assert json.loads((run / "status.json").read_text())["state"] == "done"
+    record = json.loads((run / "result.json").read_text())
+    assert record["key"] == key(load(SMALL)) and record["budget"] == "custom"
+    assert not (tmp_path / "results").exists()  # reduced budgets stay in their run directory unless asked
+    state = checkpoint.load(run / "checkpoint.pt")
+    assert state is not None and checkpoint.fingerprint(state["weights"]) == record["weights_sha256"]
+
+    code = "import sys; from nin_repro.train import main; c = main(); sys.exit(9 if 'torch' in sys.modules else c)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    second = subprocess.run(
+        [sys.executable, "-c", code, *SMALL, data], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert second.returncode == 0, second.stderr
+    assert "already done" in second.stdout and second.stdout.splitlines()[-1] == first.stdout.splitlines()[-1]
+
+    third = command("train", *SMALL, data, "record=always")
+    assert third.returncode == 0 and "already done" in third.stdout
+    assert [path.stem for path in (tmp_path / "results/records").rglob("*.json")] == [record["key"]]
+
+    described = command("describe", *SMALL)
+    assert "state      done" in described.stdout and record["key"] in described.stdout
+
+
+def test_killed_and_stopped_runs_end_as_undisturbed_ones(data: str, tmp_path: Path) -> None:
+    words = [*SMALL, data, "checkpoint_seconds=0"]
+    undisturbed = tmp_path / "undisturbed"
+    undisturbed.mkdir()
+    with begin(undisturbed, *words) as process:
+        assert "test error" in process.communicate()[0] and process.returncode == 0
+    expected = outcome(undisturbed, *SMALL)
+
+    run = run_directory(tmp_path, *SMALL)
+    for number, pause in ((signal.SIGKILL, 0.0), (signal.SIGTERM, 0.1), (signal.SIGINT, 0.05), (signal.SIGKILL, 0.15)):
+        with begin(tmp_path, *words) as process:
+            wait_for(run / "checkpoint.pt", process)
+            assert process.stdout is not None and process.stdout.readline().startswith("run ")
+            time.sleep(pause)
+            process.send_signal(number)
+            output = process.communicate()[0]
+        assert process.returncode in (-number, 128 + number)
+        if number != signal.SIGKILL:
+            assert "the same command goes on from" in output
+            assert json.loads((run / "status.json").read_text())["state"] == "interrupted"
+    with begin(tmp_path, *words) as process:
+        assert "going on after" in process.communicate()[0]
+    assert outcome(tmp_path, *SMALL) == expected
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["test_error"] for row in rows] == expected["curve"]["test_error"]
+
+
+def test_a_damaged_checkpoint_costs_time_and_nothing_else(command: Command, data: str, tmp_path: Path) -> None:
+    assert command("train", *SMALL, data).returncode == 0
+    expected = outcome(tmp_path, *SMALL)
+    run = run_directory(tmp_path, *SMALL)
+    (run / "result.json").write_text("{")
+    (run / "checkpoint.pt").write_bytes((run / "checkpoint.pt").read_bytes()[:-100])
+    again = command("train", *SMALL, data)
+    assert again.returncode == 0 and "truncated or altered" in again.stdout
+    assert outcome(tmp_path, *SMALL) == expected
+
+
+def test_two_processes_on_one_key(data: str, tmp_path: Path) -> None:
+    words = [*SMALL, data, "optimizer.schedule.epochs=2000", "budget.epochs=1500"]
+    run = run_directory(tmp_path, *words)
+    with begin(tmp_path, *words) as first:
+        wait_for(run / "metrics.jsonl", first)
+        with begin(tmp_path, *words) as second:
+            output = second.communicate()[0]
+        assert second.returncode == 75 and "another process is training this run" in output
+        with begin(tmp_path, *words, "wait=true") as third:
+            assert third.stdout is not None and "waiting for the process" in third.stdout.readline()
+            assert third.poll() is None
+            first.send_signal(signal.SIGTERM)
+            first.communicate()
+            assert first.returncode == 143
+            while "going on after" not in (line := third.stdout.readline()):
+                assert line, "the third process ended without taking over"
+            third.send_signal(signal.SIGTERM)
+            third.communicate()
+            assert third.returncode == 143
+
+
+def test_sweep_skips_what_is_done_and_goes_on_after_a_failure(command: Command, data: str, tmp_path: Path) -> None:
+    words = ["-m", *SMALL, data]
+    first = command("train", *words, "seed=range(2)")
+    assert first.returncode == 0, first.stderr
+    assert "2 runs in this sweep" in first.stdout
+    blocked = run_directory(tmp_path, *SMALL, "seed=2")
+    blocked.mkdir()
+    (blocked / "checkpoint.pt").mkdir()  # this member cannot read its checkpoint
+    second = command("train", *words, "seed=0,2,3,-1")
+    table = second.stdout[second.stdout.index("4 runs in this sweep") :].splitlines()[1:]
+    assert [line.split("seed=")[1].split()[1] for line in table] == ["done", "failed", "done", "refused"]
+    assert "done before" in table[0]
+    assert second.returncode == 2
+    assert json.loads((blocked / "status.json").read_text())["state"] == "failed"
+    (blocked / "checkpoint.pt").rmdir()
+    third = command("train", *words, "seed=2")  # a failed one is tried again by the same command
+    assert third.returncode == 0
+
+
+def test_a_failed_run_says_why_in_one_line_and_keeps_the_traceback(command: Command, data: str, tmp_path: Path) -> None:
+    words = [*SMALL, data, "optimizer.lr=1e30", "optimizer.clip_norm=null"]
+    failed = command("train", *words)
+    assert failed.returncode == 1
+    assert "Traceback" not in failed.stdout + failed.stderr
+    assert "the loss or the gradient is not finite at epoch 1, step" in failed.stdout
+    status = json.loads((run_directory(tmp_path, *words) / "status.json").read_text())
+    assert status["state"] == "failed" and "NotFinite" in status["traceback"]
+
+
+@pytest.mark.parametrize("word", ["device=cuda:7", "dataset=mnist"])
+def test_what_is_not_there_is_refused_without_a_trace(word: str, command: Command, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/mnist.npz").write_bytes(b"PK\3\4 not an archive")
+    refused = command("train", *SMALL, word)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: ") and refused.stderr.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_validation_leaves_the_test_images_unread(command: Command, data: str, tmp_path: Path) -> None:
+    words = [*SMALL, data, "protocol=validate"]
+    done = command("train", *words)
+    assert done.returncode == 0 and "validation error" in done.stdout.splitlines()[-1]
+    record = json.loads((run_directory(tmp_path, *words) / "result.json").read_text())
+    assert record["test_error"] is None and record["validation_error"] is not None
+    assert not any("test" in name for name in record["curve"])
+
+
+def test_help_prints_groups_and_keys(command: Command) -> None:
+    shown = command("train", "--help")
+    assert shown.returncode == 0
+    for word in ("regularizer: fc, fc_both_dropout", "experiment/table1: nin", "clip_norm", "quickstart"):
+        assert word in shown.stdout
+
+
+def test_composed_configuration_and_completion_are_hydras(command: Command) -> None:
+    shown = command("train", "--cfg", "job", "experiment=table1/nin")
+    assert shown.returncode == 0 and "clip_norm: 1" in shown.stdout
+    installed = command("train", "--shell-completion", "install=bash")
+    assert installed.returncode == 0 and "complete -o nospace" in installed.stdout
+
+
+def test_tables_need_neither_torch_nor_data(tmp_path: Path) -> None:
+    code = "import sys; from nin_repro.tables import main; c = main(); sys.exit(9 if 'torch' in sys.modules else c)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "python -m nin_repro.train -m experiment=table1/nin seed=range(5)" in done.stdout
+    assert (tmp_path / "results/tables/tables.md").exists()
