@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from official_files import FORMATS, NOWHERE, Server, md5
 
-from nin_repro.data import sources
+from nin_repro.data import download, sources
 from nin_repro.data.sources import DATASETS, load, open_split, parts_for
 from nin_repro.files import UsageError
 
@@ -48,7 +48,7 @@ def small(name: str, monkeypatch: pytest.MonkeyPatch, seed: int = 0, **changes: 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(sources, "BACKOFF", 0.0)
+    monkeypatch.setattr(download, "BACKOFF", 0.0)
     with Server() as running:
         thread = threading.Thread(target=running.serve_forever, args=(0.01,))
         thread.start()
@@ -148,11 +148,11 @@ CHILD = """
 import dataclasses, sys
 import numpy as np
 from pathlib import Path
-from nin_repro.data import sources
+from nin_repro.data import download, sources
 
 folder, url, md5 = sys.argv[1:]
 def official(name, downloads, facts):  # without torchvision, which takes long to import
-    sources._download([sources.Remote([url], downloads / "arrays.npz", md5)])
+    download.download([download.Remote([url], downloads / "arrays.npz", md5)])
     return dict(np.load(downloads / "arrays.npz"))
 sources._official = official
 facts = dataclasses.replace(sources.DATASETS["cifar10"], sizes={"train": 20, "test": 25}, known={})
@@ -358,12 +358,13 @@ def test_the_digits_of_scikit_learn(tmp_path: Path) -> None:
 
     final = open_split("digits", tmp_path, "final")
     assert final.provenance == "digits that come with scikit-learn"
-    assert final.train_images.shape == (1_437, 8, 8, 1) and final.eval_images.shape == (360, 8, 8, 1)
-    both = np.concatenate([final.train_images, final.eval_images])[..., 0]
-    assert np.array_equal(both, load_digits().images)
-    assert np.array_equal(np.concatenate([final.train_labels, final.eval_labels]), load_digits().target)
+    images, labels = load_digits().images, load_digits().target
+    assert np.array_equal(final.eval_images[..., 0], images[4::5]) and np.array_equal(final.eval_labels, labels[4::5])
+    assert np.array_equal(final.train_images[:9, ..., 0], images[[0, 1, 2, 3, 5, 6, 7, 8, 10]])
+    assert len(final.train_labels) == 1_438
     validate = open_split("digits", tmp_path, "validate")
-    assert (len(validate.train_images), len(validate.eval_images)) == (1_149, 288)
+    assert np.array_equal(validate.eval_images, final.train_images[-288:])
+    assert len(validate.train_images) == 1_438 - 288
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "mnist", "fashion_mnist"])

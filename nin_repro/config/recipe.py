@@ -82,7 +82,7 @@ def require_sense(config: Config) -> None:
     preprocessing = config.dataset.preprocessing
     if preprocessing.zca is not None and preprocessing.mean != "none":
         raise UsageError(
-            f"dataset.preprocessing.mean={preprocessing.mean} makes no sense with zca, which subtracts the mean itself: "
+            f"dataset.preprocessing.mean={preprocessing.mean} makes no sense with zca, which subtracts its own mean: "
             "choose mean=none or zca=null"
         )
     last_name, last = list(blocks.items())[-1]

@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import http.client
 import json
-import os
 import shutil
-import sys
-import time
-import urllib.error
-import urllib.request
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
+from nin_repro.data.download import download, official_files, say
 from nin_repro.files import UsageError, atomic, locked
 
 if TYPE_CHECKING:
@@ -30,11 +25,6 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 OFFICIAL = "official files"
-
-ATTEMPTS = 4  # rounds over the mirrors before a download is given up
-BACKOFF = 1.0  # seconds before the second round, doubled before each further one
-TIMEOUT = 30.0  # seconds without a byte before a connection counts as lost
-PROGRESS = 5.0  # seconds between progress lines
 
 
 @dataclass(frozen=True)
@@ -94,7 +84,7 @@ DATASETS = {  # 10,000 images for validation: section 4.2
     "fashion_mnist": Facts(10, (28, 28, 1), MNIST, 10_000, "FashionMNIST", KNOWN["fashion_mnist"]),
     "svhn": Facts(10, (32, 32, 3), {"train": 73_257, "test": 26_032, "extra": 531_131}, None, "SVHN"),
     # 8x8 images of 17 grey levels; the last 360 in the order of the file are our test set
-    "digits": Facts(10, (8, 8, 1), {"train": 1_437, "test": 360}, 288, None),
+    "digits": Facts(10, (8, 8, 1), {"train": 1_438, "test": 359}, 288, None),  # the split is ours, see `_digits`
 }
 
 
@@ -255,7 +245,7 @@ def obtain(name: str, data_dir: Path) -> None:
         with contextlib.ExitStack() as stack:
             lock = data_dir / f".{name}.lock"
             if not stack.enter_context(locked(lock, wait=False)):
-                _say(f"another process is getting {name}: waiting for it")
+                say(f"another process is getting {name}: waiting for it")
                 stack.enter_context(locked(lock))
             if path.exists():
                 return
@@ -269,17 +259,18 @@ def obtain(name: str, data_dir: Path) -> None:
 
 
 def _digits(facts: Facts) -> dict[str, Array]:
-    """The handwritten digits that come with scikit-learn, in the order of its file: the first ones train."""
+    """The handwritten digits that come with scikit-learn, in the order of its file: every fifth is for testing."""
     import numpy as np
     from sklearn.datasets import load_digits
 
-    found, count = load_digits(), facts.sizes["train"]
+    found = load_digits()
     images, labels = found.images[..., None].astype(np.uint8), found.target.astype(np.int64)
+    test = np.arange(len(labels)) % 5 == 4
     return {
-        "train_images": images[:count],
-        "train_labels": labels[:count],
-        "test_images": images[count:],
-        "test_labels": labels[count:],
+        "train_images": images[~test],
+        "train_labels": labels[~test],
+        "test_images": images[test],
+        "test_labels": labels[test],
     }
 
 
@@ -289,8 +280,8 @@ def _official(class_name: str, folder: Path, facts: Facts) -> dict[str, Array]:
     import torchvision.datasets
 
     kind, arrays = getattr(torchvision.datasets, class_name), {}
-    files = _remote_files(kind, folder)
-    _download(files)
+    files = official_files(kind, folder)
+    download(files)
     for path in folder.rglob("*"):  # what a killed extraction left would be taken for the data
         if path.is_file() and path not in [file.path for file in files]:
             path.unlink()
@@ -305,94 +296,3 @@ def _official(class_name: str, folder: Path, facts: Facts) -> dict[str, Array]:
         arrays[f"{part}_images"] = np.ascontiguousarray(images)
         arrays[f"{part}_labels"] = np.asarray(labels, dtype=np.int64)
     return arrays
-
-
-class Remote(NamedTuple):
-    urls: list[str]
-    path: Path  # where torchvision's class looks for the file
-    md5: str
-
-
-def _remote_files(kind: Any, folder: Path) -> list[Remote]:
-    """The official files of a torchvision data set, from what its class says of them."""
-    if hasattr(kind, "tgz_md5"):
-        return [Remote([kind.url], folder / kind.filename, kind.tgz_md5)]
-    if hasattr(kind, "split_list"):
-        return [Remote([url], folder / file, md5) for url, file, md5 in kind.split_list.values()]
-    raw = folder / kind.__name__ / "raw"
-    return [Remote([mirror + file for mirror in kind.mirrors], raw / file, md5) for file, md5 in kind.resources]
-
-
-def _download(files: list[Remote]) -> None:
-    """Bring the files to their places, each verified against its MD5; what an earlier try left is carried on with."""
-    missing = [file for file in files if not (file.path.exists() and _md5(file.path) == file.md5)]
-    for i, file in enumerate(missing):
-        file.path.parent.mkdir(parents=True, exist_ok=True)
-        problem = _download_one(file)
-        if problem:
-            wanted = ", ".join(remote.urls[0] for remote in missing[i:])
-            raise UsageError(
-                f"cannot download {file.path.name} ({problem}): without a network, fetch {wanted} elsewhere, "
-                f"put into {file.path.parent} and run this again"
-            )
-
-
-def _download_one(file: Remote) -> str:
-    """Try all mirrors several times; returns what was wrong the last time, "" for success."""
-    part, problem = file.path.with_name(file.path.name + ".part"), ""
-    for attempt in range(ATTEMPTS):
-        for url in file.urls:
-            try:
-                _fetch(url, part)
-            except (OSError, http.client.HTTPException) as error:
-                problem = " ".join(str(error).split()) or type(error).__name__
-                _say(f"{url}: {problem}")
-                continue
-            if _md5(part) == file.md5:
-                os.replace(part, file.path)
-                return ""
-            part.unlink()
-            problem = f"wrong MD5 from {url}"
-            _say(problem)
-        if attempt < ATTEMPTS - 1:
-            time.sleep(BACKOFF * 2**attempt)
-    return problem
-
-
-def _fetch(url: str, part: Path) -> None:
-    """Bring `part` to its full length, going on where it ends. Raises OSError if the connection fails or is cut."""
-    done = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
-    try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        error.close()
-        if done and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # there is nothing after what we have: the checksum decides
-        raise
-    with response:
-        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
-            done = 0  # the server sends the file from its start
-        length = response.headers.get("Content-Length")
-        total = done + int(length) if length else None
-        of = f" of {total / 1e6:.1f}" if total else ""
-        said = time.monotonic()
-        with open(part, "ab" if done else "wb") as out:
-            while block := response.read1(1 << 20):
-                out.write(block)
-                done += len(block)
-                if time.monotonic() - said > PROGRESS:
-                    said = time.monotonic()
-                    _say(f"{url}: {done / 1e6:.1f}{of} MB")
-    if total is not None and done < total:  # http.client does not tell when it is asked for blocks
-        raise ConnectionError(f"the connection was cut after {done:,} of {total:,} bytes")
-    _say(f"{url}: {done / 1e6:.1f} MB, complete")
-
-
-def _md5(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

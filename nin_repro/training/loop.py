@@ -119,7 +119,8 @@ class Trainer:
                     {"attempt": progress.attempt, "died": died, "epoch": epoch, "step": progress.step}
                 )
                 what = "the network is dead" if died == "network" else f"classes {progress.silent} are dead"
-                again = progress.attempt < self.limits.restarts
+                # A map that is silent where an update limit cuts the run off may yet have come back.
+                again = progress.attempt < self.limits.restarts and (died == "network" or self.rate.finished)
                 self.console.line(
                     f"{what} at epoch {epoch}, step {progress.step}: "
                     + (f"start {progress.attempt + 2} of {self.limits.restarts + 1}" if again else "no restart is left")
