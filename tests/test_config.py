@@ -244,7 +244,7 @@ def others(value: Any) -> list[Any]:
         return [[*value[:-1], 99], [*value, "x"], [*value, 99]]
     if isinstance(value, str):
         return [word for word in [*words, value + "x"] if word != value]
-    return [1, "x"] if value is None else [value / 2 if isinstance(value, float) else value + 1, 0.5]
+    return [1, "x"] if value is None else [value / 2 + 0.01 if isinstance(value, float) else value + 1, 0.5]
 
 
 def changed(config: Config, path: tuple[Any, ...]) -> Config | None:
