@@ -1,17 +1,19 @@
 """`python -m nin_repro.describe key=value ...` tells what a run would be, without running it."""
 
+import dataclasses
+import json
 import shlex
 import sys
-
-from omegaconf import OmegaConf
+from collections.abc import Iterator
+from typing import Any
 
 from nin_repro.config.compose import load
-from nin_repro.config.recipe import budget_name, directory, family, key, recipe
+from nin_repro.config.recipe import budget_name, directory, family, key
 from nin_repro.cost import in_words
 from nin_repro.files import UsageError, locked
 from nin_repro.models.spec import layers, training_multiply_adds
 from nin_repro.run import fail
-from nin_repro.schema import Config
+from nin_repro.schema import LABELS, RECIPE, Config
 from nin_repro.training.rundir import RunDirectory
 
 USAGE = """python -m nin_repro.describe key=value ...
@@ -63,12 +65,25 @@ def describe(config: Config, words: list[str]) -> str:
     ]
     for title, lines in (("assumed", about.assumptions), ("deviates", about.deviations)):
         parts += [f"{title if not i else '':11}{line}" for i, line in enumerate(lines)]
-    text = OmegaConf.to_yaml(OmegaConf.create(recipe(config)))
-    return "\n".join([*parts, "", layer_table(config), "", "recipe (all that decides the result)", _indented(text)])
+    return "\n".join(
+        [*parts, "", layer_table(config), "", "recipe (all that decides the result)", *recipe_lines(config)]
+    )
 
 
-def _indented(text: str) -> str:
-    return "\n".join("  " + line for line in text.rstrip().splitlines())
+def recipe_lines(config: Config) -> list[str]:
+    """The recipe as `key=value` words that the command line takes."""
+
+    def words(value: Any, path: str) -> Iterator[str]:
+        if isinstance(value, dict):
+            for name, item in value.items():
+                if name not in LABELS.get(path, ()):
+                    yield from words(item, f"{path}.{name}" if path else name)
+        else:
+            shown = json.dumps(value, separators=(",", ":")).replace('"', "")
+            yield f"  {path}={shown}"
+
+    plain = dataclasses.asdict(config)
+    return list(words({name: plain[name] for name in RECIPE}, ""))
 
 
 def main() -> int:

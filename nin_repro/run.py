@@ -145,14 +145,14 @@ def _to_the_end(
     split: "Split",
     about: dict[str, Any],
     console: Console,
-    mirror: Callable[[dict[str, float], int], None],
+    mirror: Callable[[dict[str, float], int, int], None],
 ) -> dict[str, Any]:
     """Build the trainer, take up its checkpoint if there is one, train; the record."""
     from nin_repro.build import trainer
 
     def record_row(row: dict[str, Any]) -> None:
         run.append_metrics(row)
-        mirror({name: value for name, value in row.items() if name != "epoch"}, row["epoch"])
+        mirror({name: value for name, value in row.items() if name != "epoch"}, row["epoch"], len(work.progress.rows))
 
     config = request.config
     started = time.strftime(TIME)

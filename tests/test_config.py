@@ -17,6 +17,7 @@ from nin_repro import train
 from nin_repro.config import compose
 from nin_repro.config.check import convert
 from nin_repro.config.recipe import RECIPE, budget_name, directory, family, key, recipe
+from nin_repro.describe import recipe_lines
 from nin_repro.files import UsageError
 from nin_repro.schema import Config
 
@@ -315,6 +316,12 @@ def test_families_of_committed_experiments_stand_still() -> None:
 
 def test_the_recipe_is_whole() -> None:
     assert set(recipe(compose.load([]))) == {*RECIPE, "meaning"}
+
+
+def test_the_described_recipe_is_words_for_the_command_line() -> None:
+    config = compose.load(["experiment=table2/nin_released", "seed=4", "budget=smoke"])
+    words = [line.strip() for line in recipe_lines(config)]
+    assert key(compose.load(words)) == key(config) != key(compose.load([]))
 
 
 def test_a_reduced_budget_never_calls_itself_the_papers() -> None:

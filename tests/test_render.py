@@ -198,8 +198,15 @@ def test_links_do_not_depend_on_the_working_folder(tmp_path: Path, monkeypatch: 
 
 def test_doubtful_code_and_data_are_remarked(tmp_path: Path) -> None:
     runs = stored(tmp_path, record(seed=0, dirty=True), record(seed=1, data={"digest": "another"}))
-    text = render.text(tables.build(runs, CELLS))
+    text = " ".join(render.text(tables.build(runs, CELLS)).split())
     assert "1 of 2 runs from modified code" in text and "2 different copies of the data" in text
+
+
+def test_data_that_are_not_the_official_files_are_remarked(tmp_path: Path) -> None:
+    (run,) = stored(tmp_path, record(data={"digest": "x", "provenance": "some copy of it"}))
+    assert "data: some copy of it" in " ".join(render.text(tables.build([run], CELLS)).split())
+    (run,) = stored(tmp_path / "official", record(data={"digest": "x", "provenance": "official files"}))
+    assert "official files" not in render.text(tables.build([run], CELLS))
 
 
 def test_reading_and_rendering_need_nothing_heavy() -> None:

@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import json
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -390,3 +391,36 @@ def test_importing_the_tracker_is_light() -> None:
 def test_an_unknown_mode_is_named_with_its_choices(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"'onlin'.*offline, online, disabled"):
         make(tmp_path, pytest.fail, mode="onlin")
+
+
+def test_a_new_start_of_a_run_is_not_dropped(tmp_path: Path) -> None:
+    tracker = make(tmp_path, pytest.fail)
+    for row, epoch in enumerate([1, 2, 3, 1, 2], start=1):
+        tracker.log({"loss": row / 10}, epoch, row)
+    tracker.finish(failed=False, summary={})
+    found = history(runs(tmp_path)[0])
+    assert {step: (row["epoch"], row["loss"]) for step, row in found.items()} == {
+        1: (1, 0.1),
+        2: (2, 0.2),
+        3: (3, 0.3),
+        4: (1, 0.4),
+        5: (2, 0.5),
+    }
+
+
+def test_a_full_disk_is_told_once_and_stops_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "full"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("cannot mount a small file system here")
+    told: list[str] = []
+    try:
+        (folder / "ballast").write_bytes(bytes(384 << 10))
+        tracker = make(folder, told.append)
+        for epoch in range(3):
+            tracker.log({"loss": 1.0}, epoch)
+        tracker.finish(failed=False, summary={})
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+    assert len(told) == 1 and "disk is full" in told[0]

@@ -53,6 +53,8 @@ def remarks(result: Result) -> list[str]:
     files = {str(record.data.get("digest")) for record in result.records}
     notes = [*result.deviations, _starts(result.stats)]
     notes.append(f"{modified} of {len(result.records)} runs from modified code" if modified else "")
+    origins = sorted({str(record.data.get("provenance", "")) for record in result.records} - {"official files", ""})
+    notes += [f"data: {origin}" for origin in origins]
     notes.append(f"runs on {len(files)} different copies of the data" if len(files) > 1 else "")
     return [note for note in notes if note]
 

@@ -151,6 +151,8 @@ class Trainer:
         while not self.rate.finished and not self._out_of_steps():
             if self._epoch():
                 break
+        count = len(self.evaluation[1]) + len(self.batches.labels)
+        self.console.status(f"measuring the errors without dropout on {count:,} images")
         dead = is_dead(self.network, self.batches.images, self.batches.labels)[0]
         if dead and self.progress.attempt < self.limits.restarts:
             return "network"

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import queue
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,6 +25,7 @@ from typing import Any
 from nin_repro.files import UsageError
 
 MODES = ("offline", "online", "disabled")
+ENOUGH = 256 << 10  # free bytes under which a disk counts as full
 
 
 class Tracker:
@@ -78,9 +80,12 @@ class Tracker:
         folder = str(Path(directory).absolute())
         self._send({"mode": mode, "timeout": timeout, "run": {**run, "dir": folder, "config": dict(config)}})
 
-    def log(self, values: Mapping[str, float], epoch: int) -> None:
-        """Mirror the numbers of one epoch. Returns at once."""
-        self._send({"log": {**values, "epoch": epoch}})
+    def log(self, values: Mapping[str, float], epoch: int, row: int | None = None) -> None:
+        """Mirror the numbers of one epoch. Returns at once.
+
+        `row` counts the epochs of all starts of a run (else `epoch` is taken for it): W&B drops what goes back in it.
+        """
+        self._send({"log": {**values, "epoch": epoch}, "row": epoch if row is None else row})
 
     def finish(self, *, failed: bool, summary: Mapping[str, Any]) -> None:
         """Mirror the summary and close the run as failed or finished, giving up after `timeout` seconds."""
@@ -142,7 +147,9 @@ def _mirror() -> None:
     try:
         run = _start(trainer, first["mode"], first["timeout"], first["run"])
         while "log" in (message := messages.get()):
-            run.log(message["log"], step=message["log"]["epoch"])
+            run.log(message["log"], step=message["row"])
+            if shutil.disk_usage(first["run"]["dir"]).free < ENOUGH:  # W&B itself says nothing when it cannot write
+                trainer.sendall(b"the disk is full, so the mirror may lack numbers\n")
         run.summary.update(message["summary"])
         run.finish(exit_code=message["exit_code"])
     except Exception as error:
