@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nin_repro.training.loop import Trainer
     from nin_repro.training.tracking import Tracker
 
+Say = Callable[[str], None]
 TIME = "%Y-%m-%dT%H:%M:%S%z"
 BUSY = 75  # exit code of a run that another process is training: "try again later"
 
@@ -120,7 +121,7 @@ def _train(request: Request, run: RunDirectory, found: "Machine", split: "Split"
             tracker.finish(failed=False, summary={name: record[name] for name in shown})
             failed = False
             _publish(request.config, record)
-            return _report(request.config, run, record, already=False)
+            return _report(request.config, run, record, already=False, say=console.line)
         except (Interrupted, KeyboardInterrupt) as stop:  # the latter before and after the steps, or when asked twice
             number = stop.signal if isinstance(stop, Interrupted) else signal_of(stop)
             why = f"stopped by {signal.Signals(number).name}{f' at {stop}' if str(stop) else ''}"
@@ -236,23 +237,24 @@ def _publish(config: Config, record: dict[str, Any]) -> None:
             print(f"warning: {conflict}")
 
 
-def _report(config: Config, run: RunDirectory, record: dict[str, Any], already: bool) -> Outcome:
+def _report(config: Config, run: RunDirectory, record: dict[str, Any], already: bool, say: Say = print) -> Outcome:
     """Say how a run ended and what to do next."""
     kind = "test" if record["test_error"] is not None else "validation"
     words = f"{kind} error {record[f'{kind}_error']:.2f} %"
     if record["status"] == "dead":
-        words = f"dead in {len(record['attempts'])} of {len(record['attempts'])} starts, {words}"
+        words = f"dead in all of its {len(record['attempts'])} starts; {words}"
     elif record["dead_classes"]:
         words = f"classes {record['dead_classes']} died, so no sample of any table; {words}"
-    print(
+    say(
         f"{record['epochs']} epochs in {duration(record['seconds'])}, {record['images_per_second']:,.0f} images/s, "
         f"training error {record['train_error']:.2f} %"
     )
-    print(f"run directory {run.path}")
-    print(f"next: python -m nin_repro.tables\n      python -m nin_repro.describe {_described(record)}")
+    say(f"run directory {run.path}")
+    say("next: python -m nin_repro.tables")
+    say(f"      python -m nin_repro.describe {_described(record)}")
     if config.dataset.name == "digits":
-        print("      python -m nin_repro.train experiment=table4/nin budget=short   (MNIST)")
-    print(words)
+        say("      python -m nin_repro.train experiment=table4/nin budget=short   (MNIST)")
+    say(words)
     return Outcome(record["status"], 0, words, already, str(run.path))
 
 

@@ -20,7 +20,7 @@ def cells() -> dict[str, Cell]:
     found = {}
     for name in experiments():
         config = load([f"experiment={name}"])
-        command = f"python -m nin_repro.train -m experiment={name} seed=range(5)"
+        command = f"python -m nin_repro.train -m experiment={name} seed=0,1,2,3,4"
         found[name] = Cell(name, family(config), command, in_words(config), tuple(config.about.deviations))
     return found
 

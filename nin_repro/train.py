@@ -60,5 +60,10 @@ def main() -> int:
     return max(exit_code, sweep.worst_code)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Entry point of the `nin-train` script."""
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    command()

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes .venv with exactly the packages of scripts/requirements.txt, and does nothing when it is there already.
+# Makes .venv with exactly the packages of scripts/requirements.txt and this project, and does nothing when it is there already.
 # Uses uv where it is installed, else pip. Needs Python 3.11, 3.12 or 3.13; PYTHON=... names another than found here.
 set -eu
 cd "$(dirname "$0")/.."
@@ -23,8 +23,10 @@ fi
 if command -v uv >/dev/null 2>&1; then
     [ -x .venv/bin/python ] || uv venv --quiet --python "$PYTHON" .venv
     uv pip sync --python .venv/bin/python --require-hashes scripts/requirements.txt
+    uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
 else
     [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
     .venv/bin/python -m pip install --require-hashes --no-deps -r scripts/requirements.txt
+    .venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 fi
 cp scripts/requirements.txt "$stamp"

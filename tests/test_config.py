@@ -199,6 +199,10 @@ def test_table_5_reads_off_the_names() -> None:
         )
 
 
+def test_nested_choices_may_be_written_as_groups() -> None:
+    assert compose.expand(["experiment/table5=fc,gap", "seed=1"]) == ["experiment=table5/fc,table5/gap", "seed=1"]
+
+
 def test_glob_takes_all_matching_experiments() -> None:
     assert compose.expand(["experiment=glob(table5/*)"]) == ["experiment=table5/fc,table5/fc_dropout,table5/gap"]
 

@@ -235,6 +235,9 @@ def test_composed_configuration_and_completion_are_hydras(command: Command) -> N
     assert shown.returncode == 0 and "clip_norm: 1" in shown.stdout
     installed = command("train", "--shell-completion", "install=bash")
     assert installed.returncode == 0 and "complete -o nospace" in installed.stdout
+    for typed, choice in (("nin-train optimizer.l", "optimizer.lr="), ("nin-train experiment/table1=", "nin_aug")):
+        line = os.environ | {"PYTHONPATH": str(ROOT), "COMP_LINE": typed, "COMP_POINT": str(len(typed))}
+        assert choice in command("train", "-sc", "query=bash", env=line).stdout
 
 
 def test_tables_need_neither_torch_nor_data(tmp_path: Path) -> None:
@@ -242,5 +245,5 @@ def test_tables_need_neither_torch_nor_data(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "python -m nin_repro.train -m experiment=table1/nin seed=range(5)" in done.stdout
+    assert "python -m nin_repro.train -m experiment=table1/nin seed=0,1,2,3,4" in done.stdout
     assert (tmp_path / "results/tables/tables.md").exists()

@@ -34,9 +34,10 @@ def experiments() -> list[str]:
 
 
 def expand(overrides: Sequence[str]) -> list[str]:
-    """Replace `group=glob(pattern)` by the choices it matches, with `*` matching "/" too.
+    """Write out what Hydra does not know of groups whose files lie in several directories, as the experiments do.
 
-    Hydra's own glob sees only the files of one directory, and the experiments lie in several.
+    `experiment=glob(table5/*)` becomes the choices it matches, `*` matching "/" too; `experiment/table1=nin`, which
+    shells complete to, becomes `experiment=table1/nin`.
 
     Raises:
         UsageError: nothing matches.
@@ -45,6 +46,9 @@ def expand(overrides: Sequence[str]) -> list[str]:
 
     expanded = []
     for override in overrides:
+        nested = re.fullmatch(r"(\w+)/(\w+)=([\w,]+)", override)
+        if nested and nested[1] in choices():
+            override = f"{nested[1]}=" + ",".join(f"{nested[2]}/{name}" for name in nested[3].split(","))
         match = re.fullmatch(r"(\w+)=glob\((.+)\)", override)
         if match and match[1] in choices():
             names = [name for name in choices()[match[1]] if fnmatch(name, match[2].strip("'\""))]

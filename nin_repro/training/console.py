@@ -37,9 +37,8 @@ class Console:
 
     def line(self, text: str) -> None:
         """A line that stays."""
-        start, end = ("\r\x1b[K", "\n") if self.open_line else ("", "\n")
+        print(("\r\x1b[K" if self.open_line else "") + text, flush=True)
         self.open_line = False
-        print(start + text, end=end, flush=True)
         self._log(text)
 
     def due(self) -> bool:
