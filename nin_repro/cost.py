@@ -9,25 +9,26 @@ from nin_repro.training.schedule import plan
 # Multiply-adds a second that this program reached in training, counted as in `training_multiply_adds`.
 # Measured; a device that was not measured is not listed.
 RATES = {"2 CPU cores": 75e9}
+PER_STEP = 0.004  # seconds that an update takes on a CPU besides, however small the network
 
 
-def multiply_adds(config: Config) -> float:
-    """Multiply-adds of the whole training, forward and backward; an upper bound where the schedule may end earlier."""
+def images_seen(config: Config) -> int:
+    """Images of all epochs; an upper bound where the schedule may end earlier."""
     facts = DATASETS[config.dataset.name]
     images = sum(count for part, count in facts.sizes.items() if part != "test")
     images = min(images, config.budget.train_images or images)
-    epochs, _ = plan(config.optimizer.schedule, config.budget)
-    seen = epochs * images
-    if config.budget.max_steps is not None:
-        seen = min(seen, config.budget.max_steps * config.optimizer.batch_size)
-    return float(seen) * training_multiply_adds(layers(config.dataset.name, config.architecture, config.regularizer))
+    seen = plan(config.optimizer.schedule, config.budget)[0] * images
+    limit = config.budget.max_steps
+    return seen if limit is None else min(seen, limit * config.optimizer.batch_size)
 
 
 def in_words(config: Config) -> str:
-    """Such as "13 PFLOP a seed: 28:11:00 on 2 CPU cores"."""
-    adds = multiply_adds(config)
+    """Such as "17 PFLOP a seed: 31:25:37 on 2 CPU cores"."""
+    seen = images_seen(config)
+    adds = seen * training_multiply_adds(layers(config.dataset.name, config.architecture, config.regularizer))
+    waiting = seen / config.optimizer.batch_size * PER_STEP
     most = "at most " if plan(config.optimizer.schedule, config.budget)[1] is None else ""
-    times = ", ".join(f"{duration(adds / rate)} on {device}" for device, rate in RATES.items())
+    times = ", ".join(f"{duration(adds / rate + waiting)} on {device}" for device, rate in RATES.items())
     flops = 2 * adds
     unit, words = next((u, w) for u, w in ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP")) if flops >= u or u == 1e9)
     return f"{most}{flops / unit:.3g} {words} a seed: {most}{times}"

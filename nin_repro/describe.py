@@ -10,9 +10,9 @@ from typing import Any
 from nin_repro.config.compose import load
 from nin_repro.config.recipe import budget_name, directory, family, key
 from nin_repro.cost import in_words
-from nin_repro.files import UsageError, locked
+from nin_repro.files import locked
 from nin_repro.models.spec import layers, training_multiply_adds
-from nin_repro.run import fail
+from nin_repro.run import as_command
 from nin_repro.schema import LABELS, RECIPE, Config
 from nin_repro.training.rundir import RunDirectory
 
@@ -86,17 +86,10 @@ def recipe_lines(config: Config) -> list[str]:
     return list(words({name: plain[name] for name in RECIPE}, ""))
 
 
-def main() -> int:
+def main() -> None:
     words = sys.argv[1:]
-    if any(word in ("-h", "--help") for word in words):
-        print(USAGE, end="")
-        return 0
-    try:
-        print(describe(load(words), words))
-    except UsageError as error:
-        return fail(error)
-    return 0
+    print(describe(load(words), words))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(as_command(main, USAGE))

@@ -194,7 +194,6 @@ def _record(request: Request, work: "Trainer", status: str, split: "Split", abou
     if not died or died[-1]["attempt"] != progress.attempt:
         died.append({"attempt": progress.attempt, "died": None, "epoch": work.rate.epoch, "step": progress.step})
     names = sorted({name for row in rows for name in row})
-    images = progress.step * config.optimizer.batch_size
     return {
         "format": records.FORMAT,
         "key": key(config),
@@ -213,7 +212,7 @@ def _record(request: Request, work: "Trainer", status: str, split: "Split", abou
         "epochs": work.rate.epoch,
         "steps": progress.step,
         "seconds": round(progress.seconds, 3),
-        "images_per_second": round(images / progress.seconds, 1) if progress.seconds else 0.0,
+        "images_per_second": round(progress.trained / max(progress.train_seconds, 1e-9), 1),
         "device": about["device"] if about["device"] != "cpu" else f"{about['threads']} x {about['processor']}",
         "commit": about["commit"],
         "dirty": about["dirty"],
@@ -244,7 +243,7 @@ def _report(config: Config, run: RunDirectory, record: dict[str, Any], already: 
     if record["status"] == "dead":
         words = f"dead in all of its {len(record['attempts'])} starts; {words}"
     elif record["dead_classes"]:
-        words = f"classes {record['dead_classes']} died, so no sample of any table; {words}"
+        words = f"classes {record['dead_classes']} are silent, so no sample of any table; {words}"
     say(
         f"{record['epochs']} epochs in {duration(record['seconds'])}, {record['images_per_second']:,.0f} images/s, "
         f"training error {record['train_error']:.2f} %"
@@ -285,3 +284,18 @@ def fail(error: UsageError) -> int:
     """Print a refusal as the one line it is; the exit code for it."""
     print(f"error: {error}", file=sys.stderr)
     return 2
+
+
+def as_command(main: Callable[[], None], usage: str | None = None) -> int:
+    """Run a command's main function; its exit code. `usage` is for commands that read no options of their own."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a traceback
+    if usage is not None and {"-h", "--help"} & set(sys.argv):
+        print(usage, end="")
+        return 0
+    try:
+        main()
+    except UsageError as error:
+        return fail(error)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return 0

@@ -7,12 +7,11 @@ from pathlib import Path
 from nin_repro.config.compose import experiments, load
 from nin_repro.config.recipe import family
 from nin_repro.cost import in_words
-from nin_repro.files import UsageError
 from nin_repro.results import records
 from nin_repro.results.export import write_all
 from nin_repro.results.render import text
 from nin_repro.results.tables import Cell, build
-from nin_repro.run import fail
+from nin_repro.run import as_command
 
 
 def cells() -> dict[str, Cell]:
@@ -25,23 +24,19 @@ def cells() -> dict[str, Cell]:
     return found
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m nin_repro.tables", description="All tables of the paper, ours beside the paper's, from records."
     )
     parser.add_argument("--records", type=Path, default=Path("results/records"), help="records (default %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("results/tables"), help="where files go (default %(default)s)")
     options = parser.parse_args()
-    try:
-        found, problems = records.read_all(options.records)
-        report = build(found, cells(), problems)
-        print(text(report), end="")
-        written = write_all(report, options.out)
-    except UsageError as error:
-        return fail(error)
-    print(f"written: {', '.join(str(path) for path in written)}")
-    return 0
+    found, problems = records.read_all(options.records)
+    report = build(found, cells(), problems)
+    print(text(report), end="")
+    written = write_all(report, options.out)
+    print(f"{len(written)} files in {options.out}, {written[0].name} first")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(as_command(main))

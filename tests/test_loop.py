@@ -69,7 +69,7 @@ def make(tmp_path: Path) -> Make:
 
 
 def result(trainer: Trainer) -> tuple[str, list[dict[str, Any]], Any]:
-    rows = [{name: value for name, value in row.items() if name != "seconds"} for row in trainer.progress.rows]
+    rows = [{name: value for name, value in row.items() if "second" not in name} for row in trainer.progress.rows]
     return checkpoint.fingerprint(trainer.network.state_dict()), rows, trainer.final
 
 
@@ -219,6 +219,26 @@ def test_a_dead_class_is_counted_at_the_end(make: Make) -> None:
     assert run.progress.silent == [3]
     assert run.progress.attempts == [{"attempt": 0, "died": "classes", "epoch": 3, "step": run.progress.step}]
     assert all(row["silent_classes"] == 1 for row in run.progress.rows)
+
+
+@pytest.mark.parametrize(("words", "starts"), [([], 2), (["budget.epochs=2"], 1), (["restarts=0"], 1)])
+def test_a_dead_class_costs_a_start_unless_the_run_is_reduced(words: list[str], starts: int, make: Make) -> None:
+    run = make("restarts=1", "optimizer.lr=1e-6", *words)
+    start = run.network.initialise
+
+    def initialise(seed: int, attempt: int) -> None:
+        start(seed, attempt)
+        last = run.network.convolutions()[-1]
+        last.bias.data.fill_(1.0)
+        if attempt == 0:
+            last.weight.data[3], last.bias.data[3] = 0.0, -1.0
+
+    run.network.initialise = initialise  # type: ignore[method-assign]
+    run._begin_attempt()
+    assert run.run() == "done"
+    assert run.progress.attempt + 1 == starts
+    assert [one["died"] for one in run.progress.attempts] == ["classes"]
+    assert run.progress.silent == ([] if starts == 2 else [3])
 
 
 def test_a_plateau_is_not_death(make: Make) -> None:

@@ -57,16 +57,16 @@ def _download_one(file: Remote) -> str:
                 _fetch(url, part)
             except (OSError, http.client.HTTPException) as error:
                 problem = " ".join(str(error).split()) or type(error).__name__
-                say(f"{url}: {problem}")
                 continue
             if _md5(part) == file.md5:
                 os.replace(part, file.path)
                 return ""
             part.unlink()
             problem = f"wrong MD5 from {url}"
-            say(problem)
         if attempt < ATTEMPTS - 1:
-            time.sleep(BACKOFF * 2**attempt)
+            pause = BACKOFF * 2**attempt
+            say(f"{file.path.name}: {problem}; try {attempt + 2} of {ATTEMPTS} in {pause:g} s")
+            time.sleep(pause)
     return problem
 
 

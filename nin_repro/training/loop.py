@@ -44,6 +44,7 @@ class Limits:
 
     seed: int
     restarts: int
+    restart_for_classes: bool  # a class that is dead at the end costs a start too, not only the whole network
     max_steps: int | None
     eval_every: int
     train_eval_every: int
@@ -60,6 +61,8 @@ class Progress:
     rows: list[dict[str, Any]] = field(default_factory=list)  # one per epoch, as in metrics.jsonl
     start: list[dict[str, Any]] = field(default_factory=list)  # the first updates of each attempt, see `_look`
     seconds: float = 0.0  # of all attempts, over all interruptions
+    train_seconds: float = 0.0  # of these, outside of evaluations
+    trained: int = 0  # images seen in them
     silent: list[int] = field(default_factory=list)  # classes that looked dead at the last probe
 
 
@@ -118,12 +121,17 @@ class Trainer:
                 progress.attempts.append(
                     {"attempt": progress.attempt, "died": died, "epoch": epoch, "step": progress.step}
                 )
-                what = "the network is dead" if died == "network" else f"classes {progress.silent} are dead"
-                # A map that is silent where an update limit cuts the run off may yet have come back.
-                again = progress.attempt < self.limits.restarts and (died == "network" or self.rate.finished)
+                what = "the network is dead" if died == "network" else f"classes {progress.silent} are silent"
+                again = progress.attempt < self.limits.restarts and (
+                    died == "network" or self.limits.restart_for_classes
+                )
                 self.console.line(
                     f"{what} at epoch {epoch}, step {progress.step}: "
-                    + (f"start {progress.attempt + 2} of {self.limits.restarts + 1}" if again else "no restart is left")
+                    + (
+                        f"start {progress.attempt + 2} of {self.limits.restarts + 1}"
+                        if again
+                        else "this was the last start"
+                    )
                 )
                 if not again:
                     return "dead" if died == "network" else "done"
@@ -166,7 +174,13 @@ class Trainer:
     def _epoch(self) -> bool:
         """One pass over the training images, or what is left of it; True if the network died in it."""
         started = time.monotonic()
-        before = self.progress.seconds
+        before = dataclasses.replace(self.progress)
+
+        def count_time() -> None:
+            elapsed = time.monotonic() - started
+            self.progress.seconds = before.seconds + elapsed
+            self.progress.train_seconds = before.train_seconds + elapsed
+
         scale = self.rate.scale
         self.sgd.set_scale(scale, scale if self.rate.schedule.bias_drops else 1.0)
         order = self.batches.order(self.key, self.rate.epoch)
@@ -176,13 +190,15 @@ class Trainer:
                 break
             self._step(order, position)
             dead = self.progress.step % PROBE_EVERY == 0 and self._look()
-            self.progress.seconds = before + time.monotonic() - started
+            count_time()
             if dead:
                 return True
             self._between_steps(started, position + 1 - first)
-        self._check_fault()
-        self._end_epoch(scale)
-        self.progress.seconds = before + time.monotonic() - started
+        self._check_fault()  # waits for the device
+        count_time()
+        images, seconds = self.progress.trained - before.trained, self.progress.train_seconds - before.train_seconds
+        self._end_epoch(scale, images / seconds if images else None)
+        self.progress.seconds = before.seconds + time.monotonic() - started
         return False
 
     def _step(self, order: Tensor, position: int) -> None:
@@ -201,6 +217,7 @@ class Trainer:
         self.window[0] += loss
         self.window[1] = torch.maximum(self.window[1], self.sgd.norm.double())
         self.progress.step += 1
+        self.progress.trained += len(labels)
 
     def _look(self) -> bool:
         """Note how the last updates went, and whether the network is dead."""
@@ -225,7 +242,7 @@ class Trainer:
         if time.monotonic() - self.saved_at >= self.limits.checkpoint_seconds:
             self.save()
 
-    def _end_epoch(self, scale: float) -> None:
+    def _end_epoch(self, scale: float, images_per_second: float | None) -> None:
         """Close the books of an epoch: one row of metrics, and the schedule moves on."""
         loss, wrong, seen = self.totals.tolist()
         self.totals.zero_()
@@ -247,6 +264,7 @@ class Trainer:
             found = evaluate(self.network, self.batches.images, self.batches.labels)
             row |= {"train_error": found.error}
         row |= {"silent_classes": len(self.progress.silent), "seconds": round(self.progress.seconds, 3)}
+        row |= {"images_per_second": images_per_second and round(images_per_second, 1)}
         self.progress.rows.append(row)
         self.record_row(row)
         self.console.line(self._summary(row))
