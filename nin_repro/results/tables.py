@@ -260,7 +260,7 @@ def build(records: Iterable[Record], cells: Mapping[str, Cell], problems: Iterab
         elif name not in shown:
             other[recipe._replace(why="no row of the paper")].append(record)
         elif record.budget == PAPER_BUDGET:
-            other[recipe._replace(why=f"the recipe of {name} is another one now")].append(record)
+            other[recipe._replace(why=f"not the recipe of {name}: overridden, or an older file")].append(record)
         else:
             reduced[recipe._replace(why="reduced budget")].append(record)
 

@@ -98,9 +98,7 @@ class Trainer:
         self.device = batches.images.device
         self.stop_signal: int | None = None
         self.progress = Progress()
-        self.final: tuple[Evaluation, Evaluation] | None = (
-            None  # on evaluation and training images, of the last attempt
-        )
+        self.final: tuple[Evaluation, Evaluation] | None = None  # on evaluation and on training images, at the end
         self._begin_attempt()
 
     def run(self) -> str:
@@ -112,34 +110,28 @@ class Trainer:
         """
         handlers = {number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            while True:
-                died = self._attempt()
-                if died is None:
-                    return "done"
-                progress = self.progress
-                epoch = self.rate.epoch + 1 if died == "network" else self.rate.epoch
-                progress.attempts.append(
-                    {"attempt": progress.attempt, "died": died, "epoch": epoch, "step": progress.step}
-                )
-                what = "the network is dead" if died == "network" else f"classes {progress.silent} are silent"
-                again = progress.attempt < self.limits.restarts and (
+            while died := self._attempt():
+                again = self.progress.attempt < self.limits.restarts and (
                     died == "network" or self.limits.restart_for_classes
                 )
-                self.console.line(
-                    f"{what} at epoch {epoch}, step {progress.step}: "
-                    + (
-                        f"start {progress.attempt + 2} of {self.limits.restarts + 1}"
-                        if again
-                        else "this was the last start"
-                    )
-                )
+                self._note_death(died, again)
                 if not again:
                     return "dead" if died == "network" else "done"
-                self.progress = dataclasses.replace(progress, attempt=progress.attempt + 1, step=0, silent=[])
+                attempt = self.progress.attempt + 1
+                self.progress = dataclasses.replace(self.progress, attempt=attempt, step=0, silent=[])
                 self._begin_attempt()
+            return "done"
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+
+    def _note_death(self, died: str, again: bool) -> None:
+        progress, starts = self.progress, self.limits.restarts + 1
+        epoch = self.rate.epoch + 1 if died == "network" else self.rate.epoch
+        progress.attempts.append({"attempt": progress.attempt, "died": died, "epoch": epoch, "step": progress.step})
+        what = "the network is dead" if died == "network" else f"classes {progress.silent} are silent"
+        then = f"start {progress.attempt + 2} of {starts}" if again else "this was the last start"
+        self.console.line(f"{what} at epoch {epoch}, step {progress.step}: {then}")
 
     def _begin_attempt(self) -> None:
         """Fresh weights, momentum, schedule and draws, all functions of (seed, attempt)."""
