@@ -103,6 +103,26 @@ def test_a_run_that_is_stopped_after_any_step_ends_as_one_that_was_not(words: li
         assert result(second) == result(whole)
 
 
+def test_a_run_that_is_stopped_while_it_is_measured_ends_as_one_that_was_not(make: Make) -> None:
+    whole = make(name="whole")
+    whole.run()
+    first = make(name="cut")
+    original = first._stop_if_asked
+
+    def stop() -> None:
+        if first.rate.finished:
+            os.kill(os.getpid(), signal.SIGTERM)
+        original()
+
+    first._stop_if_asked = stop  # type: ignore[method-assign]
+    with pytest.raises(Interrupted):
+        first.run()
+    assert first.final is None
+    second = make(name="cut")
+    assert second.rate.finished and second.run() == "done"
+    assert result(second) == result(whole)
+
+
 def test_a_killed_run_repeats_what_its_checkpoint_lacks(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = make(name="whole")
     whole.run()

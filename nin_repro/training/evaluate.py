@@ -5,6 +5,7 @@ constants; or the last ReLU leaves single classes a map that is zero for every i
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -24,17 +25,25 @@ class Evaluation:
 
 
 @torch.no_grad()
-def logits(network: nn.Module, images: Tensor) -> Tensor:
-    """Logits [N, K] of float images [N, H, W, C], without dropout; the network is left in training mode."""
+def logits(network: nn.Module, images: Tensor, between: Callable[[], None] = lambda: None) -> Tensor:
+    """Logits [N, K] of float images [N, H, W, C], without dropout; the network is left in training mode.
+
+    `between` is called after every batch, and may raise.
+    """
+    found = []
     network.eval()
-    found = torch.cat([network(chunk.permute(0, 3, 1, 2)) for chunk in images.split(BATCH)])
+    for chunk in images.split(BATCH):
+        found.append(network(chunk.permute(0, 3, 1, 2)))
+        between()
     network.train()
-    return found
+    return torch.cat(found)
 
 
-def evaluate(network: nn.Module, images: Tensor, labels: Tensor) -> Evaluation:
-    """Loss and error of a network on float images [N, H, W, C] with labels [N]."""
-    found = logits(network, images)
+def evaluate(
+    network: nn.Module, images: Tensor, labels: Tensor, between: Callable[[], None] = lambda: None
+) -> Evaluation:
+    """Loss and error of a network on float images [N, H, W, C] with labels [N]; see `logits` for `between`."""
+    found = logits(network, images, between)
     return Evaluation(
         loss=F.cross_entropy(found, labels).item(),
         error=100 * (found.argmax(1) != labels).sum().item() / len(labels),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -108,7 +109,8 @@ class Trainer:
             Interrupted: a signal came; the state is saved.
             NotFinite: the loss or a gradient was not finite.
         """
-        handlers = {number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        heard = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+        handlers = {number: signal.signal(number, self._ask_to_stop) for number in heard}
         try:
             while died := self._attempt():
                 again = self.progress.attempt < self.limits.restarts and (
@@ -151,17 +153,14 @@ class Trainer:
         while not self.rate.finished and not self._out_of_steps():
             if self._epoch():
                 break
-        count = len(self.evaluation[1]) + len(self.batches.labels)
-        self.console.status(f"measuring the errors without dropout on {count:,} images")
         dead = is_dead(self.network, self.batches.images, self.batches.labels)[0]
         if dead and self.progress.attempt < self.limits.restarts:
             return "network"
+        if not dead:
+            self.save()  # a dead network would be trained on from here
         self.final = self._final_evaluation()
-        if dead:
-            return "network"
         self.progress.silent = [silent for silent in self.final[0].silent if silent in self.final[1].silent]
-        self.save()
-        return "classes" if self.progress.silent else None
+        return "network" if dead else "classes" if self.progress.silent else None
 
     def _epoch(self) -> bool:
         """One pass over the training images, or what is left of it; True if the network died in it."""
@@ -230,7 +229,7 @@ class Trainer:
             self.console.status(self._status(epoch_started, steps_done))
         if self.stop_signal is not None:
             self.save()
-            raise Interrupted(self.stop_signal, self._where())
+        self._stop_if_asked()
         if time.monotonic() - self.saved_at >= self.limits.checkpoint_seconds:
             self.save()
 
@@ -263,9 +262,17 @@ class Trainer:
 
     def _final_evaluation(self) -> tuple[Evaluation, Evaluation]:
         """(on the evaluation images, on the training images), without dropout and augmentation."""
-        return evaluate(self.network, *self.evaluation), evaluate(
-            self.network, self.batches.images, self.batches.labels
+        training = self.batches.images, self.batches.labels
+        count = len(self.evaluation[1]) + len(training[1])
+        self.console.status(f"measuring the errors without dropout on {count:,} images")
+        return (
+            evaluate(self.network, *self.evaluation, self._stop_if_asked),
+            evaluate(self.network, *training, self._stop_if_asked),
         )
+
+    def _stop_if_asked(self) -> None:
+        if self.stop_signal is not None:
+            raise Interrupted(self.stop_signal, self._where())
 
     def _out_of_steps(self) -> bool:
         return self.limits.max_steps is not None and self.progress.step >= self.limits.max_steps
@@ -295,10 +302,10 @@ class Trainer:
         per_step = (time.monotonic() - epoch_started) / steps_done
         left = duration(per_step * (total - self.progress.step))
         most = "at most " if self.rate.drops is None else ""
-        dead = f"  {len(self.progress.silent)} silent classes" if self.progress.silent else ""
+        silent = _silent(len(self.progress.silent))
         return (
             f"epoch {self.rate.epoch + 1}/{self.rate.epochs}  step {self.progress.step}/{total}  "
-            f"loss {loss / seen:.4f}  error {100 * wrong / seen:.2f} %{dead}  "
+            f"loss {loss / seen:.4f}  error {100 * wrong / seen:.2f} %{silent}  "
             f"{self.batches.batch_size / per_step:,.0f} images/s  {most}{left} left"
         )
 
@@ -306,11 +313,11 @@ class Trainer:
         tested = ""
         if f"{self.eval_name}_error" in row:
             tested = f"  {self.eval_name} error {row[f'{self.eval_name}_error']:6.2f} %"
-        dead = f"  {row['silent_classes']} silent classes" if row["silent_classes"] else ""
+        epoch = f"{row['epoch']:>{len(str(self.rate.epochs))}}/{self.rate.epochs}"
         return (
-            f"epoch {row['epoch']:>{len(str(self.rate.epochs))}}/{self.rate.epochs}  rate x{row['rate']:<5g} "
-            f"loss {row['train_loss']:.4f}  train error {row['train_error_running']:6.2f} %{tested}{dead}"
-            f"  {duration(row['seconds'])}"
+            f"epoch {epoch}  rate x{row['rate']:<5g} "
+            f"loss {row['train_loss']:.4f}  train error {row['train_error_running']:6.2f} %{tested}"
+            f"{_silent(row['silent_classes'])}  {duration(row['seconds'])}"
         )
 
     def save(self) -> None:
@@ -336,3 +343,7 @@ class Trainer:
         self.rate.load(state["rate"])
         self.totals.copy_(state["totals"])
         self.window.copy_(state["window"])
+
+
+def _silent(count: int) -> str:
+    return f"  {count} silent class{'es' if count > 1 else ''}" if count else ""
