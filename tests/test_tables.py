@@ -169,7 +169,7 @@ def test_every_other_run_is_listed_with_its_reason(tmp_path: Path) -> None:
     reasons = {group.experiment + ", " + group.protocol: group.why for group in report.other}
     assert reasons["table1/nin, validate"] == "error on the validation split"
     assert reasons["extra/fashion, final"] == reasons["(no experiment), final"] == "no row of the paper"
-    assert "another" in reasons["table1/nin, final"]
+    assert "not the recipe of table1/nin" in reasons["table1/nin, final"]
     assert {group.stats.mean for group in report.other if group.protocol == "validate"} == {12.0}
 
 
