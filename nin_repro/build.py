@@ -15,9 +15,11 @@ from nin_repro.data.batches import Batches
 from nin_repro.data.preprocess import preprocess
 from nin_repro.data.sources import Split
 from nin_repro.files import UsageError
+from nin_repro.models.cnn import ConvNet
+from nin_repro.models.network import Network
 from nin_repro.models.nin import NetworkInNetwork
 from nin_repro.models.spec import Shape, layers, training_multiply_adds
-from nin_repro.schema import Config
+from nin_repro.schema import Cnn, Config
 from nin_repro.training.console import Console
 from nin_repro.training.loop import Limits, Trainer
 from nin_repro.training.schedule import Rate, plan
@@ -75,27 +77,29 @@ def _keep_pages() -> None:
         mallopt(top_pad, 64 << 20)
 
 
-def optimizer(config: Config, network: NetworkInNetwork) -> SGD:
-    """The optimizer of a network: weights and biases, of the last 1x1, of the others and of the head, each its rate."""
-    sgd = config.optimizer
-    *inner, last = network.convolutions()
+def network(config: Config, shape: Shape, classes: int) -> Network:
+    """The network of a configuration, for images of a shape."""
+    architecture = config.architecture
+    if isinstance(architecture, Cnn):
+        return ConvNet(shape, classes, architecture, config.regularizer)
+    return NetworkInNetwork(shape, classes, architecture, config.regularizer)
 
-    def groups(modules: list[Any], weight_factor: float, bias_factor: float) -> list[Group]:
-        weights = [module.weight for module in modules]
-        biases = [module.bias for module in modules]
-        return [
-            Group(weights, sgd.lr * weight_factor, sgd.weight_decay, bias=False),
-            Group(biases, sgd.lr * sgd.bias_lr_factor * bias_factor, 0.0, bias=True),
-        ]
 
-    head = config.regularizer.fc_lr_factor
-    return SGD(
-        groups(inner, 1.0, 1.0)
-        + groups([last], sgd.last_layer_factor, sgd.last_layer_bias_factor)
-        + (groups([network.fc], head, head) if network.fc is not None else []),
-        sgd.momentum,
-        sgd.clip_norm,
-    )
+def optimizer(config: Config, net: Network) -> SGD:
+    """The optimizer of a network: weights and biases of each of its roles have a rate of their own."""
+    sgd, head = config.optimizer, config.regularizer.fc_lr_factor
+    factors = {
+        "inner": (1.0, 1.0),
+        "last": (sgd.last_layer_factor, sgd.last_layer_bias_factor),
+        "head": (head, head),
+    }
+    groups = []
+    for role in net.roles():
+        weight_factor, bias_factor = factors[role.name]
+        weights, biases = ([getattr(layer, name) for layer in role.layers] for name in ("weight", "bias"))
+        groups.append(Group(weights, sgd.lr * weight_factor, sgd.weight_decay, bias=False))
+        groups.append(Group(biases, sgd.lr * sgd.bias_lr_factor * bias_factor, 0.0, bias=True))
+    return SGD(groups, sgd.momentum, sgd.clip_norm)
 
 
 def trainer(
@@ -119,12 +123,11 @@ def trainer(
     images, eval_images = (torch.from_numpy(array).to(found.device) for array in (train, evaluation))
     labels, eval_labels = (torch.from_numpy(array).to(found.device) for array in (train_labels, split.eval_labels))
     height, width, channels = train.shape[1:]
-    network = NetworkInNetwork(Shape(channels, height, width), split.classes, config.architecture, config.regularizer)
-    network.to(found.device)
+    net = network(config, Shape(channels, height, width), split.classes).to(found.device)
     epochs, drops = plan(config.optimizer.schedule, config.budget)
     return Trainer(
-        network,
-        optimizer=lambda net: optimizer(config, net),
+        net,
+        optimizer=lambda fresh: optimizer(config, fresh),
         rate=lambda: Rate(config.optimizer.schedule, epochs, drops),
         batches=Batches(images, labels, config.optimizer.batch_size, config.dataset.augment),
         evaluation=(eval_images, eval_labels),

@@ -45,11 +45,11 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         os.close(folder)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically. NaN is refused: it is not JSON."""
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a mapping as JSON, one line per key, atomically. NaN is refused: it is not JSON."""
+    lines = [f" {json.dumps(name)}: {json.dumps(item, allow_nan=False)}" for name, item in value.items()]
     with atomic(path) as file:
-        json.dump(value, file, indent=1, allow_nan=False)
-        file.write("\n")
+        file.write("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 @contextlib.contextmanager

@@ -103,6 +103,54 @@ class Nin:
 
 
 @dataclass(frozen=True)
+class ConvPool:
+    """A convolution with ReLU, pooling (windows over the edge clipped) and perhaps response normalisation."""
+
+    maps: Count
+    kernel: Count
+    pad: Whole
+    std: Positive  # of the normal initial weights
+    pool: Literal["max", "avg"]
+    pool_size: Count
+    pool_stride: Count
+    response_norm: bool
+
+
+@dataclass(frozen=True)
+class ResponseNorm:
+    """Division by (1 + alpha * sum of squares over adjacent maps) ** power (Hinton et al. 2012, appendix F)."""
+
+    size: Count  # adjacent maps
+    alpha: Positive
+    power: Positive
+    printed: bool  # alpha as in the printed formula; false: divided by size, as cuda-convnet and PyTorch do
+
+
+@dataclass(frozen=True)
+class Local:
+    """A locally connected layer: a convolution whose weights are not shared between places. ReLU after it."""
+
+    maps: Count
+    kernel: Count
+    pad: Whole
+    std: Positive
+
+
+@dataclass(frozen=True)
+class Cnn:
+    """The convolutional network of Hinton et al. 2012 (1207.0580, appendix F and G), the baseline of section 4.6."""
+
+    kind: Literal["cnn"]
+    blocks: dict[str, ConvPool]
+    response_norm: ResponseNorm
+    local: Local
+    hidden_bias: float  # what the biases of all layers but the head start at
+
+
+Architecture = Nin | Cnn
+
+
+@dataclass(frozen=True)
 class Regularizer:
     dropout: Probability  # on the outputs of all blocks but the last
     head: Literal["gap", "fc"]  # global average pooling, or a fully connected layer on the last maps
@@ -171,7 +219,7 @@ class Wandb:
 @dataclass(frozen=True)
 class Config:
     dataset: Dataset
-    architecture: Nin
+    architecture: Architecture
     regularizer: Regularizer
     optimizer: Sgd
     budget: Budget

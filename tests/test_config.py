@@ -76,6 +76,9 @@ BAD_OVERRIDES = {
     "regularizer.head_dropout=0.5": "fc_head_dropout",
     "architecture.blocks.mlpconv3.widths=[192,192,64]": "classes",
     "architecture.blocks.mlpconv1.std=[0.05]": "std",
+    "architecture=cnn": "choose regularizer=gap, fc or fc_head_dropout",  # it has no dropout between blocks
+    "architecture.kind=cnn": "architecture.",
+    "architecture.kind=resnet": "nin, cnn",
     "architecture.blocks.mlpconv3.kernel=11": "mlpconv3",
     "dataset.preprocessing.mean=pixel": "zca",
     # not of the form key=value
@@ -177,7 +180,8 @@ def test_all_groups_combine() -> None:
     choices = compose.choices()
     for dataset in choices["dataset"]:
         for architecture in choices["architecture"]:
-            compose.load([f"dataset={dataset}", f"architecture={architecture}"])
+            head = "fc" if architecture == "cnn" else "gap_dropout"
+            compose.load([f"dataset={dataset}", f"architecture={architecture}", f"regularizer={head}"])
     for regularizer in choices["regularizer"]:
         for optimizer in choices["optimizer"]:
             for budget in choices["budget"]:

@@ -90,6 +90,12 @@ def _union(kinds: tuple[Any, ...], value: Any, path: str) -> Any:
     if value is None and types.NoneType in kinds:
         return None
     others = [kind for kind in kinds if kind is not types.NoneType]
+    if isinstance(value, Mapping) and all(map(dataclasses.is_dataclass, others)):
+        choices = {get_args(hints(kind)["kind"])[0]: kind for kind in others}
+        word = value.get("kind")
+        if word not in choices:
+            raise UsageError(f"{path}.kind={word} is not a choice: {', '.join(choices)}; {WHERE}")
+        return convert(choices[word], value, path)
     problems = []
     for kind in others:
         try:
@@ -126,6 +132,7 @@ def keys(cls: type, prefix: str = "") -> list[str]:
         if get_origin(kind) is dict:
             found.append(f"{path}.*")
             found.extend(keys(get_args(kind)[1], f"{path}.*."))
-        elif dataclasses.is_dataclass(kind) and isinstance(kind, type):
-            found.extend(keys(kind, f"{path}."))
-    return found
+        for one in get_args(kind) or (kind,):
+            if dataclasses.is_dataclass(one) and isinstance(one, type) and get_origin(kind) is not dict:
+                found.extend(keys(one, f"{path}."))
+    return list(dict.fromkeys(found))

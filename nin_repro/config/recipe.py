@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from nin_repro.data.sources import DATASETS
 from nin_repro.files import UsageError
 from nin_repro.models.spec import layers
-from nin_repro.schema import LABELS, RECIPE, Config
+from nin_repro.schema import LABELS, RECIPE, Config, Nin
 
 # Raised when the same recipe starts to mean another computation. It moves every key, and is meant to.
 MEANING = 1
@@ -73,34 +74,45 @@ def require_sense(config: Config) -> None:
     Raises:
         UsageError: with the choices that do make sense.
     """
-    regularizer, blocks = config.regularizer, config.architecture.blocks
-    for name, block in blocks.items():
-        if len(block.std) != len(block.widths):
-            raise UsageError(
-                f"architecture.blocks.{name} has {len(block.widths)} widths but {len(block.std)} std: give as many"
-            )
     preprocessing = config.dataset.preprocessing
     if preprocessing.zca is not None and preprocessing.mean != "none":
         raise UsageError(
             f"dataset.preprocessing.mean={preprocessing.mean} makes no sense with zca, which subtracts its own mean: "
             "choose mean=none or zca=null"
         )
-    last_name, last = list(blocks.items())[-1]
-    if regularizer.head == "gap" and last.widths[-1] != "classes":
+    _require_head(config)
+    _require_schedule(config)
+    if config.device not in ("auto", "cpu", "cuda") and not config.device.removeprefix("cuda:").isdigit():
+        raise UsageError(f"device={config.device} is not a device: choose auto, cpu, cuda or cuda:0, cuda:1 ...")
+
+
+def _require_head(config: Config) -> None:
+    architecture, regularizer = config.architecture, config.regularizer
+    if isinstance(architecture, Nin):
+        for name, block in architecture.blocks.items():
+            if len(block.std) != len(block.widths):
+                raise UsageError(
+                    f"architecture.blocks.{name} has {len(block.widths)} widths but {len(block.std)} std: give as many"
+                )
+    elif regularizer.dropout:
         raise UsageError(
-            f"regularizer.head=gap needs one map per class, but architecture.blocks.{last_name}.widths ends in "
-            f"{last.widths[-1]}: end it in `classes`, or choose regularizer=fc, fc_inner_dropout, fc_head_dropout or "
-            "fc_both_dropout"
+            f"architecture {architecture.kind} has no dropout between its blocks: choose regularizer=gap, fc or "
+            "fc_head_dropout, or set regularizer.dropout=0"
+        )
+    found = layers(config.dataset.name, architecture, regularizer)  # refuses windows that do not fit the image
+    classes = DATASETS[config.dataset.name].classes
+    if regularizer.head == "gap" and found[-1].output.channels != classes:
+        where = "the last block's widths" if isinstance(architecture, Nin) else "architecture.local.maps"
+        raise UsageError(
+            f"regularizer.head=gap needs one map for each of {classes} classes, but {where} end in "
+            f"{found[-1].output.channels}: end it in `classes` or {classes}, or choose regularizer=fc, "
+            "fc_inner_dropout, fc_head_dropout or fc_both_dropout"
         )
     if regularizer.head == "gap" and regularizer.head_dropout:
         raise UsageError(
             "regularizer.head_dropout needs a fully connected head: choose regularizer=fc_head_dropout or "
             "fc_both_dropout, or set regularizer.head_dropout=0"
         )
-    layers(config.dataset.name, config.architecture, regularizer)  # refuses windows that do not fit the image
-    _require_schedule(config)
-    if config.device not in ("auto", "cpu", "cuda") and not config.device.removeprefix("cuda:").isdigit():
-        raise UsageError(f"device={config.device} is not a device: choose auto, cpu, cuda or cuda:0, cuda:1 ...")
 
 
 def _require_schedule(config: Config) -> None:

@@ -1,46 +1,14 @@
-"""Network In Network: mlpconv blocks, dropout between them, and a global average pooling or fully connected head."""
+"""Network In Network: mlpconv blocks with dropout between them (section 3)."""
 
 import itertools
 import math
-from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nin_repro import rng
-from nin_repro.models.spec import Shape, widths
+from nin_repro.models.network import Clock, Dropout, Head, Network
+from nin_repro.models.spec import Shape, nin_layers, widths
 from nin_repro.schema import Mlpconv, Nin, Regularizer
-
-
-@dataclass
-class Clock:
-    """Which update a network is in. The trainer sets it before every step; dropout reads it."""
-
-    key: tuple[int, int] = (0, 0)
-    step: int = 0
-
-
-class Dropout(nn.Module):
-    """Dropout of single elements whose mask is a function of (key, layer, step) and not of a generator's state.
-
-    The `released` convention is cuda-convnet's: x * mask in training, x * (1 - p) in evaluation. `inverted` is Caffe's
-    and PyTorch's: x * mask / (1 - p), and x. With fixed initial weights and rates they are different recipes.
-    """
-
-    def __init__(self, p: float, convention: str, layer: int, clock: Clock) -> None:
-        super().__init__()
-        self.p, self.convention, self.layer, self.clock = p, convention, layer, clock
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return x * (1 - self.p) if self.convention == "released" else x
-        kept = rng.keep_mask(
-            self.clock.key, rng.DROPOUT + self.layer, self.clock.step, x.numel(), self.p, x.device
-        )  # in memory order, images [N, C, H, W] counted as N, H, W, C
-        mask = kept.view(x.shape) if x.dim() == 2 else kept.view(x.shape[0], *x.shape[2:], x.shape[1]).movedim(3, 1)
-        dropped = x * mask
-        return dropped if self.convention == "released" else dropped / (1 - self.p)
 
 
 class MlpconvBlock(nn.Module):
@@ -72,63 +40,35 @@ class MlpconvBlock(nn.Module):
         return x
 
 
-class NetworkInNetwork(nn.Module):
-    """Images [N, C, H, W] to logits [N, classes].
-
-    `initialise` draws the weights; until then they are not those of the recipe.
-    """
+class NetworkInNetwork(Network):
+    """Mlpconv blocks, dropout after all but the last, and a head."""
 
     def __init__(self, shape: Shape, classes: int, architecture: Nin, regularizer: Regularizer) -> None:
         super().__init__()
-        self.architecture, self.regularizer, self.clock = architecture, regularizer, Clock()
-        channels = shape.channels
+        self.architecture, self.clock = architecture, Clock()
+        channels, count = shape.channels, len(architecture.blocks)
         steps: list[nn.Module] = []
         for number, block in enumerate(architecture.blocks.values(), start=1):
-            last = number == len(architecture.blocks)
-            maps = widths(list(block.widths), classes)
-            steps.append(MlpconvBlock(channels, maps, block, architecture.last_relu or not last))
-            if regularizer.dropout and not last:
+            maps = widths(block.widths, classes)
+            steps.append(MlpconvBlock(channels, maps, block, architecture.last_relu or number < count))
+            if regularizer.dropout and number < count:
                 steps.append(Dropout(regularizer.dropout, regularizer.convention, number, self.clock))
             channels = maps[-1]
         self.blocks = nn.Sequential(*steps)
-        self.head_dropout: nn.Module = nn.Identity()
-        self.fc: nn.Linear | None = None
-        if regularizer.head == "fc":
-            if regularizer.head_dropout:
-                number = len(architecture.blocks)
-                self.head_dropout = Dropout(regularizer.head_dropout, regularizer.convention, number, self.clock)
-            with torch.device("meta"):
-                pixels = self.blocks(torch.empty(1, *shape)).numel()
-            self.fc = nn.Linear(pixels, classes)
+        maps_out = nin_layers(shape, classes, architecture, regularizer)[-1].output
+        self.head = Head(maps_out, classes, regularizer, count, self.clock)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.blocks(x)
-        if self.fc is None:
-            return x.mean((2, 3))
-        return self.fc(self.head_dropout(x.flatten(1)))
+        return self.head(self.blocks(x))
 
     def convolutions(self) -> list[nn.Conv2d]:
         """All convolutions from input to output."""
         return [module for module in self.blocks.modules() if isinstance(module, nn.Conv2d)]
 
-    def initialise(self, seed: int, attempt: int) -> None:
-        """Draw all weights from (seed, attempt); biases 0. Drawn on the CPU, so that every device starts alike."""
-        low, high = rng.seed_words("initialise", seed, attempt)
-        generator = torch.Generator().manual_seed(high << 32 | low)
+    def weighted(self) -> list[tuple[nn.Module, float, float]]:
         stds = [std for block in self.architecture.blocks.values() for std in block.std]
-        convolutions = self.convolutions()
-        for convolution, std in zip(convolutions, stds, strict=True):
-            if self.architecture.init == "he":
-                std = math.sqrt(2 / (convolution.weight[0].numel()))
-            if convolution is convolutions[-1]:
-                std *= self.architecture.last_init_factor
-            _fill(convolution, std, generator)
-        if self.fc is not None:
-            _fill(self.fc, self.regularizer.fc_std, generator)
-
-
-@torch.no_grad()
-def _fill(layer: nn.Conv2d | nn.Linear, std: float, generator: torch.Generator) -> None:
-    layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) * std)
-    assert layer.bias is not None
-    layer.bias.zero_()
+        layers = self.convolutions()
+        if self.architecture.init == "he":
+            stds = [math.sqrt(2 / layer.weight[0].numel()) for layer in layers]
+        stds[-1] *= self.architecture.last_init_factor
+        return [(layer, std, 0.0) for layer, std in zip(layers, stds, strict=True)]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from nin_repro.data.sources import DATASETS
 from nin_repro.files import UsageError
-from nin_repro.schema import Nin, Regularizer
+from nin_repro.schema import Architecture, Cnn, Nin, Regularizer, Width
 
 
 class Shape(NamedTuple):
@@ -41,12 +41,12 @@ def pooled(size: int, window: int, stride: int, ceil: bool) -> int:
     return outputs - 1 if (outputs - 1) * stride >= size else outputs
 
 
-def widths(block_widths: list[int | str], classes: int) -> list[int]:
+def widths(block_widths: list[Width], classes: int) -> list[int]:
     """The widths of a block with the word `classes` replaced by its number."""
     return [classes if width == "classes" else int(width) for width in block_widths]
 
 
-def layers(dataset: str, architecture: Nin, regularizer: Regularizer) -> list[Layer]:
+def layers(dataset: str, architecture: Architecture, regularizer: Regularizer) -> list[Layer]:
     """Every layer of the network from input to logits.
 
     Raises:
@@ -54,47 +54,92 @@ def layers(dataset: str, architecture: Nin, regularizer: Regularizer) -> list[La
     """
     facts = DATASETS[dataset]
     height, width, channels = facts.shape
-    shape, found = Shape(channels, height, width), []
-    convolutions = 0
+    shape = Shape(channels, height, width)
+    if isinstance(architecture, Cnn):
+        body = cnn_layers(shape, facts.classes, architecture, regularizer)
+    else:
+        body = nin_layers(shape, facts.classes, architecture, regularizer)
+    return [*body, *_head_layers(body[-1].output, facts.classes, regularizer)]
+
+
+def nin_layers(shape: Shape, classes: int, architecture: Nin, regularizer: Regularizer) -> list[Layer]:
+    """The layers of a Network In Network up to its last maps."""
+    found: list[Layer] = []
+    convolutions, count = 0, len(architecture.blocks)
     for number, (name, block) in enumerate(architecture.blocks.items(), start=1):
-        sides = [(side + 2 * block.pad - block.kernel) // block.stride + 1 for side in shape[1:]]
-        if min(sides) < 1:
-            raise UsageError(
-                f"architecture.blocks.{name}.kernel={block.kernel} does not fit its {shape.height}x{shape.width} "
-                f"input: take a smaller kernel, more pad, or another dataset than {dataset}"
-            )
-        for i, maps in enumerate(widths(list(block.widths), facts.classes)):
-            area = block.kernel**2 if i == 0 else 1
-            output = Shape(maps, *sides)
-            parameters = maps * (shape.channels * area + 1)
-            adds = output.size * shape.channels * area
+        where = f"architecture.blocks.{name}"
+        for i, maps in enumerate(widths(block.widths, classes)):
             convolutions += i > 0
+            kernel = block.kernel if i == 0 else 1
+            relu = architecture.last_relu or number < count or i < len(block.widths) - 1
+            stride, pad = (block.stride, block.pad) if i == 0 else (1, 0)
+            output = Shape(maps, *_slid(shape, kernel, stride, pad, where))
             title = f"conv{number}" if i == 0 else f"cccp{convolutions}"
-            kind = f"convolution {block.kernel}x{block.kernel}" if i == 0 else "convolution 1x1"
-            last = number == len(architecture.blocks) and i == len(block.widths) - 1
-            kind += " + ReLU" if architecture.last_relu or not last else ""
-            found.append(Layer(title, kind, output, parameters, adds))
+            kind = f"convolution {kernel}x{kernel}" + (" + ReLU" if relu else "")
+            found.append(_convolution(title, kind, shape, output, kernel))
             shape = output
         if block.pool != "none":
-            sides = [pooled(side, block.pool_size, block.pool_stride, block.pool_ceil) for side in shape[1:]]
-            if min(sides) < 1:
-                raise UsageError(
-                    f"architecture.blocks.{name}.pool_size={block.pool_size} does not fit its "
-                    f"{shape.height}x{shape.width} input: take a smaller window or pool=none"
-                )
-            shape = Shape(shape.channels, *sides)
-            kind = f"{block.pool} pooling {block.pool_size}/{block.pool_stride}"
-            found.append(Layer(f"pool{number}", kind, shape))
-        if regularizer.dropout and number < len(architecture.blocks):
+            shape = _pooled(shape, block.pool_size, block.pool_stride, block.pool_ceil, where)
+            found.append(Layer(f"pool{number}", f"{block.pool} pooling {block.pool_size}/{block.pool_stride}", shape))
+        if regularizer.dropout and number < count:
             found.append(Layer(f"drop{number}", f"dropout {regularizer.dropout:g} ({regularizer.convention})", shape))
-    if regularizer.head == "gap":
-        found.append(Layer("gap", "global average pooling", Shape(shape.channels, 1, 1)))
-        return found
-    if regularizer.head_dropout:
-        found.append(Layer("drop", f"dropout {regularizer.head_dropout:g} ({regularizer.convention})", shape))
-    parameters = facts.classes * (shape.size + 1)
-    found.append(Layer("fc", "fully connected", Shape(facts.classes, 1, 1), parameters, facts.classes * shape.size))
     return found
+
+
+def cnn_layers(shape: Shape, classes: int, architecture: Cnn, regularizer: Regularizer) -> list[Layer]:
+    """The layers of the convolutional network up to its last maps."""
+    found: list[Layer] = []
+    for number, (name, block) in enumerate(architecture.blocks.items(), start=1):
+        where = f"architecture.blocks.{name}"
+        output = Shape(block.maps, *_slid(shape, block.kernel, 1, block.pad, where))
+        kind = f"convolution {block.kernel}x{block.kernel} + ReLU"
+        found.append(_convolution(f"conv{number}", kind, shape, output, block.kernel))
+        shape = _pooled(output, block.pool_size, block.pool_stride, True, where)
+        found.append(Layer(f"pool{number}", f"{block.pool} pooling {block.pool_size}/{block.pool_stride}", shape))
+        if block.response_norm:
+            found.append(Layer(f"norm{number}", f"response norm over {architecture.response_norm.size} maps", shape))
+    local = architecture.local
+    output = Shape(local.maps, *_slid(shape, local.kernel, 1, local.pad, "architecture.local"))
+    inputs = shape.channels * local.kernel**2
+    kind = f"local {local.kernel}x{local.kernel} + ReLU"
+    found.append(Layer("local", kind, output, output.size * (inputs + 1), output.size * inputs))
+    return found
+
+
+def _head_layers(maps: Shape, classes: int, regularizer: Regularizer) -> list[Layer]:
+    if regularizer.head == "gap":
+        return [Layer("gap", "global average pooling", Shape(maps.channels, 1, 1))]
+    found = []
+    if regularizer.head_dropout:
+        found.append(Layer("drop", f"dropout {regularizer.head_dropout:g} ({regularizer.convention})", maps))
+    parameters = classes * (maps.size + 1)
+    return [*found, Layer("fc", "fully connected", Shape(classes, 1, 1), parameters, classes * maps.size)]
+
+
+def _convolution(name: str, kind: str, shape: Shape, output: Shape, kernel: int) -> Layer:
+    inputs = shape.channels * kernel**2
+    return Layer(name, kind, output, output.channels * (inputs + 1), output.size * inputs)
+
+
+def _slid(shape: Shape, kernel: int, stride: int, pad: int, where: str) -> list[int]:
+    """Places of a window along both sides of an image."""
+    sides = [(side + 2 * pad - kernel) // stride + 1 for side in shape[1:]]
+    if min(sides) < 1:
+        raise UsageError(
+            f"{where}.kernel={kernel} does not fit its {shape.height}x{shape.width} input: take a smaller kernel, more "
+            "pad, or a dataset of larger images"
+        )
+    return sides
+
+
+def _pooled(shape: Shape, window: int, stride: int, ceil: bool, where: str) -> Shape:
+    sides = [pooled(side, window, stride, ceil) for side in shape[1:]]
+    if min(sides) < 1:
+        raise UsageError(
+            f"{where}.pool_size={window} does not fit its {shape.height}x{shape.width} input: take a smaller window or "
+            "pool=none"
+        )
+    return Shape(shape.channels, *sides)
 
 
 def training_multiply_adds(found: list[Layer]) -> int:

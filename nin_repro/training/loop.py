@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from nin_repro import rng
 from nin_repro.data.batches import Batches
-from nin_repro.models.nin import NetworkInNetwork
+from nin_repro.models.network import Network
 from nin_repro.training import checkpoint
 from nin_repro.training.console import Console, duration
 from nin_repro.training.evaluate import Evaluation, evaluate, is_dead
@@ -81,8 +81,8 @@ class Trainer:
 
     def __init__(
         self,
-        network: NetworkInNetwork,
-        optimizer: Callable[[NetworkInNetwork], SGD],
+        network: Network,
+        optimizer: Callable[[Network], SGD],
         rate: Callable[[], Rate],
         batches: Batches,
         evaluation: tuple[Tensor, Tensor],

@@ -1,0 +1,77 @@
+"""The convolutional network of Hinton et al. 2012 (1207.0580, appendix F and G) as section 4.6 uses it."""
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nin_repro.models.network import Clock, Head, Network
+from nin_repro.models.spec import Shape, cnn_layers
+from nin_repro.schema import Cnn, ConvPool, Regularizer, ResponseNorm
+
+
+def response_norm(x: Tensor, settings: ResponseNorm) -> Tensor:
+    """Divide each value of [N, C, H, W] by (1 + a * sum of the squares of `size` adjacent maps) ** power.
+
+    a is `alpha` as the formula of Hinton et al. is printed, or `alpha / size` as cuda-convnet and PyTorch compute it.
+    """
+    alpha = settings.alpha * (1 if settings.printed else 1 / settings.size)
+    before = settings.size // 2
+    squares = F.pad(x.square(), (0, 0, 0, 0, before, settings.size - 1 - before))
+    total = sum(squares[:, i : i + x.shape[1]] for i in range(settings.size))
+    return x * (1 + alpha * total) ** -settings.power
+
+
+class LocallyConnected2d(nn.Module):
+    """A convolution whose weights are not shared: every place has filters and biases of its own.
+
+    weight [H, W, out, in * kernel * kernel] (the last in the order of torch's unfold), bias [H, W, out].
+    """
+
+    def __init__(self, shape: Shape, maps: int, kernel: int, pad: int) -> None:
+        super().__init__()
+        self.kernel, self.pad = kernel, pad
+        self.places = tuple(side + 2 * pad - kernel + 1 for side in shape[1:])
+        self.weight = nn.Parameter(torch.empty(*self.places, maps, shape.channels * kernel**2))
+        self.bias = nn.Parameter(torch.empty(*self.places, maps))
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = F.unfold(x, self.kernel, padding=self.pad).view(len(x), -1, *self.places)  # [N, in k k, H, W]
+        out = torch.einsum("nihw,hwoi->nhwo", patches, self.weight) + self.bias
+        return out.permute(0, 3, 1, 2)
+
+
+class ConvNet(Network):
+    """Convolutions with ReLU, pooling and response normalisation, a locally connected layer with ReLU, and a head."""
+
+    def __init__(self, shape: Shape, classes: int, architecture: Cnn, regularizer: Regularizer) -> None:
+        super().__init__()
+        self.architecture, self.clock = architecture, Clock()
+        self.blocks = list(architecture.blocks.values())
+        channels = [shape.channels, *(block.maps for block in self.blocks)]
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(before, after, block.kernel, padding=block.pad)
+            for (before, after), block in zip(itertools.pairwise(channels), self.blocks, strict=True)
+        )
+        outputs = {layer.name: layer.output for layer in cnn_layers(shape, classes, architecture, regularizer)}
+        local = architecture.local
+        self.local = LocallyConnected2d(outputs[f"pool{len(self.blocks)}"], local.maps, local.kernel, local.pad)
+        self.head = Head(outputs["local"], classes, regularizer, len(self.blocks) + 1, self.clock)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for convolution, block in zip(self.convolutions, self.blocks, strict=True):
+            x = _pool(F.relu(convolution(x)), block)
+            if block.response_norm:
+                x = response_norm(x, self.architecture.response_norm)
+        return self.head(F.relu(self.local(x)))
+
+    def weighted(self) -> list[tuple[nn.Module, float, float]]:
+        bias = self.architecture.hidden_bias
+        layers = [(layer, block.std, bias) for layer, block in zip(self.convolutions, self.blocks, strict=True)]
+        return [*layers, (self.local, self.architecture.local.std, bias)]
+
+
+def _pool(x: Tensor, block: ConvPool) -> Tensor:
+    pool = F.max_pool2d if block.pool == "max" else F.avg_pool2d
+    return pool(x, block.pool_size, block.pool_stride, ceil_mode=True)
