@@ -5,20 +5,20 @@ import sys
 from pathlib import Path
 
 from nin_repro.config.compose import experiments, load
-from nin_repro.config.recipe import family
+from nin_repro.config.recipe import family, recipe
 from nin_repro.cost import in_words
-from nin_repro.results import records
+from nin_repro.results import ablations, records
 from nin_repro.results.export import write_all
 from nin_repro.results.render import text
 from nin_repro.results.tables import Cell, build
 from nin_repro.run import as_command
+from nin_repro.schema import Config
 
 
-def cells() -> dict[str, Cell]:
+def cells(configs: dict[str, Config]) -> dict[str, Cell]:
     """For each experiment: what its records are known by, the command that makes them and what that costs."""
     found = {}
-    for name in experiments():
-        config = load([f"experiment={name}"])
+    for name, config in configs.items():
         command = f"python -m nin_repro.train -m experiment={name} seed=0,1,2,3,4"
         found[name] = Cell(name, family(config), command, in_words(config), tuple(config.about.deviations))
     return found
@@ -32,10 +32,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/tables"), help="where files go (default %(default)s)")
     options = parser.parse_args()
     found, problems = records.read_all(options.records)
-    report = build(found, cells(), problems)
-    print(text(report), end="")
-    written = write_all(report, options.out)
-    print(f"{len(written)} files in {options.out}, {written[0].name} first")
+    configs = {name: load([f"experiment={name}"]) for name in experiments()}
+    report = build(found, cells(configs), problems)
+    compared = ablations.choices(found, {name: recipe(config) for name, config in configs.items()})
+    print(text(report))
+    print(ablations.text(compared))
+    written = write_all(report, compared, options.out)
+    print(f"{len(written)} files in {options.out}: tables.md, ablations.md and each table as CSV and LaTeX")
 
 
 if __name__ == "__main__":

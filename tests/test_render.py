@@ -177,11 +177,11 @@ def test_the_same_records_give_the_same_files(tmp_path: Path) -> None:
     for name, order in (("one", values), ("two", values[::-1])):
         runs = stored(tmp_path / name / "records", *order)
         folder = tmp_path / name / "tables"
-        paths = export.write_all(tables.build(runs if name == "one" else runs[::-1], CELLS), folder)
+        paths = export.write_all(tables.build(runs if name == "one" else runs[::-1], CELLS), [], folder)
         assert sorted(paths) == sorted(folder.iterdir())
         written.append({path.name: path.read_bytes() for path in paths})
     assert written[0] == written[1]
-    expected = {"tables.md", "apart.csv"}
+    expected = {"tables.md", "apart.csv", "ablations.md"}
     expected |= {f"{table.id}.{kind}" for table in tables.paper.TABLES for kind in ("csv", "tex")}
     assert set(written[0]) == expected
 

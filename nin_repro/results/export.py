@@ -6,13 +6,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nin_repro.files import atomic
+from nin_repro.results import ablations
+from nin_repro.results.ablations import Choice
 from nin_repro.results.render import clean, difference, error, markdown, remarks, spread
 from nin_repro.results.tables import Group, Report, Result, Table
 
 
-def write_all(report: Report, folder: Path) -> list[Path]:
-    """Write tables.md, <table>.csv and <table>.tex, and apart.csv (runs in no cell), atomically; returns the paths."""
-    files = {"tables.md": markdown(report, folder), "apart.csv": csv_groups(report.reduced + report.other)}
+def write_all(report: Report, found: list[Choice], folder: Path) -> list[Path]:
+    """Write tables.md, <table>.csv and <table>.tex, apart.csv (runs in no cell) and ablations.md; returns the paths."""
+    files = {"ablations.md": ablations.markdown(found)}
+    files |= {"tables.md": markdown(report, folder), "apart.csv": csv_groups(report.reduced + report.other)}
     for table in report.tables:
         files |= {f"{table.paper.id}.csv": csv_table(table), f"{table.paper.id}.tex": latex(table)}
     for name, content in files.items():

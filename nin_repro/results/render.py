@@ -162,10 +162,10 @@ def markdown(report: Report, folder: Path) -> str:
     for heading, groups in _apart(report):
         names = "Experiment|Budget|Epochs|Steps|Error|n|Dead|Best|Worst|Paper, for orientation|Recipe|What|Records"
         rows = (_md_group(group, folder) for group in groups)
-        lines += ["", f"## {heading}", "", *_grid(names, "llrrrrrrrrlll", rows)]
-    lines += ["", "## How a verdict is reached", "", _md(RULE)]
+        lines += ["", f"## {heading}", "", *grid(names, "llrrrrrrrrlll", rows)]
+    lines += ["", "## How a verdict is reached", "", plain(RULE)]
     if report.problems:
-        lines += ["", "## Not used", "", *(f"- {_md(problem)}" for problem in report.problems)]
+        lines += ["", "## Not used", "", *(f"- {plain(problem)}" for problem in report.problems)]
     return "\n".join(lines) + "\n"
 
 
@@ -173,24 +173,24 @@ def _md_table(table: Table, folder: Path) -> list[str]:
     results = [result for row in table.rows for result in row.results]
     rows = [line for row in table.rows for line in _md_row(table, row, folder)]
     names = "Method|Reference|Paper|Experiment|Ours|n|Dead|Best|Worst|Difference|Verdict|Remarks"
-    lines = ["", f"## {_md(table.paper.heading)}", "", f"{table.paper.test_set_size:,} test images.", ""]
-    lines += [*_grid(names, "llrlrrrrrrll", rows), "", *(f"- {_md(note)}" for note in table.paper.notes)]
+    lines = ["", f"## {plain(table.paper.heading)}", "", f"{table.paper.test_set_size:,} test images.", ""]
+    lines += [*grid(names, "llrlrrrrrrll", rows), "", *(f"- {plain(note)}" for note in table.paper.notes)]
     wanting = [result for result in results if _wanting(result)]
     if wanting:
         lines += ["", "To fill:", ""]
-        costs = (f" ({_md(result.cell.cost)})" if result.cell.cost else "" for result in wanting)
+        costs = (f" ({plain(result.cell.cost)})" if result.cell.cost else "" for result in wanting)
         lines += [f"- {_code(result.cell.command)}{cost}" for result, cost in zip(wanting, costs, strict=True)]
     for result in results:
         if result.records:
             lines += ["", f'<a id="{_anchor(table, result)}"></a>Runs of {_code(result.cell.experiment)}:', ""]
             names = "Seed|Test error|Train error|State|Record|Commit|Device|Hours|Command"
-            lines += _grid(names, "rrrllllrl", (_md_record(record, folder) for record in result.records))
+            lines += grid(names, "rrrllllrl", (_md_record(record, folder) for record in result.records))
     return lines
 
 
 def _md_row(table: Table, row: Row, folder: Path) -> list[list[str]]:
-    method = f"**{_md(row.paper.method)}**" if row.paper.own else _md(row.paper.method)
-    head = [method, _md(row.paper.reference or "this paper"), error(row.paper.value)]
+    method = f"**{plain(row.paper.method)}**" if row.paper.own else plain(row.paper.method)
+    head = [method, plain(row.paper.reference or "this paper"), error(row.paper.value)]
     if not row.results:
         return [[*head, "", "cited" if not row.paper.own else "no experiment", *[""] * 7]]
     lines = []
@@ -203,7 +203,7 @@ def _md_row(table: Table, row: Row, folder: Path) -> list[list[str]]:
         _, n, dead, _, _ = _numbers(result.stats)
         verdict = result.verdict.text if result.records else ""
         line = [*head, _code(result.cell.experiment), ours, n, dead, *_extremes(result.records, result.stats, folder)]
-        lines.append([*line, difference(result.difference), _md(verdict), _md("; ".join(remarks(result)))])
+        lines.append([*line, difference(result.difference), plain(verdict), plain("; ".join(remarks(result)))])
         head = ["", "", ""]
     return lines
 
@@ -227,13 +227,13 @@ def _md_record(record: Record, folder: Path) -> list[str]:
     numbers = [str(record.seed), error(record.error), error(record.train_error)]
     hours = f"{record.seconds / 3600:.1f}"
     link = _link(record.key, record, folder)
-    return [*numbers, state, link, commit, _md(record.device), hours, _code(record.command)]
+    return [*numbers, state, link, commit, plain(record.device), hours, _code(record.command)]
 
 
 def _md_group(group: Group, folder: Path) -> list[str]:
     links = " ".join(_link(f"seed {record.seed}", record, folder) for record in group.records)
     names = [_code(group.experiment), _code(group.budget), group.epochs, group.steps]
-    return [*names, *_numbers(group.stats), error(group.paper), _code(group.family), _md(group.why), links]
+    return [*names, *_numbers(group.stats), error(group.paper), _code(group.family), plain(group.why), links]
 
 
 def _anchor(table: Table, result: Result) -> str:
@@ -242,10 +242,10 @@ def _anchor(table: Table, result: Result) -> str:
 
 def _link(label: str, record: Record, folder: Path) -> str:
     relative = os.path.relpath(record.path, folder)
-    return f"[{_md(label)}]({quote(os.fsencode(relative))})"
+    return f"[{plain(label)}]({quote(os.fsencode(relative))})"
 
 
-def _grid(names: str, align: str, rows: Iterable[Sequence[str]]) -> list[str]:
+def grid(names: str, align: str, rows: Iterable[Sequence[str]]) -> list[str]:
     """A Markdown table; `names` parted by "|", `align` one of l, r per column."""
     marks = "|".join({"l": " --- ", "r": " ---: "}[side] for side in align)
     return [f"| {' | '.join(names.split('|'))} |", f"|{marks}|", *(f"| {' | '.join(row)} |" for row in rows)]
@@ -254,7 +254,7 @@ def _grid(names: str, align: str, rows: Iterable[Sequence[str]]) -> list[str]:
 _MD = {char: f"&#{ord(char)};" for char in "&<>|`\\"} | {char: f"\\{char}" for char in "*_[]#~$"}
 
 
-def _md(content: str) -> str:
+def plain(content: str) -> str:
     """Plain text for Markdown: nothing in it becomes a tag, a table cell, code, emphasis or a link."""
     return "".join(_MD.get(char, char) for char in clean(content))
 
@@ -262,4 +262,4 @@ def _md(content: str) -> str:
 def _code(content: str) -> str:
     """A code span, or escaped text where the content could end the span or the table cell."""
     content = clean(content)
-    return f"`{content}`" if content and not re.search(r"[`|<>\\&]", content) else _md(content)
+    return f"`{content}`" if content and not re.search(r"[`|<>\\&]", content) else plain(content)

@@ -1,0 +1,123 @@
+"""What a choice that the paper left open does: runs that differ from an experiment in a few keys, beside its own."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nin_repro.results.records import Record
+from nin_repro.results.render import clean, difference, grid, plain, spread
+from nin_repro.results.tables import Stats, statistics
+
+MOST = 3  # keys that may differ; more is another experiment, not an ablation
+APART = ("seed", "budget")  # compared at the same budget, over all seeds
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The runs of one choice at one budget. `effect`: our mean less that of the experiment's own recipe, in points."""
+
+    experiment: str
+    budget: str
+    epochs: str
+    changed: str  # "optimizer.clip_norm=null", or "" for the experiment's own recipe
+    stats: Stats
+    starts: int
+    effect: float | None
+
+
+def leaves(value: Any, path: str = "") -> dict[str, Any]:
+    """A recipe as {"optimizer.lr": 0.1, "architecture.blocks.0.pool": "max", ...}; lists of plain values stay whole."""
+    if isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict):
+        return {path: value}
+    found: dict[str, Any] = {}
+    for name, item in value.items():
+        found |= leaves(item, f"{path}.{name}" if path else str(name))
+    return found
+
+
+def changes(recipe: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
+    """`key=value` for each leaf in which a recipe differs from a base, but for seed and budget; sorted."""
+    ours, theirs = ({k: v for k, v in leaves(one).items() if k.split(".")[0] not in APART} for one in (recipe, base))
+    names = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+    return [f"{name}={json.dumps(ours.get(name)).replace(chr(34), '')}" for name in names]
+
+
+def choices(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]]) -> list[Choice]:
+    """The ablations that records hold. `bases`: the recipe of each experiment as its file has it now.
+
+    A group of runs is listed if its own experiment has runs at the same budget to compare with.
+    """
+    groups: dict[tuple[str, str, str, str], list[Record]] = defaultdict(list)
+    for record in records:
+        base = bases.get(record.experiment or "")
+        if base is None or record.protocol != "final":
+            continue
+        changed = changes(record.recipe, base)
+        if len(changed) <= MOST:
+            work = json.dumps(record.recipe.get("budget"), sort_keys=True)
+            groups[record.experiment or "", record.budget, work, " ".join(changed)].append(record)
+    found = []
+    for (experiment, budget, work, words), runs in sorted(groups.items()):
+        own = groups.get((experiment, budget, work, ""))
+        siblings = [key for key in groups if key[:3] == (experiment, budget, work)]
+        if not own or len(siblings) < 2:
+            continue
+        stats, reference = statistics(runs), statistics(own).mean
+        effect = None if not words or stats.mean is None or reference is None else stats.mean - reference
+        epochs = sorted({run.epochs for run in runs})
+        span = str(epochs[0]) if len(epochs) == 1 else f"{epochs[0]}-{epochs[-1]}"
+        starts = sum(len(run.attempts) for run in runs)
+        found.append(Choice(experiment, budget, span, words, stats, starts, effect))
+    return found
+
+
+def text(found: list[Choice]) -> str:
+    """The ablations for a terminal; empty if there are none."""
+    if not found:
+        return ""
+    lines = ["Ablations: runs that differ from an experiment in a few keys, at the same budget (error in %)"]
+    lines.append(f"{'':64}{'ours':>14}{'effect':>8}{'n':>4}{'dead':>6}{'starts died':>13}")
+    lines.append("─" * 109)
+    for one in found:
+        if not one.changed:
+            lines.append(f"{clean(one.experiment)}, {clean(one.budget)}, {one.epochs} epochs")
+        name = "  " + (clean(one.changed) or "as the experiment")
+        lines.append(f"{name:64}{spread(one.stats):>14}{difference(one.effect):>8}{_counts(one)}")
+    return "\n".join(lines) + "\n"
+
+
+def _counts(one: Choice) -> str:
+    died = one.stats.starts_network + one.stats.starts_classes
+    return f"{one.stats.n:>4}{one.stats.dead:>6}{f'{died} of {one.starts}':>13}"
+
+
+def markdown(found: list[Choice]) -> str:
+    """The ablations as a Markdown page."""
+    lines = [
+        "# What the unstated choices do",
+        "",
+        "Runs that differ from an experiment in a few keys, beside that experiment's own runs at the same budget. Test "
+        "errors in percent, mean ± standard deviation over n seeds without the dead; *effect* is the difference of the "
+        "means in points. Written by `python -m nin_repro.tables`.",
+        "",
+    ]
+    if not found:
+        lines.append("No records of such runs yet.")
+    names = "Experiment|Budget|Epochs|Choice|Error|Effect|n|Dead runs|Starts died: network|classes|of"
+    rows = [
+        [
+            plain(one.experiment),
+            plain(one.budget),
+            one.epochs,
+            plain(one.changed) or "as the experiment",
+            spread(one.stats),
+            difference(one.effect),
+            *map(str, (one.stats.n, one.stats.dead, one.stats.starts_network, one.stats.starts_classes, one.starts)),
+        ]
+        for one in found
+    ]
+    return "\n".join([*lines, *(grid(names, "llrlrrrrrrr", rows) if rows else [])]) + "\n"
