@@ -26,8 +26,10 @@ class Outcomes(Callback):
         files = sorted((Path(config.hydra.sweep.dir) / "outcomes").glob("*.json"), key=lambda path: int(path.stem))
         members = [json.loads(path.read_text()) for path in files]
         worst_code = max((member["code"] for member in members), default=0)
-        width = max((len(" ".join(member["overrides"])) for member in members), default=0)
+        shared = set.intersection(*(set(member["overrides"]) for member in members)) if len(members) > 1 else set()
+        names = [" ".join(word for word in member["overrides"] if word not in shared) for member in members]
+        width = max(map(len, names), default=0)
         print(f"\n{len(members)} runs in this sweep:")
-        for member in members:
+        for name, member in zip(names, members, strict=True):
             state = member["state"] + (" before" if member["already"] else "")
-            print(f"  {' '.join(member['overrides']):{width}}  {state:12}  {member['words']}")
+            print(f"  {name:{width}}  {state:12}  {member['words']}")
