@@ -52,12 +52,17 @@ Probability = Annotated[float, Range(least=0, below=1)]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What is done to an image before the network sees it, in this order (section 4.2; pylearn2's maxout scripts)."""
+    """What is done to an image before the network sees it (sections 4.2, 4.4; pylearn2's scripts for maxout).
+
+    In this order: division, global, then local contrast normalisation, whitening or subtraction of the mean.
+    """
 
     divide: Positive  # 255 puts bytes on a unit scale, 1 leaves them at 0-255
     gcn: Positive | None  # global contrast normalisation: the L2 norm that every image is given
     zca: Positive | None  # ZCA whitening: what is added to the eigenvalues of the training covariance
     mean: Literal["none", "pixel", "channel"]  # the training mean that is subtracted (ZCA subtracts its own)
+    gcn_std_bias: Positive | None = None  # instead of gcn: every image is divided by sqrt(its variance + this)
+    lcn: bool = False  # local contrast normalisation, with the constants of nin_repro/data/lcn.py
 
 
 @dataclass(frozen=True)

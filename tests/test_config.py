@@ -81,6 +81,7 @@ BAD_OVERRIDES = {
     "architecture.kind=resnet": "nin, cnn",
     "architecture.blocks.mlpconv3.kernel=11": "mlpconv3",
     "dataset.preprocessing.mean=pixel": "zca",
+    "dataset.preprocessing.gcn_std_bias=10": "set one of them to null",
     # not of the form key=value
     "optimizer.schedule.drops=[1": "key=value",
     "seed=1,2": "seed=1,2",

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_lcn import reference as local_reference
 
-from nin_repro.data.preprocess import preprocess
-from nin_repro.data.sources import load
+from nin_repro.data.preprocess import CHUNK, preprocess
+from nin_repro.data.sources import Rows, load
 from nin_repro.files import UsageError
 from nin_repro.schema import Preprocessing
 
@@ -32,6 +33,12 @@ def gcn(raw: np.ndarray, norm: float) -> np.ndarray:
     x = raw.reshape(len(raw), -1).astype(np.float64)
     x = x - x.mean(axis=1)[:, None]
     return norm * x / np.maximum(np.sqrt((x**2).sum(axis=1)), 1e-8)[:, None]
+
+
+def gcn_std(raw: np.ndarray, bias: float) -> np.ndarray:
+    x = raw.reshape(len(raw), -1).astype(np.float64)
+    x = x - x.mean(axis=1)[:, None]
+    return x / np.sqrt((x**2).mean(axis=1) + bias)[:, None]
 
 
 def whitened(fit: np.ndarray, x: np.ndarray, zca: float) -> np.ndarray:
@@ -61,6 +68,34 @@ def test_contrast_normalisation(
     assert found.dtype == np.float32 and found.shape == raw.shape
     np.testing.assert_allclose(found.reshape(6, -1), gcn(raw / divide, norm), rtol=1e-4, atol=1e-5 * norm)
     assert not found[2].any()
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), bias=st.floats(0.01, 1000), divide=st.sampled_from([1, 2, 255]))
+def test_contrast_normalisation_with_a_bias(
+    seed: int, bias: float, divide: float, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    raw = images(6, seed=seed)
+    raw[2] = 37
+    params = Preprocessing(divide=divide, gcn=None, zca=None, mean="none", gcn_std_bias=bias)
+    (found,) = preprocess(raw, [raw], params, tmp_path_factory.mktemp("cache"), "d")
+    assert found.dtype == np.float32 and found.shape == raw.shape
+    np.testing.assert_allclose(found.reshape(6, -1), gcn_std(raw / divide, bias), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("divide", [1, 255])
+@pytest.mark.parametrize("norm", ["gcn", "gcn_std_bias", None])
+@pytest.mark.parametrize("then", ["none", "pixel", "zca"])
+def test_the_order_of_the_steps(divide: float, norm: str | None, then: Any, tmp_path: Path) -> None:
+    """Divide, global, local, then what needs the statistics of the training images."""
+    x = images(40, (8, 7, 3))
+    steps: dict[str, Any] = {"gcn": None, "zca": 0.1 if then == "zca" else None, "lcn": True}
+    steps |= {"mean": "none" if then == "zca" else then} | ({norm: 10.0} if norm else {})
+    (found,) = preprocess(x, [x[:9]], Preprocessing(divide=divide, **steps), tmp_path, "d")
+    globally = {"gcn": gcn(x, 10), "gcn_std_bias": gcn_std(x / divide, 10), None: x / divide}[norm]
+    flat = local_reference(globally.reshape(x.shape)).reshape(40, -1)
+    expected = {"none": flat, "pixel": flat - flat.mean(axis=0), "zca": whitened(flat, flat, 0.1)}[then]
+    np.testing.assert_allclose(found.reshape(9, -1), expected[:9], atol=1e-4)
 
 
 def test_whitening_with_the_statistics_of_the_training_images(tmp_path: Path) -> None:
@@ -118,6 +153,11 @@ def test_mean_subtraction(mean: Any, axes: tuple[int, ...], norm: float | None, 
     assert (tmp_path / "cache").exists() == (norm is not None)  # what is quick to do again is not kept
 
 
+def test_two_global_contrast_normalisations_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="gcn_std_bias exclude each other"):
+        run(tmp_path, Preprocessing(1, 55, None, "none", gcn_std_bias=10))
+
+
 def test_two_means_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="mean=none"):
         run(tmp_path, Preprocessing(1, 55, 0.1, "pixel"))
@@ -132,6 +172,46 @@ def test_real_images(tmp_path: Path) -> None:
     fit = gcn(raw[:500], 55)
     np.testing.assert_allclose(train.reshape(500, -1), whitened(fit, fit, 0.1), atol=1e-4)
     np.testing.assert_allclose(test.reshape(100, -1), whitened(fit, gcn(raw[500:], 55), 0.1), atol=1e-4)
+
+
+# --- images that are gathered when they are needed -------------------------------------------------------------------
+
+
+class Watched(Rows):
+    """Refuses to be in memory all at once."""
+
+    def __getitem__(self, part: slice) -> Rows:
+        return Watched(self.arrays, self.chosen[part])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        assert len(self) <= CHUNK
+        return super().__array__(dtype, copy)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [Preprocessing(1, None, None, "none", gcn_std_bias=10, lcn=True), Preprocessing(1, None, None, "pixel"), WHITEN],
+)
+def test_they_are_as_good_as_arrays_and_read_by_the_chunk(params: Preprocessing, tmp_path: Path) -> None:
+    parts, chosen = [images(5_000), images(200, seed=1)], np.flatnonzero(np.arange(5_200) % 7)
+    rows = Watched(parts, chosen)
+    found = preprocess(rows, [rows, rows[4:8]], params, tmp_path / "rows", "d")
+    whole = np.concatenate(parts)[chosen]
+    expected = preprocess(whole, [whole, whole[4:8]], params, tmp_path / "arrays", "d")
+    for a, b in zip(found, expected, strict=True):
+        assert np.array_equal(a, b)
+    if (tmp_path / "rows").exists():  # the same entries
+        names = [{entry.name for entry in folder.iterdir()} for folder in (tmp_path / "rows", tmp_path / "arrays")]
+        assert names[0] == names[1]
+
+
+def test_what_would_fill_the_memory_is_kept_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = Preprocessing(255, None, None, "channel")
+    expected = run(tmp_path, params)
+    assert not isinstance(expected[0], np.memmap)
+    monkeypatch.setattr("nin_repro.data.preprocess.IN_MEMORY", 4 * 59 * 24 - 1)
+    for a, b in zip(expected, run(tmp_path, params), strict=True):
+        assert isinstance(b, np.memmap) and np.array_equal(a, b)
 
 
 # --- the cache ------------------------------------------------------------------------------------------------------
@@ -165,6 +245,8 @@ def test_other_images_share_the_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (Preprocessing(1, 6.0, 0.1, "none"), "d"),
         (Preprocessing(1, 5.0, 0.2, "none"), "d"),
         (Preprocessing(1, 5.0, None, "pixel"), "d"),
+        (Preprocessing(1, 5.0, 0.1, "none", lcn=True), "d"),
+        (Preprocessing(1, None, 0.1, "none", gcn_std_bias=5.0), "d"),
         (WHITEN, "other data"),
     ],
 )
@@ -174,6 +256,13 @@ def test_anything_changed_is_another_entry(params: Preprocessing, digest: str, t
     after = run(tmp_path, params, digest)
     assert len(set(entries(tmp_path)) - kept) == 2 and kept < set(entries(tmp_path))
     assert np.array_equal(before[0], after[0]) == (params == WHITEN)
+
+
+def test_entries_of_earlier_versions_of_this_code_are_still_found(tmp_path: Path) -> None:
+    """What hashes to these names was there before `gcn_std_bias` and `lcn`. Whitening CIFAR again takes a minute."""
+    raw = np.arange(50 * 24).astype(np.uint8).reshape(50, 4, 3, 2)
+    preprocess(raw, [raw[:9]], WHITEN, tmp_path / "cache", "d")
+    assert sorted(entry.name for entry in entries(tmp_path)) == ["246b891adecb90b2", "2da94325eaa8f02a"]
 
 
 def test_another_version_of_the_code_is_another_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

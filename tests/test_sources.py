@@ -263,6 +263,24 @@ def test_what_is_not_the_data_set_is_refused_by_name(
         load("cifar10", path.parent, ["train"])
 
 
+def test_images_are_mapped_and_not_copied(stored: tuple[Path, Arrays]) -> None:
+    path, arrays = stored
+    before = path.read_bytes()
+    images = load("cifar10", path.parent, ["train"]).images["train"]
+    assert isinstance(images, np.memmap) and np.array_equal(images, arrays["train_images"])
+    images[:] = 0
+    del images
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("write", "order"), [(np.savez_compressed, "C"), (np.savez, "F")])
+def test_what_cannot_be_mapped_is_read(write: Callable, order: Any, stored: tuple[Path, Arrays]) -> None:
+    path, arrays = stored
+    digests = np.array(json.dumps({member: sha256(array) for member, array in arrays.items()}))
+    write(path, sha256=digests, **{member: np.asarray(array, order=order) for member, array in arrays.items()})
+    assert same(load("cifar10", path.parent, ["train", "test"]), arrays)
+
+
 def test_of_mnist_only_the_official_arrays_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = small("mnist", monkeypatch)
     path = save(tmp_path / "mnist.npz", arrays)

@@ -80,6 +80,10 @@ def require_sense(config: Config) -> None:
             f"dataset.preprocessing.mean={preprocessing.mean} makes no sense with zca, which subtracts its own mean: "
             "choose mean=none or zca=null"
         )
+    if preprocessing.gcn is not None and preprocessing.gcn_std_bias is not None:
+        raise UsageError(
+            "dataset.preprocessing.gcn and gcn_std_bias are two ways to normalise the contrast: set one of them to null"
+        )
     _require_head(config)
     _require_schedule(config)
     if config.device not in ("auto", "cpu", "cuda") and not config.device.removeprefix("cuda:").isdigit():

@@ -1,8 +1,10 @@
 """From bytes to what the network sees: scaling, contrast normalisation, and whitening or mean subtraction.
 
 Whitening 60,000 CIFAR images takes half a minute and is done once: the results are kept on disk under a hash of all
-they depend on, checked when they are read, and memory-mapped.
+they depend on, checked when they are read, and memory-mapped. SVHN's 7.7 GB of them are never in memory at once.
 """
+
+from __future__ import annotations
 
 import hashlib
 import json
@@ -12,49 +14,53 @@ import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nin_repro.data.lcn import local_contrast_normalised
 from nin_repro.files import UsageError, locked, write_json
 from nin_repro.schema import Preprocessing
 
-Array = NDArray[Any]
+if TYPE_CHECKING:
+    from nin_repro.data.sources import Images
+
 VERSION = 1  # goes up when the same parameters come to mean something else: old cache entries are then not found
 MANIFEST = "manifest.json"
 CHUNK = 4_000  # images at a time; bounds the memory, 50 MB of CIFAR in fp32
+IN_MEMORY = 2 << 30  # bytes; results beyond are kept on disk even if they are quick to compute
 
 
 def preprocess(
-    fit: Array, arrays: Sequence[Array], params: Preprocessing, cache_dir: Path, digest: str
+    fit: Images, arrays: Sequence[Images], params: Preprocessing, cache_dir: Path, digest: str
 ) -> list[NDArray[np.float32]]:
-    """Divide, then normalise the contrast, then whiten or subtract the mean.
+    """Divide, then normalise the contrast, globally and locally, then whiten or subtract the mean.
 
     Args:
         fit: uint8 [N, H, W, C], the training images that the statistics are taken of.
-        arrays: uint8 [M, H, W, C] each, what is to be transformed, with the statistics of `fit`.
+        arrays: uint8 [M, H, W, C] each, what is to be transformed, with the statistics of `fit`. Of all images, a
+            chunk at a time is read.
         params: what to do; whitening subtracts its own mean, so it goes with `mean="none"` only.
-        cache_dir: where contrast-normalised and whitened images are kept. All else is quicker done than read.
+        cache_dir: where contrast-normalised and whitened images are kept. All else is quicker done than read, and
+            kept only if it would fill the memory.
         digest: identifies the data set that the images are from.
 
     Returns:
         float32 arrays of the shapes of `arrays`. Those from the cache are private memory maps of its files.
 
     Raises:
-        UsageError: `params` asks for whitening and another mean.
+        UsageError: `params` asks for whitening and another mean, or for two global contrast normalisations.
     """
     if params.zca is not None and params.mean != "none":
         raise UsageError(f"preprocessing.zca subtracts the mean itself: with it, mean={params.mean} must be mean=none")
-    if params.gcn is None and params.zca is None:
+    if params.gcn is not None and params.gcn_std_bias is not None:
+        raise UsageError("preprocessing.gcn and preprocessing.gcn_std_bias exclude each other: set one of them to null")
+    if not _steps(params) and 4 * sum(math.prod(array.shape) for array in arrays) <= IN_MEMORY:
         return _in_memory(fit, arrays, params)
-    # 55 and 55.0 are one parameter, so one entry
-    numbers = {
-        name: value if value is None or name == "mean" else float(value) for name, value in asdict(params).items()
-    }
-    identity = {"version": VERSION, "data": digest, "params": numbers, "fit": _which(fit)}
+    identity = {"version": VERSION, "data": digest, "params": _named(params), "fit": _which(fit)}
     try:
         fitted = _cached(cache_dir, identity, lambda folder: _write_transform(folder, fit, params))
         transform = Transform(fitted[0], fitted[1] if params.zca is not None else None)
@@ -65,7 +71,24 @@ def preprocess(
         return _in_memory(fit, arrays, params)
 
 
-def _in_memory(fit: Array, arrays: Sequence[Array], params: Preprocessing) -> list[NDArray[np.float32]]:
+def _steps(params: Preprocessing) -> list[str]:
+    """What takes its time, in words."""
+    return (
+        ["contrast normalisation"] * (params.gcn is not None or params.gcn_std_bias is not None)
+        + ["local contrast normalisation"] * params.lcn
+        + ["whitening"] * (params.zca is not None)
+    )
+
+
+def _named(params: Preprocessing) -> dict[str, Any]:
+    """The parameters as part of a cache entry's name. Those at their defaults are left out: see `schema`."""
+    named = {each.name: getattr(params, each.name) for each in fields(params)}
+    unlike = [each.name for each in fields(params) if named[each.name] != each.default]
+    # 55 and 55.0 are one parameter, so one entry
+    return {name: float(named[name]) if type(named[name]) is int else named[name] for name in unlike}
+
+
+def _in_memory(fit: Images, arrays: Sequence[Images], params: Preprocessing) -> list[NDArray[np.float32]]:
     transform = fit_transform(fit, params)
     results = []
     for array in arrays:
@@ -91,7 +114,7 @@ class Transform(NamedTuple):
     matrix: NDArray[np.float32] | None  # [D, D], whitening
 
 
-def fit_transform(fit: Array, params: Preprocessing) -> Transform:
+def fit_transform(fit: Images, params: Preprocessing) -> Transform:
     """The statistics of uint8 [N, H, W, C]: products of fp32 chunks, summed in float64.
 
     ZCA as in pylearn2: C = X^T X / N + zca I of the centred X, P = V diag(1 / sqrt(eigenvalues)) V^T.
@@ -120,7 +143,7 @@ def fit_transform(fit: Array, params: Preprocessing) -> Transform:
     return Transform(centre, (half @ half.T).astype(np.float32))
 
 
-def transformed(images: Array, params: Preprocessing, transform: Transform) -> Iterator[NDArray[np.float32]]:
+def transformed(images: Images, params: Preprocessing, transform: Transform) -> Iterator[NDArray[np.float32]]:
     """Chunks of float32 [n, H, W, C], in order, of uint8 [N, H, W, C]."""
     for chunk in _normalised(images, params):
         chunk -= transform.mean
@@ -128,33 +151,44 @@ def transformed(images: Array, params: Preprocessing, transform: Transform) -> I
         yield result.reshape(-1, *images.shape[1:])
 
 
-def _normalised(images: Array, params: Preprocessing) -> Iterator[NDArray[np.float32]]:
-    """Chunks of float32 [n, D]: images divided, or, with global contrast normalisation, of mean 0 and L2 norm `gcn`.
+def _normalised(images: Images, params: Preprocessing) -> Iterator[NDArray[np.float32]]:
+    """Chunks of float32 [n, D]: images divided, and contrast-normalised as `params` asks for.
 
-    As in pylearn2: no bias under the root, and nothing is divided by a norm under 1e-8.
+    Global contrast normalisation subtracts an image's mean over all its values. Then `gcn` gives it this L2 norm, as
+    pylearn2 does for CIFAR: no bias under the root, and nothing is divided by a norm under 1e-8. `gcn_std_bias`
+    divides it by the root of its variance plus this bias, as pylearn2 did for SVHN in 2013; since January 2014 the
+    same call there divides by the L2 norm without bias.
     """
     for start in range(0, len(images), CHUNK):
-        chunk = images[start : start + CHUNK].reshape(-1, math.prod(images.shape[1:])).astype(np.float32)
+        chunk = np.asarray(images[start : start + CHUNK])
+        shape = chunk.shape
+        chunk = chunk.reshape(-1, math.prod(shape[1:])).astype(np.float32)
         if params.gcn is None:
             chunk /= params.divide
         else:  # the division would cancel; without it sums of bytes are exact, and a flat image stays exactly flat
             chunk -= chunk.mean(axis=1, keepdims=True)
             chunk *= params.gcn / np.maximum(np.linalg.norm(chunk, axis=1, keepdims=True), 1e-8)
+        if params.gcn_std_bias is not None:
+            chunk -= chunk.mean(axis=1, keepdims=True)
+            chunk /= np.sqrt(np.square(chunk).mean(axis=1, keepdims=True) + np.float32(params.gcn_std_bias))
+        if params.lcn:
+            chunk = local_contrast_normalised(chunk.reshape(shape)).reshape(chunk.shape)
         yield chunk
 
 
 # --- the cache ------------------------------------------------------------------------------------------------------
 
 
-def _which(array: Array) -> list[Any]:
+def _which(images: Images) -> list[Any]:
     """Tells apart the arrays of one data set: shape and CRC-32."""
-    return [*array.shape, zlib.crc32(np.ascontiguousarray(array).data)]
+    crc = 0
+    for start in range(0, len(images), CHUNK):
+        crc = zlib.crc32(np.ascontiguousarray(images[start : start + CHUNK]).data, crc)
+    return [*images.shape, crc]
 
 
-def _write_transform(folder: Path, fit: Array, params: Preprocessing) -> None:
-    wanted = " and ".join(
-        ["contrast normalisation"] * (params.gcn is not None) + ["whitening"] * (params.zca is not None)
-    )
+def _write_transform(folder: Path, fit: Images, params: Preprocessing) -> None:
+    wanted = " and ".join(_steps(params) or ["preprocessing"])
     _say(f"{wanted}, fitted on {len(fit):,} images: once, then kept in {folder.parent}")
     mean, matrix = fit_transform(fit, params)
     _write(folder / "0.npy", mean.shape, [mean])
@@ -162,7 +196,7 @@ def _write_transform(folder: Path, fit: Array, params: Preprocessing) -> None:
         _write(folder / "1.npy", matrix.shape, [matrix])
 
 
-def _write_arrays(folder: Path, arrays: Sequence[Array], params: Preprocessing, transform: Transform) -> None:
+def _write_arrays(folder: Path, arrays: Sequence[Images], params: Preprocessing, transform: Transform) -> None:
     for i, array in enumerate(arrays):
         _write(folder / f"{i}.npy", array.shape, transformed(array, params, transform))
 

@@ -10,11 +10,13 @@ import contextlib
 import hashlib
 import json
 import shutil
+import struct
 import warnings
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from nin_repro.data.download import download, official_files, say
 from nin_repro.files import UsageError, atomic, locked
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
+    Images: TypeAlias = "Array | Rows"
 
 OFFICIAL = "official files"
 
@@ -97,15 +100,43 @@ Protocol = Literal["final", "validate"]
 class Split:
     """What a run trains and is judged on. Images are uint8 [N, H, W, C], labels int64 [N]."""
 
-    train_images: Array
+    train_images: Images
     train_labels: Array
-    eval_images: Array
+    eval_images: Images
     eval_labels: Array
-    fit_images: Array  # what the statistics of the preprocessing are taken of
+    fit_images: Images  # what the statistics of the preprocessing are taken of
     classes: int
     digest: str  # identifies the bytes of everything that was read
     provenance: str  # one line, to be shown beside results
     eval_name: str  # "test" or "validation"
+
+
+class Rows:
+    """Images chosen from several arrays, gathered when they are needed: all of SVHN's would take 1.9 GB.
+
+    A slice of it is of its kind; `numpy.asarray` makes it an array.
+    """
+
+    def __init__(self, arrays: Sequence[Array], chosen: Array) -> None:
+        """`chosen` counts through the arrays, int64 [N]: what follows the last image of one is the next one's first."""
+        self.arrays, self.chosen = arrays, chosen
+        self.shape = (len(chosen), *arrays[0].shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, part: slice) -> Rows:
+        return Rows(self.arrays, self.chosen[part])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        import numpy as np
+
+        result, first = np.empty(self.shape, dtype or self.arrays[0].dtype), 0
+        for array in self.arrays:
+            here = (self.chosen >= first) & (self.chosen < first + len(array))
+            result[here] = array[self.chosen[here] - first]
+            first += len(array)
+        return result
 
 
 def parts_for(name: str, protocol: Protocol) -> tuple[str, ...]:
@@ -126,40 +157,39 @@ def open_split(name: str, data_dir: Path, protocol: Protocol) -> Split:
     images, labels = loaded.images, loaded.labels
     last = DATASETS[name].validation
     if last is None:
-        train, validation = _split_svhn(loaded)
-        fit_images = train[0]
+        train, evaluation = _split_svhn(loaded)
+        fit_images = train[0]  # nothing is learned from it: the paper's preprocessing of SVHN is of single images
     else:
         fit_images = images["train"]  # validation images too, as the maxout authors' scripts that the paper follows
         train = images["train"][:-last], labels["train"][:-last]
-        validation = images["train"][-last:], labels["train"][-last:]
+        evaluation = images["train"][-last:], labels["train"][-last:]
         if protocol == "final":
             train = images["train"], labels["train"]
-    evaluation = (images["test"], labels["test"]) if protocol == "final" else validation
+    if protocol == "final":
+        evaluation = images["test"], labels["test"]
     eval_name = "test" if protocol == "final" else "validation"
     classes = DATASETS[name].classes
     return Split(*train, *evaluation, fit_images, classes, loaded.digest, loaded.provenance, eval_name)
 
 
-def _split_svhn(loaded: Loaded) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+def _split_svhn(loaded: Loaded) -> tuple[tuple[Images, Array], tuple[Images, Array]]:
     """Training and validation images of SVHN: 400 of each class of "train" and 200 of "extra" validate (section 4.4).
 
     The paper's own draw is not published. Ours is fixed: numpy promises that RandomState never changes.
     """
     import numpy as np
 
-    draw = np.random.RandomState(0)
-    chosen = {}
-    for part, each in (("train", 400), ("extra", 200)):
+    draw, parts = np.random.RandomState(0), ("train", "extra")
+    validates = []
+    for part, each in zip(parts, (400, 200), strict=True):
         labels = loaded.labels[part]
-        chosen[part] = np.zeros(len(labels), dtype=bool)
+        validates.append(np.zeros(len(labels), dtype=bool))
         for digit in range(10):
-            chosen[part][draw.permutation(np.flatnonzero(labels == digit))[:each]] = True
-
-    def gather(arrays: dict[str, Array], validation: bool) -> Array:
-        return np.concatenate([arrays[part][chosen[part] == validation] for part in chosen])
-
-    train, validation = ((gather(loaded.images, v), gather(loaded.labels, v)) for v in (False, True))
-    return train, validation
+            validates[-1][draw.permutation(np.flatnonzero(labels == digit))[:each]] = True
+    images, labels = [loaded.images[part] for part in parts], np.concatenate([loaded.labels[part] for part in parts])
+    validation = np.concatenate(validates)
+    kept, held = np.flatnonzero(~validation), np.flatnonzero(validation)
+    return (Rows(images, kept), labels[kept]), (Rows(images, held), labels[held])
 
 
 # --- reading and checking -------------------------------------------------------------------------------------------
@@ -167,7 +197,7 @@ def _split_svhn(loaded: Loaded) -> tuple[tuple[Array, Array], tuple[Array, Array
 
 @dataclass(frozen=True)
 class Loaded:
-    images: dict[str, Array]  # by part: uint8 [N, H, W, C]
+    images: dict[str, Array]  # by part: uint8 [N, H, W, C], memory-mapped if the file can be
     labels: dict[str, Array]  # by part: int64 [N]
     digest: str
     provenance: str
@@ -195,7 +225,7 @@ def load(name: str, data_dir: Path, parts: Sequence[str]) -> Loaded:
                 expected, provenance = json.loads(str(archive["sha256"])), facts.provenance
             for part in parts:
                 for member in (f"{part}_images", f"{part}_labels"):
-                    arrays[member] = archive[member]
+                    arrays[member] = _mapped(path, archive, member) if member.endswith("images") else archive[member]
                     _check(arrays[member], member, facts, expected)
     # Whatever a parser meets in a damaged file: zip, header and number formats each raise their own errors.
     except Exception as error:
@@ -207,6 +237,28 @@ def load(name: str, data_dir: Path, parts: Sequence[str]) -> Loaded:
     digest = hashlib.sha256("".join(f"{member} {expected[member]}\n" for member in arrays).encode()).hexdigest()
     images, labels = ({part: arrays[f"{part}_{kind}"] for part in parts} for kind in ("images", "labels"))
     return Loaded(images, labels, digest, provenance)
+
+
+def _mapped(path: Path, archive: Any, member: str) -> Array:
+    """A member of an .npz as a private memory map of the file, or read if it is not plain uint8 as `np.savez` writes.
+
+    Nothing checks what is mapped: a digest must.
+    """
+    import numpy as np
+
+    info = archive.zip.getinfo(f"{member}.npy")
+    with archive.zip.open(info) as file:
+        version = np.lib.format.read_magic(file)
+        if info.compress_type != zipfile.ZIP_STORED or version != (1, 0):
+            return archive[member]
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        header = file.tell()
+    if fortran or dtype != np.uint8:
+        return archive[member]
+    with open(path, "rb") as file:  # the local header of a zip member: 30 bytes, then a name and extra fields
+        file.seek(info.header_offset + 26)
+        name, extra = struct.unpack("<HH", file.read(4))
+    return np.memmap(path, dtype, "c", info.header_offset + 30 + name + extra + header, shape)
 
 
 def _check(array: Array, member: str, facts: Facts, expected: dict[str, str]) -> None:
@@ -223,7 +275,13 @@ def _check(array: Array, member: str, facts: Facts, expected: dict[str, str]) ->
 
 
 def _sha256(array: Array) -> str:
-    return hashlib.sha256(array.data.cast("B")).hexdigest()
+    """Of the values in their C order, which need not be how they lie in memory."""
+    import numpy as np
+
+    found = hashlib.sha256()
+    for start in range(0, len(array), 10_000):
+        found.update(np.ascontiguousarray(array[start : start + 10_000]).data.cast("B"))
+    return found.hexdigest()
 
 
 # --- obtaining ------------------------------------------------------------------------------------------------------
@@ -291,8 +349,9 @@ def _official(class_name: str, folder: Path, facts: Facts) -> dict[str, Array]:
             warnings.simplefilter("ignore")  # numpy 2.4.0 to 2.4.4 warn of pickles as old as CIFAR's
             found = kind(folder, download=True, **which)  # finds the verified files: nothing is downloaded here
         images = np.asarray(found.data)
+        # SVHN's is a view of what MATLAB wrote, columns first. It stays one: a copy of `extra` takes 1.6 GB.
         images = images.transpose(0, 2, 3, 1) if class_name == "SVHN" else images.reshape(-1, *facts.shape)
         labels = found.labels if class_name == "SVHN" else found.targets
-        arrays[f"{part}_images"] = np.ascontiguousarray(images)
+        arrays[f"{part}_images"] = images
         arrays[f"{part}_labels"] = np.asarray(labels, dtype=np.int64)
     return arrays
