@@ -1,0 +1,266 @@
+"""Figures 3 and 4 as pictures, and the statistics of learning curves that the former shows.
+
+Only drawing: no torch, no data set. The same input gives the same bytes with the same version of matplotlib.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from matplotlib import style
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from nin_repro.files import atomic
+from nin_repro.results import figure3 as paper
+from nin_repro.results.records import Record
+from nin_repro.results.tables import PAPER_BUDGET
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+# matplotlib's own defaults, whatever the user's matplotlibrc says, and fonts that come with it.
+STYLE: dict[str, Any] = {
+    "font.family": "STIXGeneral",
+    "font.size": 9,
+    "axes.linewidth": 0.6,
+    "axes.titlesize": 9,
+    "xtick.direction": "in",
+    "ytick.direction": "in",
+    "xtick.top": True,
+    "ytick.right": True,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "savefig.dpi": 300,
+    "svg.hashsalt": "nin_repro",  # names inside an SVG file are random without it
+}
+as_in_print = style.context(["default", STYLE], after_reset=True)
+
+
+@as_in_print
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write `<stem>.png` and `<stem>.svg`, each atomically; returns both. Neither tells when or by what it was made."""
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
+    for path, metadata in zip(paths, ({"Software": None}, {"Date": None, "Creator": None}), strict=True):
+        with atomic(path, "wb") as file:
+            figure.savefig(file, format=path.suffix[1:], metadata=metadata)
+    return paths
+
+
+# --- Figure 3 -------------------------------------------------------------------------------------------------------
+
+LAST_EPOCH = 200  # where the paper's figure ends; the first drop of the learning rate comes then
+COLOURS = {False: "#d55e00", True: "#0072b2"}  # without, with dropout; told apart by the colour-blind
+LINES = {False: (0, (4, 1.2)), True: "solid"}  # the same for those who print in black and white
+WEIGHTS = {"train_error_running": 0.9, "test_error": 1.6}
+MARKERS = {"train_error_running": "o", "test_error": "s"}
+
+
+@dataclass(frozen=True)
+class Band:
+    """One measure over the epochs that all `runs` have measured it in; error rates, 0 to 1."""
+
+    epochs: tuple[int, ...]
+    mean: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    runs: int
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Our runs of one half of the figure. `dead` ones, and those with a dead class, are counted but not drawn."""
+
+    experiment: str
+    alive: tuple[Record, ...] = ()
+    dead: int = 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Figure 3 with our runs in it: without (False) and with (True) dropout, all of one budget."""
+
+    runs: Mapping[bool, Runs]
+    budget: str = PAPER_BUDGET
+    commands: Mapping[bool, str] = field(default_factory=dict)  # to be shown where there are no runs
+
+
+def choose(records: Iterable[Record], experiment: str, family: str, budget: str) -> Runs:
+    """The runs of one recipe at one budget on the test images; nothing else is ever drawn with them."""
+    runs = [one for one in records if (one.family, one.budget, one.protocol) == (family, budget, "final")]
+    runs.sort(key=lambda record: (record.seed, record.key))
+    alive = tuple(run for run in runs if run.alive)
+    return Runs(experiment, alive, len(runs) - len(alive))
+
+
+def last_attempt(record: Record, measure: str) -> dict[int, float]:
+    """{epoch: percent} of a measure in the attempt that a run ended with; starts that died before are not part of it.
+
+    Epochs in which it was not measured are left out.
+    """
+    epochs, values = record.curve.get("epoch", []), record.curve.get(measure, [])
+    attempts = record.curve.get("attempt", [0] * len(epochs))
+    last = max((attempt for attempt in attempts if attempt is not None), default=0)
+    rows = zip(attempts, epochs, values, strict=False)
+    return {int(epoch): value for attempt, epoch, value in rows if attempt == last and None not in (epoch, value)}
+
+
+def band(runs: Sequence[Record], measure: str) -> Band | None:
+    """Mean, lowest and highest error rate of a measure over `runs`; None if no epoch of it is known of any.
+
+    A run that never measured it (`eval_every=0`) is left out. Of the others only the epochs count that all of them
+    measured: a mean over now these and now those seeds would jump.
+    """
+    curves = [curve for curve in (last_attempt(run, measure) for run in runs) if curve]
+    epochs = sorted(set.intersection(*map(set, curves))) if curves else []
+    if not epochs:
+        return None
+    rates = [[curve[epoch] / 100 for curve in curves] for epoch in epochs]
+    mean = tuple(math.fsum(rate) / len(rate) for rate in rates)
+    return Band(tuple(epochs), mean, tuple(map(min, rates)), tuple(map(max, rates)), len(curves))
+
+
+@as_in_print
+def draw_figure3(comparison: Comparison) -> Figure:
+    """The paper's four curves as markers, ours as lines with a band from the lowest to the highest seed.
+
+    Markers tell training (circles) from testing (squares), lines by their width; with dropout they are filled or solid,
+    without it hollow or dashed.
+    """
+    figure = Figure(figsize=(6.3, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    bands = {curve.name: band(comparison.runs[curve.dropout].alive, curve.measure) for curve in paper.CURVES}
+    end = LAST_EPOCH
+    if comparison.budget != PAPER_BUDGET:
+        end = max((found.epochs[-1] for found in bands.values() if found), default=LAST_EPOCH)
+    theirs: list[Line2D] = []
+    ours: list[Line2D | Patch] = []
+    for curve in paper.CURVES:
+        colour, found = COLOURS[curve.dropout], bands[curve.name]
+        theirs.append(_printed(axes, curve, colour, end))
+        if found:
+            look: dict[str, Any] = {"color": colour, "linestyle": LINES[curve.dropout]}
+            look["linewidth"] = WEIGHTS[curve.measure]
+            axes.fill_between(found.epochs, found.low, found.high, color=colour, alpha=0.25, linewidth=0)
+            ours += axes.plot(found.epochs, found.mean, label=f"{curve.name}, {_seeds(found.runs)}", **look)
+    axes.set(xlim=(0, end), ylim=(0, 0.9), xlabel="Number of epochs", ylabel="Error rate", title=_title(comparison))
+    axes.set_yticks([tenth / 10 for tenth in range(10)])
+    if end == LAST_EPOCH:
+        axes.set_xticks(range(0, LAST_EPOCH + 1, 20))
+    if any(found and found.runs > 1 for found in bands.values()):
+        ours.append(Patch(color="0.8", label="band: lowest to highest seed"))
+    _legends(axes, theirs, ours)
+    if notes := _notes(comparison):
+        figure.supxlabel(notes, x=0.01, ha="left", fontsize=8, linespacing=1.4)
+    return figure
+
+
+def _printed(axes: "Axes", curve: paper.Curve, colour: str, end: int) -> Line2D:
+    """One of the paper's curves: its markers, and a hair line that leads the eye from one to the next."""
+    known = ((epoch, rate) for epoch, rate in zip(paper.EPOCHS, curve.rates, strict=True) if rate is not None)
+    points = [(epoch, rate) for epoch, rate in known if epoch <= end]
+    (line,) = axes.plot(
+        *zip(*points, strict=True),
+        color=colour,
+        linestyle="dotted",
+        linewidth=0.7,
+        marker=MARKERS[curve.measure],
+        markersize=3.6,
+        markeredgewidth=0.7,
+        markerfacecolor=colour if curve.dropout else "white",
+        label=curve.name,
+        clip_on=False,  # the first and the last marker sit on the frame
+    )
+    return line
+
+
+def _legends(axes: "Axes", theirs: Sequence[Line2D], ours: Sequence[Line2D | Patch]) -> None:
+    """The paper's curves and ours side by side, where the plot is empty."""
+    place: dict[str, Any] = {"loc": "upper left", "alignment": "left", "borderaxespad": 0, "handlelength": 3}
+    axes.add_artist(axes.legend(handles=theirs, title="Paper", bbox_to_anchor=(0.30, 0.97), **place))
+    if ours:
+        axes.legend(handles=ours, title="This reproduction, mean", bbox_to_anchor=(0.63, 0.97), **place)
+
+
+def _title(comparison: Comparison) -> str:
+    title = "Figure 3. Training and testing error of NIN on CIFAR-10"
+    if comparison.budget == PAPER_BUDGET:
+        return title
+    lengths = sorted({run.epochs for runs in comparison.runs.values() for run in runs.alive})
+    epochs = f", {' or '.join(map(str, lengths))} epochs" if lengths else ""
+    return f"{title}\nReduced budget “{comparison.budget}”{epochs}: our curves are not comparable with the paper's"
+
+
+def _notes(comparison: Comparison) -> str:
+    """What the figure lacks and how to get it, and what was left out of it."""
+    lines = []
+    for dropout, runs in comparison.runs.items():
+        which = f"{'with' if dropout else 'without'} dropout"
+        if not runs.alive:
+            lines.append(f"No runs of ours {which} yet. The command for them:")
+            lines.append(f"    {comparison.commands.get(dropout, '')}")
+        if runs.dead:
+            lines.append(f"Not drawn {which}: {_seeds(runs.dead)} that ended with the network or a class dead.")
+    return "\n".join(lines)
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' if count > 1 else ''}"
+
+
+# --- Figure 4 -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Exemplar:
+    """One row: an image uint8 [H, W, C], the maps of all classes float [K, H, W], its class and what the network says.
+
+    Maps and classes are in the order of the class names.
+    """
+
+    image: "NDArray[Any]"
+    maps: "NDArray[Any]"
+    label: int
+    said: int
+
+
+@as_in_print
+def draw_figure4(exemplars: Sequence[Exemplar], names: Sequence[str], title: str, caption: str) -> Figure:
+    """A row for each exemplar: the image, then its maps on one scale from 0 (black) to the row's maximum (white).
+
+    The map of the true class stands in a thick red frame. Where the network is wrong, the row says so.
+    """
+    rows, columns = len(exemplars), len(names) + 1
+    size = 0.56  # of a map, inches
+    figure = Figure(figsize=(size * columns + 1.0, size * rows + 1.1))
+    width, height = figure.get_size_inches()
+    grid = figure.subplots(
+        rows,
+        columns,
+        squeeze=False,
+        gridspec_kw={"wspace": 0.09, "hspace": 0.09, "width_ratios": [1.12] + [1] * len(names)}
+        | {"left": 0.9 / width, "right": 1 - 0.06 / width, "bottom": 0.5 / height, "top": 1 - 0.6 / height},
+    )
+    for axes, one in zip(grid, exemplars, strict=True):
+        axes[0].imshow(one.image.squeeze(), cmap="gray", vmin=0, vmax=255)
+        axes[0].set_anchor("W")
+        wrong = f"\n(says {names[one.said]})" if one.said != one.label else ""
+        axes[0].set_ylabel(names[one.label] + wrong, rotation=0, ha="right", va="center", labelpad=4)
+        for axis, activation in zip(axes[1:], one.maps, strict=True):
+            axis.imshow(activation, cmap="gray", vmin=0, vmax=one.maps.max() or 1)
+        for number, axis in enumerate(axes, start=-1):
+            axis.set(xticks=[], yticks=[])
+            true = number == one.label
+            axis.spines[:].set(edgecolor="red" if true else "0.45", linewidth=2.4 if true else 0.4, zorder=3)
+    for axis, name in zip(grid[0, 1:], names, strict=True):
+        axis.set_title(name, fontsize=8, pad=3)
+    grid[0, 0].set_title("image", fontsize=8, pad=3)
+    figure.text(0.5, 1 - 0.1 / height, title, ha="center", va="top", fontsize=9)
+    figure.text(0.5, 0.08 / height, caption, ha="center", va="bottom", fontsize=8)
+    return figure
