@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from nin_repro.config.recipe import budget_name
 from nin_repro.data.batches import Batches
@@ -16,10 +17,11 @@ from nin_repro.data.preprocess import preprocess
 from nin_repro.data.sources import Split
 from nin_repro.files import UsageError
 from nin_repro.models.cnn import ConvNet
+from nin_repro.models.maxout import MaxoutNetwork
 from nin_repro.models.network import Network
 from nin_repro.models.nin import NetworkInNetwork
 from nin_repro.models.spec import Shape, layers, training_multiply_adds
-from nin_repro.schema import Cnn, Config
+from nin_repro.schema import Cnn, Config, Maxout
 from nin_repro.training.console import Console
 from nin_repro.training.loop import Limits, Trainer
 from nin_repro.training.schedule import Rate, plan
@@ -82,6 +84,8 @@ def network(config: Config, shape: Shape, classes: int) -> Network:
     architecture = config.architecture
     if isinstance(architecture, Cnn):
         return ConvNet(shape, classes, architecture, config.regularizer)
+    if isinstance(architecture, Maxout):
+        return MaxoutNetwork(shape, classes, architecture, config.regularizer)
     return NetworkInNetwork(shape, classes, architecture, config.regularizer)
 
 
@@ -95,7 +99,8 @@ def optimizer(config: Config, net: Network) -> SGD:
     }
     groups = []
     for role in net.roles():
-        weight_factor, bias_factor = factors[role.name]
+        convolutional = all(isinstance(layer, nn.Conv2d) for layer in role.layers)
+        weight_factor, bias_factor = (f * (sgd.conv_lr_factor if convolutional else 1) for f in factors[role.name])
         weights, biases = ([getattr(layer, name) for layer in role.layers] for name in ("weight", "bias"))
         groups.append(Group(weights, sgd.lr * weight_factor, sgd.weight_decay, bias=False))
         groups.append(Group(biases, sgd.lr * sgd.bias_lr_factor * bias_factor, 0.0, bias=True))

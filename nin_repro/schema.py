@@ -152,30 +152,70 @@ class Cnn:
     hidden_bias: float  # what the biases of all layers but the head start at
 
 
-Architecture = Nin | Cnn
+@dataclass(frozen=True)
+class MaxoutConv:
+    """Several convolutions for each map, their maximum, and max pooling (windows over the edge clipped)."""
+
+    maps: Count
+    pieces: Count  # filters of each map
+    kernel: Count
+    pad: Whole
+    pool_size: Count
+    pool_stride: Count
+    max_norm: Positive  # of every filter, over its inputs and its window
+    tied_bias: bool  # one bias for each filter; false: one for each filter and place
+
+
+@dataclass(frozen=True)
+class MaxoutFull:
+    """A fully connected layer with several weight vectors for each unit, and their maximum."""
+
+    units: Count
+    pieces: Count
+    max_norm: Positive  # of every weight vector
+
+
+@dataclass(frozen=True)
+class Maxout:
+    """Maxout networks (Goodfellow et al. 2013, 1302.4389, and its published pylearn2 files), cited in Tables 1 to 4."""
+
+    kind: Literal["maxout"]
+    blocks: dict[str, MaxoutConv]  # may be empty
+    full: dict[str, MaxoutFull]  # after the blocks; may be empty
+    input_dropout: Probability  # on the images; what is kept is not rescaled, and testing takes the images as they are
+    output_norm: Positive  # of every weight vector of the head
+    irange: Positive  # all initial weights, the head's too, are uniform in -irange .. irange; all biases 0
+
+
+Architecture = Nin | Cnn | Maxout
 
 
 @dataclass(frozen=True)
 class Regularizer:
-    dropout: Probability  # on the outputs of all blocks but the last
+    dropout: Probability  # on the outputs of all blocks (maxout: and layers) but the last
     head: Literal["gap", "fc"]  # global average pooling, or a fully connected layer on the last maps
     head_dropout: Probability  # on the inputs of the fully connected layer
     convention: Literal[
         "released", "inverted"
     ]  # released: train x mask, test x (1 - p); inverted: train x mask / (1 - p)
-    fc_std: Positive  # of the fully connected layer's initial weights
+    fc_std: Positive  # of the fully connected layer's initial weights (maxout has `irange`)
     fc_lr_factor: Positive  # times the learning rates of the fully connected layer
 
 
 @dataclass(frozen=True)
 class Schedule:
-    kind: Literal["drops", "plateau"]
-    epochs: Count  # the length (drops), or the most there can be (plateau)
+    kind: Literal["drops", "plateau", "linear", "exponential"]
+    epochs: Count  # the length, or the most there can be (plateau)
     drops: list[Count]  # the rate is divided after this many epochs (drops)
     patience: Count  # epochs without a lower training error before the rate is divided or the run ends (plateau)
     plateau_drops: Whole  # how often the rate is divided before the run ends (plateau)
-    factor: Annotated[float, Range(above=0, below=1)]  # what the rate is multiplied with at each drop
+    factor: Annotated[float, Range(above=0, below=1)]  # what the rate is multiplied with at each drop; in
+    # all, by epoch `decay_epochs` (linear); at each update (exponential)
     bias_drops: bool  # the rate of the biases drops too
+    decay_epochs: Whole = 0  # the epoch in which the rate stops falling (linear)
+    floor: Probability = 0.0  # the share of the initial rate under which it does not fall (exponential)
+    momentum_final: Probability = 0.0  # what momentum goes to, linearly, from epoch 1 ...
+    momentum_epochs: Whole = 0  # ... to this epoch; 0: momentum stands still
 
 
 @dataclass(frozen=True)
@@ -190,6 +230,7 @@ class Sgd:
     weight_decay: NotNegative  # on weights only
     clip_norm: Positive | None  # the global norm that a gradient is cut to; null: the paper's recipe, not clipped
     schedule: Schedule
+    conv_lr_factor: Positive = 1.0  # times the rates of convolutions, weights and biases
 
 
 @dataclass(frozen=True)
@@ -197,7 +238,7 @@ class Budget:
     """How much of the recipe's work is done. All null is the paper's; anything less never fills a paper cell."""
 
     name: str  # what reduced runs are called in tables; not part of the recipe
-    epochs: Count | None  # this many, the drops at the same fractions of the run
+    epochs: Count | None  # this many, the schedule in proportion (training/schedule.py)
     train_images: Count | None  # only the first so many training images
     max_steps: Count | None  # stop after this many updates
 

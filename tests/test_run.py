@@ -226,7 +226,7 @@ def test_validation_leaves_the_test_images_unread(command: Command, data: str, t
 def test_help_prints_groups_and_keys(command: Command) -> None:
     shown = command("train", "--help")
     assert shown.returncode == 0
-    for word in ("regularizer: fc, fc_both_dropout", "experiment/table1: nin", "clip_norm", "quickstart"):
+    for word in ("regularizer: fc, fc_both_dropout", "experiment/table1: maxout", "clip_norm", "quickstart"):
         assert word in shown.stdout
 
 

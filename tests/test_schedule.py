@@ -1,9 +1,10 @@
-"""When rates drop and runs end."""
+"""When rates drop, momentum rises and runs end."""
 
 import dataclasses
 
 import pytest
 
+from nin_repro.config.compose import load
 from nin_repro.schema import Budget, Schedule
 from nin_repro.training.schedule import Rate, plan
 
@@ -71,3 +72,48 @@ def test_state_goes_on_where_it_was() -> None:
 def test_bounds_are_those_of_the_recipe_when_nothing_is_reduced() -> None:
     short = dataclasses.replace(DROPS, epochs=10, drops=[5])
     assert plan(short, WHOLE) == (10, [5])
+
+
+def rate_of(schedule: Schedule, epochs: int | None = None) -> Rate:
+    return Rate(schedule, *plan(schedule, Budget("any", epochs, None, None)))
+
+
+def test_published_schedule_of_maxout_on_cifar() -> None:
+    rate = rate_of(load(["optimizer=maxout_cifar10"]).optimizer.schedule)
+    found = []
+    while not rate.finished:
+        found.append((rate.scale, rate.momentum(0.5)))
+        rate.end_epoch(50.0)
+    assert len(found) == 785
+    scales, momenta = zip(*found, strict=True)
+    # pylearn2: lr0 - (lr0 - 0.01 lr0) / 500 * epoch until epoch 500; momentum 0.5 + 0.1 * (epoch - 1) / 249
+    for epoch, scale in ((1, 0.99802), (2, 0.99604), (250, 0.505), (499, 0.01198), (500, 0.01), (785, 0.01)):
+        assert scales[epoch - 1] == pytest.approx(scale, rel=1e-9)
+    for epoch, momentum in ((1, 0.5), (84, 0.5 + 8.3 / 249), (250, 0.6), (251, 0.6), (785, 0.6)):
+        assert momenta[epoch - 1] == pytest.approx(momentum, rel=1e-12)
+
+
+def test_published_schedule_of_maxout_on_mnist() -> None:
+    rate = rate_of(load(["optimizer=maxout_mnist"]).optimizer.schedule)
+    for step, lr in ((0, 0.05), (1, 0.05 / 1.00004), (25_000, 0.05 / 1.00004**25_000), (10**6, 1e-6)):
+        rate.step = step
+        assert 0.05 * rate.scale == pytest.approx(lr, rel=1e-9)
+    rate.end_step()
+    assert rate.step == 10**6 + 1
+    rate.epoch = 249
+    assert rate.momentum(0.5) == pytest.approx(0.7)
+
+
+def test_reduced_budget_goes_through_decay_and_ramp_faster() -> None:
+    for words in (["optimizer=maxout_cifar10"], ["optimizer=maxout_mnist"]):
+        schedule = load(words).optimizer.schedule
+        whole, fifth = rate_of(schedule), rate_of(schedule, schedule.epochs // 5)
+        for epoch in range(fifth.epochs):
+            fifth.epoch, whole.epoch = epoch, 5 * epoch
+            fifth.step, whole.step = 100 * epoch, 500 * epoch
+            assert fifth.scale == pytest.approx(whole.scale) and fifth.momentum(0.5) == pytest.approx(
+                whole.momentum(0.5)
+            )
+        assert not fifth.finished
+        fifth.end_epoch(0.0)
+        assert fifth.finished

@@ -62,7 +62,7 @@ def convert(kind: Any, value: Any, path: str) -> Any:
             raise _wrong(path, value, "a list such as [1, 2]")
         return [convert(get_args(kind)[0], item, f"{path}[{i}]") for i, item in enumerate(value)]
     if origin is dict:
-        if not isinstance(value, Mapping) or not value:
+        if not isinstance(value, Mapping):
             raise _wrong(path, value, "a group of named entries")
         return {str(name): convert(get_args(kind)[1], item, f"{path}.{name}") for name, item in value.items()}
     return _scalar(kind, value, path)

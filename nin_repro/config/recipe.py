@@ -9,7 +9,7 @@ from typing import Any
 from nin_repro.data.sources import DATASETS
 from nin_repro.files import UsageError
 from nin_repro.models.spec import layers
-from nin_repro.schema import LABELS, RECIPE, Config, Nin
+from nin_repro.schema import LABELS, RECIPE, Cnn, Config, Maxout, Nin
 
 # Raised when the same recipe starts to mean another computation. It moves every key, and is meant to.
 MEANING = 1
@@ -92,16 +92,23 @@ def require_sense(config: Config) -> None:
 
 def _require_head(config: Config) -> None:
     architecture, regularizer = config.architecture, config.regularizer
+    if not architecture.blocks and not (isinstance(architecture, Maxout) and architecture.full):
+        raise UsageError("architecture.blocks is empty: give at least one block, such as those of conf/architecture")
     if isinstance(architecture, Nin):
         for name, block in architecture.blocks.items():
             if len(block.std) != len(block.widths):
                 raise UsageError(
                     f"architecture.blocks.{name} has {len(block.widths)} widths but {len(block.std)} std: give as many"
                 )
-    elif regularizer.dropout:
+    elif isinstance(architecture, Cnn) and regularizer.dropout:
         raise UsageError(
             f"architecture {architecture.kind} has no dropout between its blocks: choose regularizer=gap, fc or "
             "fc_head_dropout, or set regularizer.dropout=0"
+        )
+    elif isinstance(architecture, Maxout) and regularizer.head == "gap":
+        raise UsageError(
+            "architecture maxout ends in a fully connected layer: choose regularizer=maxout, or fc, fc_inner_dropout, "
+            "fc_head_dropout or fc_both_dropout"
         )
     found = layers(config.dataset.name, architecture, regularizer)  # refuses windows that do not fit the image
     classes = DATASETS[config.dataset.name].classes
@@ -129,6 +136,10 @@ def _require_schedule(config: Config) -> None:
                 f"optimizer.schedule ends before it starts its last rate: drops={schedule.drops} must lie below "
                 f"epochs={schedule.epochs}; for a shorter run with the drops in proportion use budget.epochs"
             )
+    if schedule.kind == "linear" and not schedule.decay_epochs:
+        raise UsageError(
+            "optimizer.schedule.kind=linear needs the epoch it ends in: set optimizer.schedule.decay_epochs"
+        )
     if config.budget.epochs is not None and config.budget.epochs > schedule.epochs:
         raise UsageError(
             f"budget.epochs={config.budget.epochs} is more than the recipe's own {schedule.epochs}: a budget only "

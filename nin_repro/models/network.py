@@ -24,7 +24,8 @@ class Dropout(nn.Module):
     """Dropout of single elements whose mask is a function of (key, layer, step) and not of a generator's state.
 
     The `released` convention is cuda-convnet's: x * mask in training, x * (1 - p) in evaluation. `inverted` is Caffe's
-    and PyTorch's: x * mask / (1 - p), and x. With fixed initial weights and rates they are different recipes.
+    and PyTorch's: x * mask / (1 - p), and x. `unscaled`, which maxout networks have on their input: x * mask, and x.
+    With fixed initial weights and rates they are different recipes.
     """
 
     def __init__(self, p: float, convention: str, layer: int, clock: Clock) -> None:
@@ -39,7 +40,7 @@ class Dropout(nn.Module):
         )  # in memory order, images [N, C, H, W] counted as N, H, W, C
         mask = kept.view(x.shape) if x.dim() == 2 else kept.view(x.shape[0], *x.shape[2:], x.shape[1]).movedim(3, 1)
         dropped = x * mask
-        return dropped if self.convention == "released" else dropped / (1 - self.p)
+        return dropped / (1 - self.p) if self.convention == "inverted" else dropped
 
 
 class Head(nn.Module):
@@ -76,7 +77,14 @@ class Network(nn.Module):
 
     @abstractmethod
     def weighted(self) -> list[tuple[nn.Module, float, float]]:
-        """(layer, standard deviation of its initial weights, its initial bias), input to output, without the head."""
+        """(layer, spread of its initial weights, its initial bias), input to output, without the head."""
+
+    def draw(self, shape: torch.Size, spread: float, generator: torch.Generator) -> Tensor:
+        """Initial weights: normal, with the spread as their standard deviation."""
+        return torch.randn(shape, generator=generator) * spread
+
+    def after_update(self) -> None:
+        """What is done to the weights after each update. Leaves unchanged weights alone, never waits for a device."""
 
     def initialise(self, seed: int, attempt: int) -> None:
         """Draw all weights from (seed, attempt). Drawn on the CPU, so that every device starts alike."""
@@ -86,8 +94,8 @@ class Network(nn.Module):
         if self.head.fc is not None:
             layers = [*layers, (self.head.fc, self.head.std, 0.0)]
         with torch.no_grad():
-            for layer, std, bias in layers:
-                layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) * std)  # type: ignore[operator,arg-type]
+            for layer, spread, bias in layers:
+                layer.weight.copy_(self.draw(layer.weight.shape, spread, generator))  # type: ignore[operator,arg-type]
                 layer.bias.fill_(bias)  # type: ignore[operator]
 
     def roles(self) -> list[Role]:

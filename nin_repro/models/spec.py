@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from nin_repro.data.sources import DATASETS
 from nin_repro.files import UsageError
-from nin_repro.schema import Architecture, Cnn, Nin, Regularizer, Width
+from nin_repro.schema import Architecture, Cnn, Maxout, Nin, Regularizer, Width
 
 
 class Shape(NamedTuple):
@@ -57,6 +57,8 @@ def layers(dataset: str, architecture: Architecture, regularizer: Regularizer) -
     shape = Shape(channels, height, width)
     if isinstance(architecture, Cnn):
         body = cnn_layers(shape, facts.classes, architecture, regularizer)
+    elif isinstance(architecture, Maxout):
+        body = maxout_layers(shape, architecture, regularizer)
     else:
         body = nin_layers(shape, facts.classes, architecture, regularizer)
     return [*body, *_head_layers(body[-1].output, facts.classes, regularizer)]
@@ -103,6 +105,37 @@ def cnn_layers(shape: Shape, classes: int, architecture: Cnn, regularizer: Regul
     inputs = shape.channels * local.kernel**2
     kind = f"local {local.kernel}x{local.kernel} + ReLU"
     found.append(Layer("local", kind, output, output.size * (inputs + 1), output.size * inputs))
+    return found
+
+
+def maxout_layers(shape: Shape, architecture: Maxout, regularizer: Regularizer) -> list[Layer]:
+    """The layers of a maxout network up to its last maps or units."""
+    found: list[Layer] = []
+    if architecture.input_dropout:
+        found.append(Layer("drop0", f"dropout {architecture.input_dropout:g} (unscaled)", shape))
+    count = len(architecture.blocks) + len(architecture.full)
+
+    def end_layer(number: int) -> None:
+        if regularizer.dropout and number < count:
+            found.append(Layer(f"drop{number}", f"dropout {regularizer.dropout:g} ({regularizer.convention})", shape))
+
+    for number, (name, block) in enumerate(architecture.blocks.items(), start=1):
+        where = f"architecture.blocks.{name}"
+        filters = Shape(block.maps * block.pieces, *_slid(shape, block.kernel, 1, block.pad, where))
+        inputs = shape.channels * block.kernel**2
+        parameters = filters.channels * inputs + (filters.channels if block.tied_bias else filters.size)
+        kind = f"maxout {block.kernel}x{block.kernel}, {block.pieces} pieces"
+        shape = filters._replace(channels=block.maps)
+        found.append(Layer(f"conv{number}", kind, shape, parameters, filters.size * inputs))
+        shape = _pooled(shape, block.pool_size, block.pool_stride, True, where)
+        found.append(Layer(f"pool{number}", f"max pooling {block.pool_size}/{block.pool_stride}", shape))
+        end_layer(number)
+    for number, layer in enumerate(architecture.full.values(), start=len(architecture.blocks) + 1):
+        outputs, inputs = layer.units * layer.pieces, shape.size
+        shape = Shape(layer.units, 1, 1)
+        kind = f"fully connected maxout, {layer.pieces} pieces"
+        found.append(Layer(f"full{number}", kind, shape, outputs * (inputs + 1), outputs * inputs))
+        end_layer(number)
     return found
 
 

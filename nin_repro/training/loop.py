@@ -172,8 +172,7 @@ class Trainer:
             self.progress.seconds = before.seconds + elapsed
             self.progress.train_seconds = before.train_seconds + elapsed
 
-        scale = self.rate.scale
-        self.sgd.set_scale(scale, scale if self.rate.schedule.bias_drops else 1.0)
+        self.sgd.momentum = self.rate.momentum(self.sgd.initial_momentum)
         order = self.batches.order(self.key, self.rate.epoch)
         first = self.progress.step - self.rate.epoch * len(self.batches)
         for position in range(first, len(self.batches)):
@@ -188,7 +187,7 @@ class Trainer:
         self._check_fault()  # waits for the device
         count_time()
         images, seconds = self.progress.trained - before.trained, self.progress.train_seconds - before.train_seconds
-        self._end_epoch(scale, images / seconds if images else None)
+        self._end_epoch(images / seconds if images else None)
         self.progress.seconds = before.seconds + time.monotonic() - started
         return False
 
@@ -200,7 +199,11 @@ class Trainer:
         loss = F.cross_entropy(logits, labels)
         loss.backward()
         loss = loss.detach()
+        scale = self.rate.scale
+        self.sgd.set_scale(scale, scale if self.rate.schedule.bias_drops else 1.0)
         self.sgd.step(loss)
+        self.network.after_update()
+        self.rate.end_step()
         wrong = (logits.detach().argmax(1) != labels).sum()
         self.totals += torch.stack(
             (loss.double() * len(labels), wrong.double(), wrong.new_tensor(len(labels)).double())
@@ -233,7 +236,7 @@ class Trainer:
         if time.monotonic() - self.saved_at >= self.limits.checkpoint_seconds:
             self.save()
 
-    def _end_epoch(self, scale: float, images_per_second: float | None) -> None:
+    def _end_epoch(self, images_per_second: float | None) -> None:
         """Close the books of an epoch: one row of metrics, and the schedule moves on."""
         loss, wrong, seen = self.totals.tolist()
         self.totals.zero_()
@@ -242,7 +245,7 @@ class Trainer:
             "attempt": self.progress.attempt,
             "epoch": epoch,
             "step": self.progress.step,
-            "rate": scale,
+            "rate": self.rate.scale,
             "train_loss": loss / seen,
             "train_error_running": 100 * wrong / seen,
         }

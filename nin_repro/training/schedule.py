@@ -1,4 +1,4 @@
-"""When the learning rate drops and when a run ends."""
+"""What the learning rate and the momentum are, and when a run ends."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,15 +9,15 @@ RELEASED = (200 / 260, 230 / 260)  # where the released README drops the rate, a
 
 
 def plan(schedule: Schedule, budget: Budget) -> tuple[int, list[int] | None]:
-    """(epochs, drops) of a run; drops is None where the training error decides ("plateau").
+    """(epochs, drops) of a run; drops is None where the training error decides ("plateau"), empty where none are.
 
     A reduced budget has fixed drops, at the fractions of the run where its schedule has them; a plateau schedule has
     none, and takes those of the released README. A drop is never in the first epoch and there is one epoch at each rate
     if there are enough epochs for that.
     """
     if budget.epochs is None or budget.epochs == schedule.epochs:
-        return schedule.epochs, schedule.drops if schedule.kind == "drops" else None
-    fractions = [drop / schedule.epochs for drop in schedule.drops] if schedule.kind == "drops" else list(RELEASED)
+        return schedule.epochs, None if schedule.kind == "plateau" else _drops(schedule)
+    fractions = list(RELEASED) if schedule.kind == "plateau" else [drop / schedule.epochs for drop in _drops(schedule)]
     epochs = budget.epochs
     drops: list[int] = []
     for left, fraction in zip(range(len(fractions), 0, -1), fractions, strict=True):
@@ -27,19 +27,28 @@ def plan(schedule: Schedule, budget: Budget) -> tuple[int, list[int] | None]:
     return epochs, drops
 
 
+def _drops(schedule: Schedule) -> list[int]:
+    return schedule.drops if schedule.kind == "drops" else []
+
+
 @dataclass
 class Rate:
-    """The state of the schedule. `end_epoch` is told each epoch's running training error.
+    """The state of the schedule. `end_step` is called after each update, `end_epoch` with the epoch's training error.
 
     Plateau is the paper's "until the accuracy on the training set stops improving" (section 4): an epoch improves if
     its error is lower than every earlier one; after `patience` epochs in a row that do not, the rate drops, and after
     `plateau_drops` drops the run ends.
+
+    Linear and exponential decay and the ramp of momentum are pylearn2's LinearDecayOverEpoch, ExponentialDecay and
+    MomentumAdjustor, each with start 1. A run with a reduced number of epochs starts where they start and goes
+    through them faster by what it has fewer epochs; having fewer images does not change the speed.
     """
 
     schedule: Schedule
     epochs: int
     drops: list[int] | None
     epoch: int = 0
+    step: int = 0
     dropped: int = 0
     best: float = float("inf")
     waited: int = 0
@@ -47,11 +56,36 @@ class Rate:
     @property
     def scale(self) -> float:
         """What the initial rate is multiplied with now."""
-        return self.schedule.factor**self.dropped
+        schedule = self.schedule
+        if schedule.kind == "linear":  # the first epoch is one step down already
+            return 1 - (1 - schedule.factor) * min(1.0, self._recipe_epoch / schedule.decay_epochs)
+        if schedule.kind == "exponential":
+            return max(schedule.factor ** (self.step * self._speed), schedule.floor)
+        return schedule.factor**self.dropped
+
+    def momentum(self, initial: float) -> float:
+        """The momentum of this epoch."""
+        last = self.schedule.momentum_epochs
+        if not last:
+            return initial
+        done = 1.0 if self._recipe_epoch >= last else (self._recipe_epoch - 1) / (last - 1)
+        return (1 - done) * initial + done * self.schedule.momentum_final
+
+    @property
+    def _speed(self) -> float:
+        return self.schedule.epochs / self.epochs
+
+    @property
+    def _recipe_epoch(self) -> float:
+        """The epoch of the unreduced recipe, from 1, whose rate and momentum this epoch has."""
+        return 1 + self.epoch * self._speed
 
     @property
     def finished(self) -> bool:
         return self.epoch >= self.epochs or (self.drops is None and self.dropped > self.schedule.plateau_drops)
+
+    def end_step(self) -> None:
+        self.step += 1
 
     def end_epoch(self, train_error: float) -> None:
         self.epoch += 1
@@ -64,7 +98,13 @@ class Rate:
             self.dropped, self.waited = self.dropped + 1, 0
 
     def state(self) -> dict[str, Any]:
-        return {"epoch": self.epoch, "dropped": self.dropped, "best": self.best, "waited": self.waited}
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "dropped": self.dropped,
+            "best": self.best,
+            "waited": self.waited,
+        }
 
     def load(self, state: dict[str, Any]) -> None:
         for name, value in state.items():

@@ -35,7 +35,8 @@ class SGD:
 
     def __init__(self, groups: list[Group], momentum: float, clip_norm: float | None) -> None:
         self.groups = [group for group in groups if group.parameters]
-        self.momentum, self.clip_norm = momentum, clip_norm
+        self.initial_momentum, self.clip_norm = momentum, clip_norm
+        self.momentum = momentum  # of the next update
         self.parameters = [parameter for group in self.groups for parameter in group.parameters]
         device = self.parameters[0].device
         self.fault = torch.zeros((), device=device)

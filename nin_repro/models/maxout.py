@@ -1,0 +1,112 @@
+"""Maxout networks: Goodfellow, Warde-Farley, Mirza, Courville, Bengio, "Maxout networks", ICML 2013 (1302.4389).
+
+Their numbers and what the paper leaves open are those of the published pylearn2 files (scripts/papers/maxout).
+"""
+
+import functools
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nin_repro.models.network import Clock, Dropout, Head, Network, Role
+from nin_repro.models.spec import Shape, maxout_layers
+from nin_repro.schema import Maxout, MaxoutConv, MaxoutFull, Regularizer
+
+ROUNDING = 1e-6  # by so much a norm that was set to its limit may seem over it; without this it might be set again
+
+
+class MaxoutConv2d(nn.Conv2d):
+    """[N, C, H, W] to [N, maps, H', W']: convolve, add biases, take the maximum of each map's pieces, pool.
+
+    Piece p of map m is filter p * maps + m. Biases are [filters], or [filters, rows, columns] before the pooling.
+    """
+
+    def __init__(self, channels: int, places: tuple[int, int], block: MaxoutConv) -> None:
+        filters = block.maps * block.pieces
+        super().__init__(channels, filters, block.kernel, padding=block.pad, bias=False)
+        self.block = block
+        self.bias: nn.Parameter = nn.Parameter(
+            torch.empty(filters) if block.tied_bias else torch.empty(filters, *places)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        block = self.block
+        if block.tied_bias:
+            x = F.conv2d(x, self.weight, self.bias, padding=block.pad)
+        else:
+            x = F.conv2d(x, self.weight, padding=block.pad) + self.bias
+        return F.max_pool2d(_most(x, block.pieces), block.pool_size, block.pool_stride, ceil_mode=True)
+
+
+class MaxoutLinear(nn.Linear):
+    """[N, ...] to [N, units]: the maximum of each unit's pieces. Piece p of unit u is row p * units + u."""
+
+    def __init__(self, inputs: int, layer: MaxoutFull) -> None:
+        super().__init__(inputs, layer.units * layer.pieces)
+        self.pieces = layer.pieces
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _most(super().forward(x.flatten(1)), self.pieces)
+
+
+def _most(x: Tensor, pieces: int) -> Tensor:
+    return functools.reduce(torch.maximum, x.chunk(pieces, dim=1))
+
+
+class MaxoutNetwork(Network):
+    """Convolutional maxout layers, fully connected ones, and a softmax layer, with dropout on the input of each.
+
+    The norms of all filters and weight vectors are kept under limits by `after_update`.
+    """
+
+    def __init__(self, shape: Shape, classes: int, architecture: Maxout, regularizer: Regularizer) -> None:
+        super().__init__()
+        self.irange, self.clock = architecture.irange, Clock()
+        outputs = {layer.name: layer.output for layer in maxout_layers(shape, architecture, regularizer)}
+        steps: list[nn.Module] = []
+        if architecture.input_dropout:
+            steps.append(Dropout(architecture.input_dropout, "unscaled", 0, self.clock))
+        settings: list[MaxoutConv | MaxoutFull] = [*architecture.blocks.values(), *architecture.full.values()]
+        for number, layer in enumerate(settings, start=1):
+            if isinstance(layer, MaxoutConv):
+                rows, columns = outputs[f"conv{number}"][1:]
+                steps.append(MaxoutConv2d(shape.channels, (rows, columns), layer))
+                shape = outputs[f"pool{number}"]
+            else:
+                steps.append(MaxoutLinear(shape.size, layer))
+                shape = outputs[f"full{number}"]
+            if regularizer.dropout and number < len(settings):
+                steps.append(Dropout(regularizer.dropout, regularizer.convention, number, self.clock))
+        self.body = nn.Sequential(*steps)
+        self.head = Head(shape, classes, regularizer, len(settings), self.clock)
+        self.head.std = architecture.irange
+        self.limits = [*(layer.max_norm for layer in settings), architecture.output_norm]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+    def weighted(self) -> list[tuple[nn.Module, float, float]]:
+        return [(step, self.irange, 0.0) for step in self.body if not isinstance(step, Dropout)]
+
+    def draw(self, shape: torch.Size, spread: float, generator: torch.Generator) -> Tensor:
+        """Initial weights: uniform in -spread .. spread."""
+        return (2 * torch.rand(shape, generator=generator) - 1) * spread
+
+    def roles(self) -> list[Role]:
+        layers = [layer for layer, _, _ in self.weighted()]
+        convolutions: list[nn.Module] = [layer for layer in layers if isinstance(layer, MaxoutConv2d)]
+        return [
+            Role("inner", convolutions),
+            Role("inner", layers[len(convolutions) :]),
+            Role("head", [self.head.fc] if self.head.fc is not None else []),
+        ]
+
+    @torch.no_grad()
+    def after_update(self) -> None:
+        """Scale filters and weight vectors that are longer than their limit down to it."""
+        layers = [*(layer for layer, _, _ in self.weighted()), self.head.fc]
+        for layer, limit in zip(layers, self.limits, strict=True):
+            weight: Tensor = layer.weight  # type: ignore[assignment,union-attr]
+            norms = torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.dim())), keepdim=True)
+            weight.mul_(torch.where(norms > limit * (1 + ROUNDING), limit / norms, 1.0))
