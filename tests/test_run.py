@@ -117,14 +117,15 @@ def test_first_call_trains_and_second_repeats_the_result(command: Command, data:
 
 
 def test_killed_and_stopped_runs_end_as_undisturbed_ones(data: str, tmp_path: Path) -> None:
-    words = [*SMALL, data, "checkpoint_seconds=0"]
+    recipe = [*SMALL, "budget.epochs=60"]  # long enough that every signal finds it at work
+    words = [*recipe, data, "checkpoint_seconds=0"]
     undisturbed = tmp_path / "undisturbed"
     undisturbed.mkdir()
     with begin(undisturbed, *words) as process:
         assert "test error" in process.communicate()[0] and process.returncode == 0
-    expected = outcome(undisturbed, *SMALL)
+    expected = outcome(undisturbed, *recipe)
 
-    run = run_directory(tmp_path, *SMALL)
+    run = run_directory(tmp_path, *recipe)
     for number, pause in ((signal.SIGKILL, 0.0), (signal.SIGTERM, 0.1), (signal.SIGINT, 0.05), (signal.SIGKILL, 0.15)):
         with begin(tmp_path, *words) as process:
             wait_for(run / "checkpoint.pt", process)
@@ -138,7 +139,7 @@ def test_killed_and_stopped_runs_end_as_undisturbed_ones(data: str, tmp_path: Pa
             assert json.loads((run / "status.json").read_text())["state"] == "interrupted"
     with begin(tmp_path, *words) as process:
         assert "going on after" in process.communicate()[0]
-    assert outcome(tmp_path, *SMALL) == expected
+    assert outcome(tmp_path, *recipe) == expected
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["test_error"] for row in rows] == expected["curve"]["test_error"]
 
