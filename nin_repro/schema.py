@@ -8,8 +8,8 @@ have a default here that means "as before"; a recipe leaves such fields out whil
 the keys of the runs that were made before stay as they are. Never change or remove a default: the key would lie.
 """
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import MISSING, dataclass, fields
+from typing import Annotated, Any, Literal
 
 
 @dataclass(frozen=True)
@@ -285,6 +285,12 @@ class Config:
     train_eval_every: Whole  # the same for the evaluated training error
     checkpoint_seconds: NotNegative
     wandb: Wandb
+
+
+def given(settings: Any) -> dict[str, Any]:
+    """The fields of one of these objects by name, without those that hold their default: what a recipe keeps of it."""
+    values = {f.name: getattr(settings, f.name) for f in fields(settings)}
+    return {f.name: values[f.name] for f in fields(settings) if f.default is MISSING or values[f.name] != f.default}
 
 
 # The fields that can change a result, and so make up the recipe (and `seed`, which is in the key but not the family).

@@ -9,7 +9,7 @@ from typing import Any
 from nin_repro.data.sources import DATASETS
 from nin_repro.files import UsageError
 from nin_repro.models.spec import layers
-from nin_repro.schema import LABELS, RECIPE, Cnn, Config, Maxout, Nin
+from nin_repro.schema import LABELS, RECIPE, Cnn, Config, Maxout, Nin, given
 
 # Raised when the same recipe starts to mean another computation. It moves every key, and is meant to.
 MEANING = 1
@@ -26,11 +26,7 @@ def recipe(config: Config) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            f.name: _plain(getattr(value, f.name))
-            for f in dataclasses.fields(value)
-            if f.default is dataclasses.MISSING or getattr(value, f.name) != f.default
-        }
+        return {name: _plain(item) for name, item in given(value).items()}
     if isinstance(value, dict):  # named blocks: their order decides, their names do not
         return [_plain(item) for item in value.values()]
     if isinstance(value, list):

@@ -14,7 +14,6 @@ import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 
 from nin_repro.data.lcn import local_contrast_normalised
 from nin_repro.files import UsageError, locked, write_json
-from nin_repro.schema import Preprocessing
+from nin_repro.schema import Preprocessing, given
 
 if TYPE_CHECKING:
     from nin_repro.data.sources import Images
@@ -82,10 +81,8 @@ def _steps(params: Preprocessing) -> list[str]:
 
 def _named(params: Preprocessing) -> dict[str, Any]:
     """The parameters as part of a cache entry's name. Those at their defaults are left out: see `schema`."""
-    named = {each.name: getattr(params, each.name) for each in fields(params)}
-    unlike = [each.name for each in fields(params) if named[each.name] != each.default]
     # 55 and 55.0 are one parameter, so one entry
-    return {name: float(named[name]) if type(named[name]) is int else named[name] for name in unlike}
+    return {name: float(value) if type(value) is int else value for name, value in given(params).items()}
 
 
 def _in_memory(fit: Images, arrays: Sequence[Images], params: Preprocessing) -> list[NDArray[np.float32]]:

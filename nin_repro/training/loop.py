@@ -206,7 +206,7 @@ class Trainer:
         self.rate.end_step()
         wrong = (logits.detach().argmax(1) != labels).sum()
         self.totals += torch.stack(
-            (loss.double() * len(labels), wrong.double(), wrong.new_tensor(len(labels)).double())
+            (loss.double() * len(labels), wrong.double(), torch.full_like(loss, len(labels), dtype=torch.float64))
         )
         self.window[0] += loss
         self.window[1] = torch.maximum(self.window[1], self.sgd.norm.double())

@@ -9,6 +9,7 @@ cuda-convnet, so the buffers are rescaled here by old rate / new rate.
 also divides the gradients by `grad_scale` and leaves everything alone when `found_inf` is 1, both on the device.
 """
 
+import itertools
 from dataclasses import dataclass, field
 
 import torch
@@ -54,8 +55,8 @@ class SGD:
     @torch.no_grad()
     def step(self, loss: Tensor) -> None:
         """Apply the gradients that `loss.backward()` left in the parameters, and drop them."""
-        gradients = {id(p): p.grad for p in self.parameters if p.grad is not None}
-        self.norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradients.values()))))
+        gradients = [[p.grad for p in group.parameters if p.grad is not None] for group in self.groups]
+        self.norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(itertools.chain(*gradients)))))
         bad = ~(torch.isfinite(self.norm) & torch.isfinite(loss))
         self.fault = torch.maximum(self.fault, bad.to(self.fault.dtype))
         self.updates += self.fault == 0
@@ -63,10 +64,10 @@ class SGD:
         if self.clip_norm is not None:
             # As torch.nn.utils.clip_grad_norm_, whose 1e-6 keeps the quotient finite; here the divisor is at least 1.
             shrink = torch.clamp(self.norm / self.clip_norm, min=1.0)
-        for group in self.groups:
+        for group, pushes in zip(self.groups, gradients, strict=True):
             torch._fused_sgd_(
                 group.parameters,
-                [gradients[id(parameter)] for parameter in group.parameters],
+                pushes,
                 group.buffers,
                 weight_decay=group.weight_decay,
                 momentum=self.momentum,
