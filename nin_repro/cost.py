@@ -24,7 +24,7 @@ def images_seen(config: Config) -> int:
 def in_words(config: Config) -> str:
     """Such as "17 PFLOP and 14.7 h on 2 CPU cores a seed"."""
     seen = images_seen(config)
-    adds = seen * training_multiply_adds(layers(config.dataset.name, config.architecture, config.regularizer))
+    adds = seen * training_multiply_adds(layers(config.dataset, config.architecture, config.regularizer))
     waiting = seen / config.optimizer.batch_size * PER_STEP
     most = "at most " if plan(config.optimizer.schedule, config.budget)[1] is None else ""
     times = ", ".join(f"{_rough(adds / rate + waiting)} on {device}" for device, rate in RATES.items())

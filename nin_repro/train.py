@@ -26,7 +26,8 @@ def task(composed: DictConfig) -> None:
     overrides = list(settings.overrides.task)
     try:
         experiment = settings.runtime.choices.get("experiment")
-        outcome = execute(Request(checked(composed), overrides, experiment, to_yaml(composed)))
+        config = checked(composed, overrides)
+        outcome = execute(Request(config, overrides, experiment, to_yaml(composed)))
     except UsageError as error:
         outcome = Outcome("refused", fail(error), str(error))
     exit_code = outcome.code

@@ -34,12 +34,12 @@ def test_parameter_counts_are_those_of_the_released_networks(dataset: str, archi
     with torch.device("meta"):
         built = network(config)
     assert sum(parameter.numel() for parameter in built.parameters()) == RELEASED[dataset, architecture]
-    described = layers(dataset, config.architecture, config.regularizer)
+    described = layers(config.dataset, config.architecture, config.regularizer)
     assert sum(layer.parameters for layer in described) == RELEASED[dataset, architecture]
 
 
 def test_multiply_adds_of_the_cifar_network() -> None:
-    described = layers("cifar10", load([]).architecture, load([]).regularizer)
+    described = layers(load([]).dataset, load([]).architecture, load([]).regularizer)
     assert round(sum(layer.multiply_adds for layer in described) / 1e6, 1) == 222.5
 
 
@@ -54,7 +54,7 @@ def test_described_shapes_are_those_of_the_network(words: list[str], dataset: st
             module.register_forward_hook(lambda _m, _i, out: seen.append(Shape(*out.shape[1:], *[1] * (4 - out.dim()))))
     height, width, channels = DATASETS[dataset].shape
     built(torch.zeros(1, channels, height, width))
-    described = layers(dataset, config.architecture, config.regularizer)
+    described = layers(config.dataset, config.architecture, config.regularizer)
     assert [layer.output for layer in described if layer.parameters] == seen
 
 
@@ -229,5 +229,6 @@ def test_every_seed_and_attempt_starts_elsewhere_and_always_there() -> None:
 
 
 def test_layers_are_plain_facts() -> None:
-    found = layers("digits", load(["dataset=digits", "architecture=nin_small"]).architecture, load([]).regularizer)
+    config = load(["dataset=digits", "architecture=nin_small"])
+    found = layers(config.dataset, config.architecture, config.regularizer)
     assert found[0] == Layer("conv1", "convolution 3x3 + ReLU", Shape(48, 8, 8), 480, 48 * 64 * 9)
