@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-
 TINY = 1e-300  # a momentum that is 0 in fp32: at 0 itself the kernel wants no buffers
 
 
