@@ -16,12 +16,9 @@ from nin_repro.data.batches import Batches
 from nin_repro.data.preprocess import preprocess
 from nin_repro.data.sources import DATASETS, Split
 from nin_repro.files import UsageError
-from nin_repro.models.cnn import ConvNet
-from nin_repro.models.maxout import MaxoutNetwork
-from nin_repro.models.network import Fill, Inheritance, Network, Role
-from nin_repro.models.nin import NetworkInNetwork
+from nin_repro.models.network import Fill, Inheritance, Network, Role, make_network
 from nin_repro.models.spec import Shape, layers, training_multiply_adds
-from nin_repro.schema import Cnn, Config, Maxout
+from nin_repro.schema import Config
 from nin_repro.training.console import Console
 from nin_repro.training.loop import Limits, Trainer
 from nin_repro.training.schedule import Rate, Reached, plan
@@ -81,16 +78,10 @@ def _keep_pages() -> None:
 
 def network(config: Config, shape: Shape, classes: int) -> Network:
     """The network of a configuration, for images of a shape."""
-    architecture, size = config.architecture, config.dataset.resize
+    size = config.dataset.resize
     if size is not None:
         shape = Shape(shape.channels, size, size)
-    net: Network
-    if isinstance(architecture, Cnn):
-        net = ConvNet(shape, classes, architecture, config.regularizer)
-    elif isinstance(architecture, Maxout):
-        net = MaxoutNetwork(shape, classes, architecture, config.regularizer)
-    else:
-        net = NetworkInNetwork(shape, classes, architecture, config.regularizer)
+    net = make_network(shape, classes, config.architecture, config.regularizer)
     net.resize = size
     return net
 

@@ -26,13 +26,14 @@ Takes the same words as python -m nin_repro.train; see its --help for them. Trai
 def layer_table(config: Config) -> str:
     """Name, kind, output shape, parameters and multiply-adds of each layer, and their sums."""
     found = layers(config.dataset, config.architecture, config.regularizer)
-    lines = [f"{'layer':8}{'':32}{'output':>12}{'parameters':>14}{'multiply-adds':>16}"]
+    wide = max(8, *(len(layer.name) + 1 for layer in found))
+    lines = [f"{'layer':{wide}}{'':32}{'output':>12}{'parameters':>14}{'multiply-adds':>16}"]
     for layer in found:
         numbers = f"{layer.parameters or '':>14,}{layer.multiply_adds or '':>16,}" if layer.parameters else ""
-        lines.append(f"{layer.name:8}{layer.kind:32}{layer.output!s:>12}{numbers}")
+        lines.append(f"{layer.name:{wide}}{layer.kind:32}{layer.output!s:>12}{numbers}")
     parameters, adds = (sum(getattr(layer, name) for layer in found) for name in ("parameters", "multiply_adds"))
-    lines.append(f"{'sum':8}{'per image, forward':32}{'':12}{parameters:>14,}{adds:>16,}")
-    lines.append(f"{'':8}{'per image, forward and backward':32}{'':26}{training_multiply_adds(found):>16,}")
+    lines.append(f"{'sum':{wide}}{'per image, forward':32}{'':12}{parameters:>14,}{adds:>16,}")
+    lines.append(f"{'':{wide}}{'per image, forward and backward':32}{'':26}{training_multiply_adds(found):>16,}")
     return "\n".join(lines)
 
 

@@ -75,7 +75,7 @@ class Augment:
 
 @dataclass(frozen=True)
 class Dataset:
-    name: Literal["cifar10", "cifar100", "mnist", "fashion_mnist", "svhn", "digits"]
+    name: str  # one of DATASETS in nin_repro/data/sources.py
     preprocessing: Preprocessing
     augment: Augment
     resize: Count | None = None  # pixels of each side that an image is scaled to (bilinear), on the device, last of all
@@ -191,13 +191,34 @@ class Maxout:
     irange: Positive  # all initial weights, the head's too, are uniform in -irange .. irange; all biases 0
 
 
-Architecture = Nin | Cnn | Maxout
+@dataclass(frozen=True)
+class Own:
+    """Settings of a network that is not built in: a dataclass in that network's own file is derived from this one.
+
+    Its defaults are what `architecture=<kind>` takes. They may change: a recipe leaves none of these fields out.
+    """
+
+    kind: str  # one of NETWORKS
+
+
+Architecture = Nin | Cnn | Maxout | Own
+
+# Where a network's or a head's class is. One that is not built in needs a line here, and no other outside of its file.
+NETWORKS = {
+    "nin": "nin_repro.models.nin.NetworkInNetwork",
+    "cnn": "nin_repro.models.cnn.ConvNet",
+    "maxout": "nin_repro.models.maxout.MaxoutNetwork",
+}
+HEADS = {
+    "gap": "nin_repro.models.heads.GlobalAveragePooling",
+    "fc": "nin_repro.models.heads.FullyConnected",
+}
 
 
 @dataclass(frozen=True)
 class Regularizer:
     dropout: Probability  # on the outputs of all blocks (maxout: and layers) but the last
-    head: Literal["gap", "fc"]  # global average pooling, or a fully connected layer on the last maps
+    head: str  # one of HEADS; gap: global average pooling, fc: a fully connected layer on the last maps
     head_dropout: Probability  # on the inputs of the fully connected layer
     convention: Literal[
         "released", "inverted"
@@ -321,10 +342,14 @@ class Config:
 
 def given(settings: Any) -> dict[str, Any]:
     """The fields of one of these objects by name, without those that hold their default: what a recipe keeps of it."""
-    return {f.name: value for f in fields(settings) if (value := getattr(settings, f.name)) != _default(f)}
+    found = {f.name: getattr(settings, f.name) for f in fields(settings)}
+    if isinstance(settings, Own):
+        return found
+    return {f.name: found[f.name] for f in fields(settings) if found[f.name] != default(f)}
 
 
-def _default(known: Field[Any]) -> Any:
+def default(known: Field[Any]) -> Any:
+    """What a field holds if nothing is said of it; MISSING if it must be said."""
     return known.default if known.default_factory is MISSING else known.default_factory()
 
 

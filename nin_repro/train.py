@@ -11,7 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from nin_repro import sweep
-from nin_repro.config.compose import CONF, checked, expand, explain, require_known, to_yaml
+from nin_repro.config.compose import CONF, checked, expand, explain, offer_own, require_known, to_yaml
 from nin_repro.files import UsageError
 from nin_repro.run import Outcome, Request, Terminated, execute, fail, signal_of
 
@@ -50,6 +50,7 @@ def main() -> int:
         if not {"-sc", "--shell-completion"} & set(sys.argv):  # its words look like overrides
             sys.argv[1:] = expand(sys.argv[1:])
             require_known([word for word in sys.argv[1:] if "=" in word and not word.startswith("-")])
+        offer_own()
         task()
     except UsageError as error:
         return fail(error)

@@ -17,8 +17,10 @@ from nin_repro import train
 from nin_repro.config import compose
 from nin_repro.config.check import convert
 from nin_repro.config.recipe import RECIPE, budget_name, directory, family, key, recipe
+from nin_repro.data.sources import DATASETS
 from nin_repro.describe import recipe_lines
 from nin_repro.files import UsageError
+from nin_repro.models.own import own_kinds
 from nin_repro.schema import Config
 
 ROOT = Path(__file__).parents[1]
@@ -182,7 +184,11 @@ def test_experiment_file_composes_and_opens_with_claim_command_and_cost(name: st
 def test_all_groups_combine() -> None:
     choices = compose.choices()
     for dataset in choices["dataset"]:
+        if DATASETS[compose.load([f"dataset={dataset}"]).dataset.name].origin is None:
+            continue  # the user's own, of any size
         for architecture in choices["architecture"]:
+            if architecture in own_kinds():
+                continue  # has its own rules
             head = "fc" if architecture == "cnn" else "maxout" if "maxout" in architecture else "gap_dropout"
             words = [f"dataset={dataset}", f"architecture={architecture}", f"regularizer={head}"]
             if (dataset, architecture) == ("digits", "maxout_mnist"):  # whose second window is larger than what is left

@@ -67,7 +67,7 @@ def official(server: Server, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
         arrays = small(name, monkeypatch)
         server.files, attributes = FORMATS[name](name, arrays)
         for key, value in attributes(server.url).items():
-            monkeypatch.setattr(getattr(torchvision.datasets, str(DATASETS[name].torchvision)), key, value)
+            monkeypatch.setattr(getattr(torchvision.datasets, str(DATASETS[name].origin)), key, value)
         return arrays
 
     return serve

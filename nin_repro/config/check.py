@@ -5,11 +5,12 @@ import difflib
 import functools
 import math
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from nin_repro.files import UsageError
-from nin_repro.schema import Range
+from nin_repro.models.own import own_kinds, settings
+from nin_repro.schema import Own, Range
 
 WHERE = "all keys: python -m nin_repro.train --help"
 
@@ -50,13 +51,7 @@ def convert(kind: Any, value: Any, path: str) -> Any:
     if origin in (Union, types.UnionType):
         return _union(get_args(kind), value, path)
     if origin is Literal:
-        choices = get_args(kind)
-        if value not in choices or isinstance(value, bool):
-            listed = ", ".join(map(str, choices))
-            raise UsageError(
-                f"{path}={value} is not a choice{nearest(str(value), map(str, choices))}: {listed}; {WHERE}"
-            )
-        return value
+        return choice(value, get_args(kind), path)
     if origin is list:
         if not isinstance(value, list):
             raise _wrong(path, value, "a list such as [1, 2]")
@@ -66,6 +61,14 @@ def convert(kind: Any, value: Any, path: str) -> Any:
             raise _wrong(path, value, "a group of named entries")
         return {str(name): convert(get_args(kind)[1], item, f"{path}.{name}") for name, item in value.items()}
     return _scalar(kind, value, path)
+
+
+def choice(value: Any, choices: Collection[Any], path: str) -> Any:
+    """`value`, if it is one of `choices`. Raises UsageError if not."""
+    if value not in choices or isinstance(value, bool):
+        listed = ", ".join(map(str, choices))
+        raise UsageError(f"{path}={value} is not a choice{nearest(str(value), map(str, choices))}: {listed}; {WHERE}")
+    return value
 
 
 def _object(cls: type, value: Any, path: str) -> Any:
@@ -93,11 +96,10 @@ def _union(kinds: tuple[Any, ...], value: Any, path: str) -> Any:
     if len(others) == 1:
         return convert(others[0], value, path)
     if isinstance(value, Mapping) and all(map(dataclasses.is_dataclass, others)):
-        choices = {get_args(hints(kind)["kind"])[0]: kind for kind in others}
-        word = value.get("kind")
-        if word not in choices:
-            raise UsageError(f"{path}.kind={word} is not a choice: {', '.join(choices)}; {WHERE}")
-        return convert(choices[word], value, path)
+        choices = {get_args(hints(kind)["kind"])[0]: kind for kind in others if kind is not Own}
+        own = own_kinds() if Own in others else []
+        word = choice(str(value.get("kind")), [*choices, *own], f"{path}.kind")
+        return convert(settings(word) if word in own else choices[word], value, path)
     problems = []
     for kind in others:
         try:

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nin_repro.config.check import WHERE, convert, keys, nearest
 from nin_repro.config.recipe import key, require_sense
 from nin_repro.files import UsageError
+from nin_repro.models.own import defaults, own_kinds, settings
 from nin_repro.schema import RECIPE, Config, Parent
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -20,13 +21,30 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 
 @cache
 def choices() -> dict[str, list[str]]:
-    """The groups and their choices, as the files under conf/ say: {"dataset": ["cifar10", ...], ...}."""
+    """The groups and their choices, {"dataset": ["cifar10", ...], ...}: files under conf/, and own networks."""
     found: dict[str, list[str]] = {}
     for path in sorted(CONF.rglob("*.yaml")):
         group, *rest = path.relative_to(CONF).with_suffix("").parts
         if rest:
             found.setdefault(group, []).append("/".join(rest))
+    found["architecture"] += [kind for kind in own_kinds() if kind not in found["architecture"]]
     return found
+
+
+def offer_own() -> None:
+    """Let Hydra compose networks that are not built in as if each had a file in conf/architecture."""
+    from hydra.core.config_store import ConfigNode, ConfigStore
+
+    class Offered(ConfigNode):
+        """Hydra's store makes a copy of what it composes. Only then is the network imported, to know its settings."""
+
+        def __copy__(self) -> ConfigNode:
+            node = OmegaConf.create(defaults(self.name.removesuffix(".yaml")))
+            return ConfigNode(self.name, node, self.group, self.package, self.provider)
+
+    folder = ConfigStore.instance().repo.setdefault("architecture", {})
+    for kind in own_kinds():
+        folder[f"{kind}.yaml"] = Offered(f"{kind}.yaml", DictConfig({}), "architecture", None, None)
 
 
 def experiments() -> list[str]:
@@ -85,7 +103,12 @@ def require_known(overrides: Sequence[str]) -> None:
             for value in values:
                 _require_choice(name, str(value))
         elif not _is_key(name):
-            known = [*choices(), *(path for path in _all_keys() if "*" not in path), *_block_keys(name)]
+            known = [
+                *choices(),
+                *(path for path in _all_keys() if "*" not in path),
+                *_block_keys(name),
+                *_own_keys(name),
+            ]
             raise UsageError(f"there is no key or group {name}{nearest(name, known)}; {WHERE}")
 
 
@@ -106,7 +129,15 @@ def _all_keys() -> list[str]:
 
 
 def _is_key(name: str) -> bool:
-    return any(re.fullmatch(path.replace(".", r"\.").replace("*", r"[^.]+"), name) for path in _all_keys())
+    if any(re.fullmatch(path.replace(".", r"\.").replace("*", r"[^.]+"), name) for path in _all_keys()):
+        return True
+    return name in _own_keys(name)
+
+
+def _own_keys(name: str) -> list[str]:
+    """The keys of networks that are not built in, if `name` might be one of them: to know them they are imported."""
+    kinds = own_kinds() if name.startswith("architecture.") else []
+    return [path for kind in kinds for path in keys(settings(kind), "architecture.")]
 
 
 def _block_keys(name: str) -> Iterator[str]:
@@ -185,11 +216,14 @@ def load_with_text(overrides: Sequence[str]) -> tuple[Config, str]:
     from hydra.core.global_hydra import GlobalHydra
 
     require_known(overrides)
+    offer_own()
     running = GlobalHydra.instance().hydra  # inside of a command that Hydra runs there is one, which must step aside
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             composed = compose("train", list(overrides))
+    except UsageError:
+        raise
     except Exception as error:
         raise UsageError(explain(error)) from None
     finally:

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from nin_repro.config.check import choice
 from nin_repro.data.sources import DATASETS
 from nin_repro.files import UsageError
 from nin_repro.models.spec import layers
-from nin_repro.schema import LABELS, RECIPE, Cnn, Config, Maxout, Nin, given
+from nin_repro.schema import HEADS, LABELS, RECIPE, Cnn, Config, Maxout, Nin, Own, given
 
 # Raised when the same recipe starts to mean another computation. It moves every key, and is meant to.
 MEANING = 1
@@ -71,6 +72,8 @@ def require_sense(config: Config) -> None:
     Raises:
         UsageError: with the choices that do make sense.
     """
+    choice(config.dataset.name, DATASETS, "dataset.name")
+    choice(config.regularizer.head, HEADS, "regularizer.head")
     preprocessing = config.dataset.preprocessing
     if preprocessing.zca is not None and preprocessing.mean != "none":
         raise UsageError(
@@ -89,7 +92,9 @@ def require_sense(config: Config) -> None:
 
 def _require_head(config: Config) -> None:
     architecture, regularizer = config.architecture, config.regularizer
-    if not architecture.blocks and not (isinstance(architecture, Maxout) and architecture.full):
+    if isinstance(architecture, Own):
+        pass  # it has no such rules, and is tried out by `layers`
+    elif not architecture.blocks and not (isinstance(architecture, Maxout) and architecture.full):
         raise UsageError("architecture.blocks is empty: give at least one block, such as those of conf/architecture")
     if isinstance(architecture, Nin):
         for name, block in architecture.blocks.items():
@@ -102,7 +107,7 @@ def _require_head(config: Config) -> None:
             f"architecture {architecture.kind} has no dropout between its blocks: choose regularizer=gap, fc or "
             "fc_head_dropout, or set regularizer.dropout=0"
         )
-    elif isinstance(architecture, Maxout) and regularizer.head == "gap":
+    elif isinstance(architecture, Maxout) and regularizer.head != "fc":
         raise UsageError(
             "architecture maxout ends in a fully connected layer: choose regularizer=maxout, or fc, fc_inner_dropout, "
             "fc_head_dropout or fc_both_dropout"
@@ -133,10 +138,11 @@ def _require_schedule(config: Config) -> None:
                 f"optimizer.schedule ends before it starts its last rate: drops={schedule.drops} must lie below "
                 f"epochs={schedule.epochs}; for a shorter run with the drops in proportion use budget.epochs"
             )
-    if len(schedule.warmup) > 1 and len(schedule.warmup) < len(config.architecture.blocks):
+    blocks = getattr(config.architecture, "blocks", {})
+    if len(schedule.warmup) > 1 and len(schedule.warmup) < len(blocks):
         raise UsageError(
             f"optimizer.schedule.warmup={schedule.warmup} has {len(schedule.warmup)} numbers for "
-            f"{len(config.architecture.blocks)} blocks: give one number for all, or one for each"
+            f"{len(blocks)} blocks: give one number for all, or one for each"
         )
     if (schedule.kind == "parent" or schedule.stop == "likelihood") and config.parent is None:
         raise UsageError(

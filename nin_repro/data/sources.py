@@ -1,7 +1,8 @@
 """The data sets: what they are, where they come from, and the paper's splits of them.
 
 `open_split` is what training calls; `load` reads the parts of a data set; what is not on disk is downloaded first.
-Every array is checked against its SHA-256 before anyone sees it. Importing this module imports nothing heavy.
+Every array is checked against its SHA-256 before anyone sees it, but for those of your own images, of which there is no
+other copy to compare with: their SHA-256 is noted with the results. Importing this module imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
     Images: TypeAlias = "Array | Rows"
 
-OFFICIAL = "official files"
+OFFICIAL, SKLEARN = "official files", "scikit-learn"
+HERE = "nin_repro/data/sources.py"  # for those who are told to look here
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,22 @@ class Facts:
     shape: tuple[int, int, int]  # height, width, channels
     sizes: dict[str, int]  # images in each part
     validation: int | None  # so many of the last training images are for it; None: SVHN's rule, see `_split_svhn`
-    torchvision: str | None  # the class that knows the official files; None: comes with scikit-learn
+    # The torchvision class that knows the official files, or SKLEARN; None: images of your own, which nobody else has
+    origin: str | None = None
     known: dict[str, str] = field(default_factory=dict)  # SHA-256 of the arrays of a copy that is known to be good
     known_as: str = OFFICIAL  # how true that copy is to the original; if official, no other is accepted
 
     @property
     def provenance(self) -> str:
         """Of the files that `obtain` writes."""
-        return OFFICIAL if self.torchvision else "digits that come with scikit-learn"
+        return "digits that come with scikit-learn" if self.origin == SKLEARN else OFFICIAL
+
+    def members(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """The arrays that an .npz of it holds, and the type and shape of each."""
+        found: dict[str, tuple[str, tuple[int, ...]]] = {}
+        for part, count in self.sizes.items():
+            found |= {f"{part}_images": ("uint8", (count, *self.shape)), f"{part}_labels": ("int64", (count,))}
+        return found
 
 
 # SHA-256 of the arrays of copies that are known to be good.
@@ -87,7 +97,7 @@ DATASETS = {  # 10,000 images for validation: section 4.2
     "fashion_mnist": Facts(10, (28, 28, 1), MNIST, 10_000, "FashionMNIST", KNOWN["fashion_mnist"]),
     "svhn": Facts(10, (32, 32, 3), {"train": 73_257, "test": 26_032, "extra": 531_131}, None, "SVHN"),
     # 8x8 images of 17 grey levels; the last 360 in the order of the file are our test set
-    "digits": Facts(10, (8, 8, 1), {"train": 1_438, "test": 359}, 288, None),  # the split is ours, see `_digits`
+    "digits": Facts(10, (8, 8, 1), {"train": 1_438, "test": 359}, 288, SKLEARN),  # the split is ours, see `_digits`
 }
 
 
@@ -156,6 +166,8 @@ def open_split(name: str, data_dir: Path, protocol: Protocol) -> Split:
     loaded = load(name, data_dir, parts_for(name, protocol))
     images, labels = loaded.images, loaded.labels
     last = DATASETS[name].validation
+    if not last and last is not None and protocol == "validate":
+        raise UsageError(f"protocol=validate: {name} keeps no images for validation (DATASETS in {HERE}): choose final")
     if last is None:
         train, evaluation = _split_svhn(loaded)
         fit_images = train[0]  # nothing is learned from it: the paper's preprocessing of SVHN is of single images
@@ -216,25 +228,28 @@ def load(name: str, data_dir: Path, parts: Sequence[str]) -> Loaded:
     facts, path = DATASETS[name], data_dir / f"{name}.npz"
     if not path.exists():
         obtain(name, data_dir)
-    member, arrays = "the archive", {}
+    member, arrays, digests = "the archive", {}, {}
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             expected, provenance = facts.known, facts.known_as
-            if "sha256" in archive.files and not (facts.known and facts.known_as == OFFICIAL):
+            if "sha256" in archive.files and facts.origin and not (facts.known and facts.known_as == OFFICIAL):
                 member = "sha256"
                 expected, provenance = json.loads(str(archive["sha256"])), facts.provenance
             for part in parts:
                 for member in (f"{part}_images", f"{part}_labels"):
-                    arrays[member] = _mapped(path, archive, member) if member.endswith("images") else archive[member]
-                    _check(arrays[member], member, facts, expected)
+                    mapped = facts.origin and member.endswith("images")  # your own: read, so that zip checks the CRC
+                    arrays[member] = _mapped(path, archive, member) if mapped else archive[member]
+                    digests[member] = _check(arrays[member], member, facts, expected)
     # Whatever a parser meets in a damaged file: zip, header and number formats each raise their own errors.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UsageError(
-            f"{path}: {member} is damaged or not the data set {name} ({reason}): "
-            f"delete the file and run python -m nin_repro.prepare dataset={name}"
-        ) from error
-    digest = hashlib.sha256("".join(f"{member} {expected[member]}\n" for member in arrays).encode()).hexdigest()
+        again = f"delete the file and run python -m nin_repro.prepare dataset={name}"
+        if facts.origin is None:
+            again = f"DATASETS in {HERE} says what it holds, {_wanted(facts)}"
+        raise UsageError(f"{path}: {member} is damaged or not the data set {name} ({reason}): {again}") from error
+    digest = hashlib.sha256("".join(f"{member} {digests[member]}\n" for member in arrays).encode()).hexdigest()
+    if facts.origin is None:
+        provenance = f"your own, SHA-256 {digest[:16]}..."
     images, labels = ({part: arrays[f"{part}_{kind}"] for part in parts} for kind in ("images", "labels"))
     return Loaded(images, labels, digest, provenance)
 
@@ -261,17 +276,23 @@ def _mapped(path: Path, archive: Any, member: str) -> Array:
     return np.memmap(path, dtype, "c", info.header_offset + 30 + name + extra + header, shape)
 
 
-def _check(array: Array, member: str, facts: Facts, expected: dict[str, str]) -> None:
-    """Raise ValueError unless a member has its shape, type, range and digest."""
-    part, _, kind = member.partition("_")
-    shape = (facts.sizes[part], *(facts.shape if kind == "images" else ()))
-    dtype = "uint8" if kind == "images" else "int64"
+def _wanted(facts: Facts) -> str:
+    """What an .npz of a data set holds, in words."""
+    arrays = ", ".join(f"{member} {dtype} {list(shape)}" for member, (dtype, shape) in facts.members().items())
+    return f"{arrays}, labels from 0 to {facts.classes - 1}"
+
+
+def _check(array: Array, member: str, facts: Facts, expected: dict[str, str]) -> str:
+    """The SHA-256 of a member. Raises ValueError unless it has its shape, type and range, and the digest if known."""
+    dtype, shape = facts.members()[member]
     if array.shape != shape or array.dtype != dtype:
         raise ValueError(f"it is {array.dtype} {list(array.shape)}, not {dtype} {list(shape)}")
-    if kind == "labels" and not (array.min() >= 0 and array.max() < facts.classes):
+    if member.endswith("labels") and not (array.min() >= 0 and array.max() < facts.classes):
         raise ValueError(f"its labels are not all from 0 to {facts.classes - 1}")
-    if _sha256(array) != expected.get(member):
+    digest = _sha256(array)
+    if (facts.origin or facts.known) and digest != expected.get(member):
         raise ValueError("its SHA-256 is none that is known for it")
+    return digest
 
 
 def _sha256(array: Array) -> str:
@@ -293,12 +314,14 @@ def obtain(name: str, data_dir: Path) -> None:
     Of processes that start together one does the work, and the others wait for it.
 
     Raises:
-        UsageError: no network, or `data_dir` cannot be written.
+        UsageError: no network, `data_dir` cannot be written, or there are no official files.
     """
     import numpy as np
 
     facts, path = DATASETS[name], data_dir / f"{name}.npz"
     downloads = data_dir / "downloads" / name
+    if facts.origin is None:
+        raise UsageError(f"there is no {path}: make it with numpy.savez from your own images, {_wanted(facts)}")
     try:
         with contextlib.ExitStack() as stack:
             lock = data_dir / f".{name}.lock"
@@ -307,7 +330,7 @@ def obtain(name: str, data_dir: Path) -> None:
                 stack.enter_context(locked(lock))
             if path.exists():
                 return
-            arrays = _official(facts.torchvision, downloads, facts) if facts.torchvision else _digits(facts)
+            arrays = _digits(facts) if facts.origin == SKLEARN else _official(facts.origin, downloads, facts)
             digests = {member: _sha256(array) for member, array in arrays.items()}
             with atomic(path, "wb") as file:
                 np.savez(file, allow_pickle=False, sha256=np.array(json.dumps(digests)), **arrays)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nin_repro.models.network import Clock, Fill, Head, Network, Start
+from nin_repro.models.network import Fill, Network, Start, make_head
 from nin_repro.models.spec import Shape, cnn_layers
 from nin_repro.schema import Cnn, ConvPool, Regularizer, ResponseNorm
 
@@ -47,7 +47,7 @@ class ConvNet(Network):
 
     def __init__(self, shape: Shape, classes: int, architecture: Cnn, regularizer: Regularizer) -> None:
         super().__init__()
-        self.architecture, self.clock = architecture, Clock()
+        self.architecture = architecture
         self.blocks = list(architecture.blocks.values())
         channels = [shape.channels, *(block.maps for block in self.blocks)]
         self.convolutions = nn.ModuleList(
@@ -57,7 +57,7 @@ class ConvNet(Network):
         outputs = {layer.name: layer.output for layer in cnn_layers(shape, classes, architecture, regularizer)}
         local = architecture.local
         self.local = LocallyConnected2d(outputs[f"pool{len(self.blocks)}"], local.maps, local.kernel, local.pad)
-        self.head = Head(outputs["local"], classes, regularizer, len(self.blocks) + 1, self.clock)
+        self.head = make_head(outputs["local"], classes, regularizer, len(self.blocks) + 1, self.clock)
 
     def body(self, x: Tensor) -> Tensor:
         for convolution, block in zip(self.convolutions, self.blocks, strict=True):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nin_repro.models.network import Clock, Dropout, Fill, Head, Network, Role, Start
+from nin_repro.models.network import Dropout, Fill, Network, Role, Start, make_head
 from nin_repro.models.spec import Shape, dropped, maxout_layers
 from nin_repro.schema import Maxout, MaxoutConv, MaxoutFull, Regularizer
 
@@ -62,7 +62,6 @@ class MaxoutNetwork(Network):
 
     def __init__(self, shape: Shape, classes: int, architecture: Maxout, regularizer: Regularizer) -> None:
         super().__init__()
-        self.clock = Clock()
         outputs = {layer.name: layer.output for layer in maxout_layers(shape, architecture, regularizer)}
         steps: list[nn.Module] = []
         if architecture.input_dropout:
@@ -79,7 +78,7 @@ class MaxoutNetwork(Network):
             if number in dropped(len(settings), regularizer):
                 steps.append(Dropout(regularizer.dropout, regularizer.convention, number, self.clock))
         self.steps = nn.Sequential(*steps)
-        self.head = Head(shape, classes, regularizer, len(settings), self.clock)
+        self.head = make_head(shape, classes, regularizer, len(settings), self.clock)
         self.fill = self.head.fill = Fill("uniform", architecture.irange)
         self.limits = [*(layer.max_norm for layer in settings), architecture.output_norm]
 

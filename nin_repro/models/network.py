@@ -1,4 +1,4 @@
-"""What all networks share: counter-based dropout, the heads of Table 5, and how a trainer meets a network."""
+"""What all networks share: counter-based dropout, what a head is, and how a trainer meets a network."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nin_repro import rng
+from nin_repro.models.own import imported
 from nin_repro.models.spec import Shape
-from nin_repro.schema import Regularizer
+from nin_repro.schema import HEADS, NETWORKS, Architecture, Own, Regularizer
 
 
 @dataclass
@@ -75,25 +76,27 @@ class Start(NamedTuple):
 
 
 class Head(nn.Module):
-    """From the last maps [N, C, H, W] to logits [N, classes]: their means, or a fully connected layer (section 4.6)."""
+    """From the last maps [N, C, H, W], or units [N, C], to logits [N, classes]. To be derived from.
+
+    Args:
+        maps: the shape of what it is given for an image.
+        layer: the number of its dropout, if it has one; no other Dropout of the network has it.
+        clock: the network's, for its dropout.
+    """
 
     def __init__(self, maps: Shape, classes: int, regularizer: Regularizer, layer: int, clock: Clock) -> None:
         super().__init__()
-        self.fill = Fill("normal", regularizer.fc_std)
-        self.fc: nn.Linear | None = None
-        self.dropout: nn.Module = nn.Identity()
-        if regularizer.head == "fc":
-            self.fc = nn.Linear(maps.size, classes)
-            if regularizer.head_dropout:
-                self.dropout = Dropout(regularizer.head_dropout, regularizer.convention, layer, clock)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.fc is None:
-            return x.mean((2, 3))
-        return self.fc(self.dropout(x.flatten(1)))
+        self.fill = Fill("normal", regularizer.fc_std)  # of its weights; a network may set another
 
     def weighted(self) -> list[Start]:
-        return [] if self.fc is None else [Start(self.fc, self.fill)]
+        """Its layers that have weights, input to output."""
+        return []
+
+
+def make_head(maps: Shape, classes: int, regularizer: Regularizer, layer: int, clock: Clock) -> Head:
+    """The head that `regularizer` names; see Head for the rest."""
+    made: Head = imported(HEADS[regularizer.head])(maps, classes, regularizer, layer, clock)
+    return made
 
 
 @dataclass(frozen=True)
@@ -115,10 +118,14 @@ class Role(NamedTuple):
 class Network(nn.Module):
     """Images [N, C, H, W] to logits [N, classes]. Until `initialise` is called the weights are not the recipe's."""
 
-    clock: Clock
+    settings: type[Own]  # of a network that is not built in
     head: Head
     resize: int | None = None  # pixels of each side that images are scaled to first
     inheritance: Inheritance | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
 
     @abstractmethod
     def body(self, x: Tensor) -> Tensor:
@@ -164,9 +171,15 @@ class Network(nn.Module):
 
     def roles(self) -> list[Role]:
         """All layers with weights by the learning rates they have."""
-        *inner, last = [start.layer for start in self.weighted()]
+        layers = [start.layer for start in self.weighted()]
         return [
-            Role("inner", inner),
-            Role("last", [last]),
+            Role("inner", layers[:-1]),
+            Role("last", layers[-1:]),
             Role("head", [start.layer for start in self.head.weighted()]),
         ]
+
+
+def make_network(shape: Shape, classes: int, architecture: Architecture, regularizer: Regularizer) -> Network:
+    """The network of a kind, for images of a shape."""
+    made: Network = imported(NETWORKS[architecture.kind])(shape, classes, architecture, regularizer)
+    return made

@@ -6,7 +6,7 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nin_repro.models.network import Clock, Dropout, Fill, Head, Network, Start
+from nin_repro.models.network import Dropout, Fill, Network, Start, make_head
 from nin_repro.models.spec import Shape, dropped, nin_layers, relu_ends, widths
 from nin_repro.schema import Mlpconv, Nin, Regularizer
 
@@ -45,7 +45,7 @@ class NetworkInNetwork(Network):
 
     def __init__(self, shape: Shape, classes: int, architecture: Nin, regularizer: Regularizer) -> None:
         super().__init__()
-        self.architecture, self.clock = architecture, Clock()
+        self.architecture = architecture
         channels, count = shape.channels, len(architecture.blocks)
         with_dropout = dropped(count, regularizer)
         steps: list[nn.Module] = []
@@ -57,7 +57,7 @@ class NetworkInNetwork(Network):
             channels = maps[-1]
         self.blocks = nn.Sequential(*steps)
         maps_out = nin_layers(shape, classes, architecture, regularizer)[-1].output
-        self.head = Head(maps_out, classes, regularizer, count, self.clock)
+        self.head = make_head(maps_out, classes, regularizer, count, self.clock)
 
     def body(self, x: Tensor) -> Tensor:
         return self.blocks(x)

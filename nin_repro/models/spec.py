@@ -1,6 +1,7 @@
 """The geometry of a network, worked out with whole numbers: output shapes, parameters, multiply-adds.
 
-No torch here: `describe`, the tables and the configuration checks ask before anything heavy is imported.
+No torch here: `describe`, the tables and the configuration checks ask before anything heavy is imported. Only networks
+and heads that are not built in are tried out with it (trial.py).
 """
 
 from dataclasses import dataclass
@@ -8,7 +9,8 @@ from typing import NamedTuple
 
 from nin_repro.data.sources import DATASETS
 from nin_repro.files import UsageError
-from nin_repro.schema import Architecture, Cnn, Dataset, Maxout, Nin, Regularizer, Width
+from nin_repro.models.own import BUILT_IN
+from nin_repro.schema import Architecture, Cnn, Dataset, Maxout, Nin, Own, Regularizer, Width
 
 
 class Shape(NamedTuple):
@@ -50,7 +52,7 @@ def layers(dataset: Dataset, architecture: Architecture, regularizer: Regularize
     """Every layer of the network from input to logits.
 
     Raises:
-        UsageError: a window is larger than what it slides over.
+        UsageError: a window is larger than what it slides over; a network or head that is not built in does not fit.
     """
     facts = DATASETS[dataset.name]
     height, width, channels = facts.shape
@@ -58,6 +60,10 @@ def layers(dataset: Dataset, architecture: Architecture, regularizer: Regularize
     if dataset.resize is not None:
         shape = Shape(channels, dataset.resize, dataset.resize)
         stem = [Layer("resize", "bilinear", shape)]
+    if isinstance(architecture, Own) or regularizer.head not in BUILT_IN:
+        from nin_repro.models import trial  # imports torch
+
+        return [*stem, *trial.layers(shape, facts.classes, architecture, regularizer)]
     if isinstance(architecture, Cnn):
         body = cnn_layers(shape, facts.classes, architecture, regularizer)
     elif isinstance(architecture, Maxout):
@@ -194,4 +200,4 @@ def _pooled(shape: Shape, window: int, stride: int, ceil: bool, where: str) -> S
 def training_multiply_adds(found: list[Layer]) -> int:
     """Multiply-adds of one image's forward and backward pass: the first layer needs no gradient of its input."""
     counted = [layer.multiply_adds for layer in found if layer.multiply_adds]
-    return 3 * sum(counted) - counted[0]
+    return 3 * sum(counted) - sum(counted[:1])
