@@ -21,7 +21,7 @@ def cells(configs: dict[str, Config]) -> dict[str, Cell]:
     """For each experiment: what its records are known by, the command that makes them and what that costs."""
     found = {}
     for name, config in configs.items():
-        network = layers(config.dataset.name, config.architecture, config.regularizer)
+        network = layers(config.dataset, config.architecture, config.regularizer)
         found[name] = Cell(
             name,
             family(config),

@@ -48,7 +48,7 @@ def test_text_fits_the_terminal_and_shows_each_value(report: Report) -> None:
     assert all(len(line) <= 120 for line in text.splitlines())
     for table in tables.paper.TABLES:
         for row in table.rows:
-            assert re.search(rf"^{re.escape(row.method)}.* {row.value:.2f}\b", text, re.MULTILINE)
+            assert re.search(rf"^{re.escape(row.method)}.* {render.error(row.value)}\b", text, re.MULTILINE)
     (line,) = re.findall(r"^  table1/nin .*", text, re.MULTILINE)
     costs = ["0.967", "M", "222", "M", "28", "s", "2.0", "h"]
     assert line.split() == ["table1/nin", *costs, "10.50", "±", "0.10", "3", "1", "10.40", "10.60", "+0.09"]
@@ -71,7 +71,7 @@ def test_text_on_a_narrow_terminal_tells_in_words_what_has_no_column(report: Rep
     assert all(len(line) <= 80 for line in text.splitlines())
     assert render.text(report, 40) == text and "mult-adds" not in render.text(report, 119)
     for row in (row for table in tables.paper.TABLES for row in table.rows):
-        assert re.search(rf"^{re.escape(row.method)}.* {row.value:.2f}\b", text, re.MULTILINE)
+        assert re.search(rf"^{re.escape(row.method)}.* {render.error(row.value)}\b", text, re.MULTILINE)
     (line,) = re.findall(r"^  table1/nin .*", text, re.MULTILINE)
     assert line.split() == ["table1/nin", "10.50", "±", "0.10", "3"]
     words = " ".join(text.split())

@@ -188,8 +188,15 @@ def test_only_experiments_that_exist_are_shown() -> None:
 
 def test_the_summary_counts_verdicts(tmp_path: Path) -> None:
     runs = stored(tmp_path, *(record(seed=seed) for seed in range(3)), record("table5/fc"))
-    summary = tables.build(runs, CELLS).summary
+    own = {name: cell for name, cell in CELLS.items() if not name.startswith("extra/")}
+    summary = tables.build(runs, own).summary
     assert summary == "20 cells to measure: 2 reproduced, 1 with too few runs, 17 without runs."
+
+
+def test_where_nothing_was_published_there_is_a_value_and_no_verdict(tmp_path: Path) -> None:
+    runs = stored(tmp_path, *(record("extra/nin_224", seed=seed, error=20.0 + seed) for seed in range(3)))
+    found = results(tables.build(runs, CELLS))["extra/nin_224"]
+    assert found.stats.mean == 21.0 and found.difference is None and found.verdict.word == "unpublished"
 
 
 def test_deviations_of_the_runs_join_the_cells(tmp_path: Path) -> None:

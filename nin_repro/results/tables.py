@@ -100,6 +100,7 @@ class Verdict:
 
 
 NO_RUNS = Verdict("no runs", "no runs yet")
+UNPUBLISHED = Verdict("unpublished", "nothing was published to compare with")
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ class Report:
         words = [one.verdict.word for table in self.tables for row in table.rows for one in row.results]
         names = {"reproduced": "reproduced", "better": "better than the paper", "worse": "worse than the paper"}
         names |= {"too scattered": "too scattered to judge", "too few": "with too few runs"}
-        names |= {"died": "with dead runs only", "no runs": "without runs"}
+        names |= {"died": "with dead runs only", "no runs": "without runs", "unpublished": "with nothing to compare"}
         counts = [f"{words.count(word)} {name}" for word, name in names.items() if word in words]
         return f"{len(words)} cells to measure: {', '.join(counts) or 'none'}."
 
@@ -255,12 +256,15 @@ def luck_of_images(error: float, images: int) -> float:
     return _Z975 * math.sqrt(error * (100 - error) / images)
 
 
-def judge(stats: Stats, value: float, images: int) -> Verdict:
+def judge(stats: Stats, value: float | None, images: int) -> Verdict:
     """Apply RULE to our runs and the paper's `value` (%) on a test set of `images`."""
+    if value is None and stats.n:
+        return UNPUBLISHED
     if stats.mean is None or stats.std is None or stats.n < FEWEST_RUNS:
         if stats.n:
             return Verdict("too few", f"too few runs to judge ({stats.n} of at least {FEWEST_RUNS})")
         return Verdict("died", f"no usable run: all {stats.dead} died") if stats.dead else NO_RUNS
+    assert value is not None
     run, images_limit = luck_of_run(stats.n, stats.std), luck_of_images(value, images)
     limit, difference = max(run, images_limit), stats.mean - value
     if abs(difference) > limit:
@@ -285,11 +289,11 @@ def build(records: Iterable[Record], cells: Mapping[str, Cell], problems: Iterab
     values = {name: row.value for table in paper.TABLES for row in table.rows for name in row.experiments}
     shown = {name: cells[name] for name in values if name in cells}
 
-    def result(name: str, value: float, images: int) -> Result:
+    def result(name: str, value: float | None, images: int) -> Result:
         cell = shown[name]
         runs = tuple(record for record in full if record.family == cell.family)
         stats = statistics(runs)
-        difference = None if stats.mean is None else stats.mean - value
+        difference = None if stats.mean is None or value is None else stats.mean - value
         taken = timings(runs)
         if not taken:
             reduced = timings(record for record in records if _whole_epochs(record, cell))
