@@ -4,6 +4,7 @@ torch is imported only when there is something to train.
 """
 
 import dataclasses
+import math
 import shlex
 import signal
 import sys
@@ -245,7 +246,7 @@ def _record(request: Request, work: "Trainer", status: str, split: "Split", abou
         "test_error": tested.error if split.eval_name == "test" else None,
         "validation_error": tested.error if split.eval_name == "validation" else None,
         "train_error": trained.error,
-        "train_loss": trained.loss,
+        "train_loss": trained.loss if math.isfinite(trained.loss) else None,
         "reached": progress.reached,
         "train_error_running": last,
         "dead_classes": progress.silent if status == "done" else list(range(split.classes)),

@@ -49,7 +49,7 @@ class Stats:
     errors: tuple[float, ...] = ()  # of the living runs, in the order of their seeds
     seeds: tuple[int, ...] = ()
     dead: int = 0
-    starts_network: int = 0  # starts that ended with the whole network dead
+    starts_network: int = 0  # starts that ended with the whole network dead, or diverged
     starts_classes: int = 0  # starts that ended with single classes dead
 
     @property
@@ -197,7 +197,7 @@ def statistics(records: Iterable[Record]) -> Stats:
         errors=tuple(error for error, _ in alive),
         seeds=tuple(seed for _, seed in alive),
         dead=len(records) - len(alive),
-        starts_network=died.count("network"),
+        starts_network=died.count("network") + died.count("diverged"),
         starts_classes=died.count("classes"),
     )
 
