@@ -176,11 +176,17 @@ def load(overrides: Sequence[str]) -> Config:
     Raises:
         UsageError: see `require_known` and `checked`.
     """
-    return load_with_text(overrides)[0]
+    return _composed(tuple(overrides))[0]
 
 
 def load_with_text(overrides: Sequence[str]) -> tuple[Config, str]:
     """As `load`; also the configuration as YAML."""
+    found, composed = _composed(tuple(overrides))
+    return found, to_yaml(composed)
+
+
+@cache  # the stages of one staged training ask for each other's
+def _composed(overrides: tuple[str, ...]) -> tuple[Config, DictConfig]:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
@@ -194,7 +200,7 @@ def load_with_text(overrides: Sequence[str]) -> tuple[Config, str]:
         raise UsageError(explain(error)) from None
     finally:
         GlobalHydra.instance().hydra = running
-    return checked(composed, overrides), to_yaml(composed)
+    return checked(composed, overrides), composed
 
 
 def to_yaml(composed: DictConfig) -> str:

@@ -17,9 +17,9 @@ DROPCONNECT = "[15] Wan et al. 2013"
 LEARNED = "[16] Malinowski & Fritz 2013"
 TREE = "[17] Srivastava & Salakhutdinov 2013"
 RECTIFIER = "[18] Srivastava 2013"
-CAFFE = "Caffe model zoo, nin-cifar10"
-TEXTBOOK = "d2l.ai, PyTorch edition 0.17.6"
-STAGES = "unpublished notes"
+CAFFE = "[Caffe] model zoo, nin-cifar10"
+TEXTBOOK = "[d2l.ai] PyTorch edition 0.17.6"
+STAGES = "[notes] unpublished"
 MULTI_DIGIT = "[19] Goodfellow et al. 2013, multi-digit"
 
 
@@ -176,17 +176,17 @@ TABLES: tuple[Table, ...] = (
         "several",
         MNIST_TEST,
         (
-            _cited("CIFAR-10, the authors' Caffe model", 10.4, "its readme", CAFFE, "extra/caffe"),
+            _cited("CIFAR-10, the authors' later model", 10.4, "its readme", CAFFE, "extra/caffe"),
             _cited("Fashion-MNIST at 224x224", 13.3, "section 8.3", TEXTBOOK, "extra/fashion_alexnet"),
-            _cited("CIFAR-10 at 224x224", None, "none", "an example without results", "extra/nin_224"),
+            _cited("CIFAR-10 at 224x224", None, "none", "[notes] an example without results", "extra/nin_224"),
             _cited("MNIST in stages, first", 4.81, "stage v0", STAGES, "extra/staged/v0", "extra/staged/identity_v0"),
             _cited("MNIST in stages, second", 4.72, "stage v1", STAGES, "extra/staged/v1", "extra/staged/identity_v1"),
             _cited("MNIST in stages, last", 4.24, "stage v2", STAGES, "extra/staged/v2", "extra/staged/identity_v2"),
-            _cited("the last stage's network at once", None, "none", "for comparison", "extra/staged/scratch"),
+            _cited("the last stage's network at once", None, "none", "[ours] for comparison", "extra/staged/scratch"),
         ),
         (
             "Accuracies in their sources, here 100 less the accuracy. The textbook's builds scatter: 12.6 to 90 %.",
-            "The stages' source averages windows of 14x14 places, which makes 40 outputs for 10 classes; here all places.",
+            "The stages' source averages windows of 14x14 places, which makes 40 outputs for 10 classes; here of all.",
         ),
     ),
 )
