@@ -41,8 +41,8 @@ PRINTED = {"cifar10": "CIFAR-10", "mnist": "MNIST", "fashion_mnist": "Fashion-MN
 MOST_CLASSES = 10  # a row and a column each
 
 
-def compare(found: Sequence[Record], budget: str) -> tuple[Comparison, list[str]]:
-    """Figure 3 at a budget, and lines that say what is in it and what fills the rest.
+def compare(found: Sequence[Record], budget: str, epochs: int | None = None) -> tuple[Comparison, list[str]]:
+    """Figure 3 at a budget, and lines that say what is in it and what fills the rest. `epochs`: instead of its own.
 
     Raises:
         UsageError: there is no such budget.
@@ -50,8 +50,9 @@ def compare(found: Sequence[Record], budget: str) -> tuple[Comparison, list[str]
     runs: dict[bool, Runs] = {}
     commands, lines = {}, []
     for dropout, name in EXPERIMENTS.items():
-        config = load([f"experiment={name}", f"budget={budget}"])
-        reduced = "" if budget == PAPER_BUDGET else f" budget={budget} record=always"
+        words = [f"budget={budget}"] + [f"budget.epochs={epochs}"] * (epochs is not None)
+        config = load([f"experiment={name}", *words])
+        reduced = "" if budget_name(config) == PAPER_BUDGET else f" {' '.join(words)} record=always"
         commands[dropout] = f"python -m nin_repro.train -m experiment={name} seed=0,1,2,3,4{reduced}"
         runs[dropout] = choose(found, name, family(config), budget)
         alive, dead = len(runs[dropout].alive), runs[dropout].dead
@@ -166,13 +167,15 @@ def main() -> None:
         "--out", type=Path, default=Path("results/figures"), help="where files go (default %(default)s)"
     )
     parser.add_argument("--budget", default=PAPER_BUDGET, help="of the runs in Figure 3 (default %(default)s)")
+    parser.add_argument("--epochs", type=int, help="budget.epochs of the runs in Figure 3, if it was set")
     parser.add_argument("--run", type=Path, help="directory of a trained run: draws Figure 4 of it too")
     parser.add_argument("--data-dir", type=Path, help="where the run's data set is, if it has moved")
     options = parser.parse_args()
     found, problems = records.read_all(options.records)
-    comparison, lines = compare(found, options.budget)
+    comparison, lines = compare(found, options.budget, options.epochs)
     print("\n".join([*map(clean, problems), *lines]))
-    name = "figure3" if options.budget == PAPER_BUDGET else f"figure3-{options.budget}"
+    reduced = [options.budget] * (options.budget != PAPER_BUDGET) + [str(options.epochs)] * (options.epochs is not None)
+    name = "-".join(["figure3", *reduced])
     written = figure4(options.run, options.data_dir, options.out) if options.run is not None else []
     for path in [*save(draw_figure3(comparison), options.out / name), *written]:
         print(path)
