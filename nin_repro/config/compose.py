@@ -145,9 +145,30 @@ def checked(composed: DictConfig) -> Config:
     except OmegaConfBaseException as error:
         raise UsageError(explain(error)) from None
     plain.pop("hydra", None)
+    _fill_pads(plain.get("architecture"), "architecture")
     config: Config = convert(Config, plain, "")
     require_sense(config)
     return config
+
+
+def _fill_pads(value: Any, path: str) -> None:
+    """Put a number where `pad: same` stands beside a kernel, so that a recipe holds the number alone.
+
+    Raises:
+        UsageError: an even kernel has no such number.
+    """
+    if not isinstance(value, dict):
+        return
+    for name, inner in value.items():
+        _fill_pads(inner, f"{path}.{name}")
+    kernel = value.get("kernel")
+    if value.get("pad") == "same" and type(kernel) is int:
+        if kernel % 2 == 0:
+            raise UsageError(
+                f"{path}.pad=same needs an odd kernel, such as {max(kernel, 0) + 1}, not {kernel}: a window of even "
+                f"size has no middle; or give the pad as a number; {WHERE}"
+            )
+        value["pad"] = (kernel - 1) // 2
 
 
 def load(overrides: Sequence[str]) -> Config:
@@ -156,6 +177,11 @@ def load(overrides: Sequence[str]) -> Config:
     Raises:
         UsageError: see `require_known` and `checked`.
     """
+    return load_with_text(overrides)[0]
+
+
+def load_with_text(overrides: Sequence[str]) -> tuple[Config, str]:
+    """As `load`; also the configuration as YAML."""
     from hydra import compose, initialize_config_dir
 
     require_known(overrides)
@@ -164,7 +190,7 @@ def load(overrides: Sequence[str]) -> Config:
             composed = compose("train", list(overrides))
     except Exception as error:
         raise UsageError(explain(error)) from None
-    return checked(composed)
+    return checked(composed), to_yaml(composed)
 
 
 def to_yaml(composed: DictConfig) -> str:
