@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nin_repro.config.recipe import budget_name
 from nin_repro.data.batches import Batches
 from nin_repro.data.preprocess import preprocess
-from nin_repro.data.sources import Split
+from nin_repro.data.sources import DATASETS, Split
 from nin_repro.files import UsageError
 from nin_repro.models.cnn import ConvNet
 from nin_repro.models.maxout import MaxoutNetwork
-from nin_repro.models.network import Network
+from nin_repro.models.network import Fill, Inheritance, Network, Role
 from nin_repro.models.nin import NetworkInNetwork
 from nin_repro.models.spec import Shape, layers, training_multiply_adds
 from nin_repro.schema import Cnn, Config, Maxout
 from nin_repro.training.console import Console
 from nin_repro.training.loop import Limits, Trainer
-from nin_repro.training.schedule import Rate, plan
+from nin_repro.training.schedule import Rate, Reached, plan
 from nin_repro.training.sgd import SGD, Group
 
 # Below this many multiply-adds an update, the threads of a CPU wait for each other longer than they work.
@@ -56,7 +56,7 @@ def machine(config: Config) -> Machine:
         # The recipe is fp32: without this, cuDNN computes convolutions with 10 bits of mantissa.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.deterministic = True
-    per_image = training_multiply_adds(layers(config.dataset.name, config.architecture, config.regularizer))
+    per_image = training_multiply_adds(layers(config.dataset, config.architecture, config.regularizer))
     small = per_image * config.optimizer.batch_size < ONE_THREAD_BELOW
     threads = config.threads or (1 if small else len(os.sched_getaffinity(0)))
     torch.set_num_threads(threads)
@@ -81,12 +81,48 @@ def _keep_pages() -> None:
 
 def network(config: Config, shape: Shape, classes: int) -> Network:
     """The network of a configuration, for images of a shape."""
-    architecture = config.architecture
+    architecture, size = config.architecture, config.dataset.resize
+    if size is not None:
+        shape = Shape(shape.channels, size, size)
+    net: Network
     if isinstance(architecture, Cnn):
-        return ConvNet(shape, classes, architecture, config.regularizer)
-    if isinstance(architecture, Maxout):
-        return MaxoutNetwork(shape, classes, architecture, config.regularizer)
-    return NetworkInNetwork(shape, classes, architecture, config.regularizer)
+        net = ConvNet(shape, classes, architecture, config.regularizer)
+    elif isinstance(architecture, Maxout):
+        net = MaxoutNetwork(shape, classes, architecture, config.regularizer)
+    else:
+        net = NetworkInNetwork(shape, classes, architecture, config.regularizer)
+    net.resize = size
+    return net
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """What a run takes from its finished parent."""
+
+    weights: dict[str, Tensor]
+    reached: Reached
+
+
+def inherit(config: Config, net: Network, ancestor: Ancestor) -> None:
+    """Let a network start from its parent's weights, as the configuration says.
+
+    Raises:
+        UsageError: they do not fit.
+    """
+    parent = config.parent
+    if parent is None or not parent.weights:
+        return
+    own = {name: values.shape for name, values in net.named_parameters()}
+    for name, values in ancestor.weights.items():
+        if own.get(name) != values.shape:
+            raise UsageError(
+                f"parent.experiment={parent.experiment}: its weights {name} {list(values.shape)} have no place in this "
+                "network; a parent's layers must be layers of this one, with the same shapes"
+            )
+    fill = None if parent.fill == "fresh" else Fill("identity")
+    if isinstance(parent.fill, float):
+        fill = Fill("constant", parent.fill)
+    net.inheritance = Inheritance(ancestor.weights, fill, parent.biases)
 
 
 def optimizer(config: Config, net: Network) -> SGD:
@@ -101,10 +137,21 @@ def optimizer(config: Config, net: Network) -> SGD:
     for role in net.roles():
         convolutional = all(isinstance(layer, nn.Conv2d) for layer in role.layers)
         weight_factor, bias_factor = (f * (sgd.conv_lr_factor if convolutional else 1) for f in factors[role.name])
-        weights, biases = ([getattr(layer, name) for layer in role.layers] for name in ("weight", "bias"))
-        groups.append(Group(weights, sgd.lr * weight_factor, sgd.weight_decay, bias=False))
-        groups.append(Group(biases, sgd.lr * sgd.bias_lr_factor * bias_factor, 0.0, bias=True))
+        for warmup, members in _by_warmup(config, net, role).items():
+            weights, biases = ([getattr(layer, name) for layer in members] for name in ("weight", "bias"))
+            groups.append(Group(weights, sgd.lr * weight_factor, sgd.weight_decay, bias=False, warmup=warmup))
+            groups.append(Group(biases, sgd.lr * sgd.bias_lr_factor * bias_factor, 0.0, bias=True, warmup=warmup))
     return SGD(groups, sgd.momentum, sgd.clip_norm)
+
+
+def _by_warmup(config: Config, net: Network, role: Role) -> dict[int, list[nn.Module]]:
+    """The layers of a role by the number of updates over which their rates rise."""
+    updates = config.optimizer.schedule.warmup or [0]
+    blocks = {start.layer: start.block for start in net.weighted()}
+    found: dict[int, list[nn.Module]] = {}
+    for layer in role.layers:  # a head comes after the last block
+        found.setdefault(updates[min(blocks.get(layer, len(updates)), len(updates) - 1)], []).append(layer)
+    return found
 
 
 def trainer(
@@ -114,6 +161,7 @@ def trainer(
     console: Console,
     checkpoint: Path,
     record_row: Callable[[dict[str, Any]], None],
+    ancestor: Ancestor | None = None,
 ) -> Trainer:
     """Everything that `Trainer` needs, from the configuration and the images of `open_split`."""
     count = config.budget.train_images
@@ -129,12 +177,23 @@ def trainer(
     labels, eval_labels = (torch.from_numpy(array).to(found.device) for array in (train_labels, split.eval_labels))
     height, width, channels = train.shape[1:]
     net = network(config, Shape(channels, height, width), split.classes).to(found.device)
+    reached = None
+    if ancestor is not None:
+        inherit(config, net, ancestor)
+        reached = ancestor.reached
     epochs, drops = plan(config.optimizer.schedule, config.budget)
+    held = DATASETS[config.dataset.name].validation  # the last so many training images
     return Trainer(
         net,
         optimizer=lambda fresh: optimizer(config, fresh),
-        rate=lambda: Rate(config.optimizer.schedule, epochs, drops),
-        batches=Batches(images, labels, config.optimizer.batch_size, config.dataset.augment),
+        rate=lambda: Rate(config.optimizer.schedule, epochs, drops, reached),
+        batches=Batches(
+            images,
+            labels,
+            config.optimizer.batch_size,
+            config.dataset.augment,
+            shuffled=config.optimizer.order == "shuffled",
+        ),
         evaluation=(eval_images, eval_labels),
         limits=Limits(
             seed=config.seed,
@@ -150,4 +209,5 @@ def trainer(
         checkpoint_path=checkpoint,
         record_row=record_row,
         eval_name=split.eval_name,
+        watched=(images[-held:], labels[-held:]) if held else None,
     )

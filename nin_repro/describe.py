@@ -25,7 +25,7 @@ Takes the same words as python -m nin_repro.train; see its --help for them. Trai
 
 def layer_table(config: Config) -> str:
     """Name, kind, output shape, parameters and multiply-adds of each layer, and their sums."""
-    found = layers(config.dataset.name, config.architecture, config.regularizer)
+    found = layers(config.dataset, config.architecture, config.regularizer)
     lines = [f"{'layer':8}{'':32}{'output':>12}{'parameters':>14}{'multiply-adds':>16}"]
     for layer in found:
         numbers = f"{layer.parameters or '':>14,}{layer.multiply_adds or '':>16,}" if layer.parameters else ""

@@ -88,7 +88,9 @@ def open_run(path: Path) -> tuple[Config, dict[str, Any], dict[str, "Tensor"]]:
         )
     if DATASETS[config.dataset.name].classes > MOST_CLASSES:
         raise UsageError(f"--run {path}: Figure 4 has room for {MOST_CLASSES} classes, not for {config.dataset.name}'s")
-    return config, record, _weights(run, record)
+    from nin_repro.training.checkpoint import final_weights
+
+    return config, record, final_weights(run.checkpoint, record)
 
 
 def _error_name(config: Config) -> str:
@@ -108,22 +110,6 @@ def _configuration(path: Path) -> Config:
         return checked(composed)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
-
-
-def _weights(run: RunDirectory, record: dict[str, Any]) -> dict[str, "Tensor"]:
-    from nin_repro.training import checkpoint
-
-    try:
-        state = checkpoint.load(run.checkpoint)
-        weights: dict[str, Tensor] | None = state if state is None else state["weights"]
-        same = weights is not None and checkpoint.fingerprint(weights) == record.get("weights_sha256")
-    except Exception as error:  # damaged, or sound but nothing that a training wrote
-        text = " ".join(str(error).split())[:200]
-        raise UsageError(f"{run.checkpoint} cannot be used: {text}; the run's own command trains it again") from None
-    if weights is None or not same:
-        what = "is missing" if weights is None else "does not hold the weights that result.json tells of"
-        raise UsageError(f"{run.checkpoint} {what}: name another run")
-    return weights
 
 
 def exemplars(config: Config, weights: dict[str, "Tensor"], log: Path) -> tuple[list[Exemplar], str]:

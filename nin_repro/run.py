@@ -3,6 +3,8 @@
 torch is imported only when there is something to train.
 """
 
+import dataclasses
+import math
 import shlex
 import signal
 import sys
@@ -21,7 +23,7 @@ from nin_repro.training.console import Console, duration
 from nin_repro.training.rundir import RunDirectory, environment
 
 if TYPE_CHECKING:
-    from nin_repro.build import Machine
+    from nin_repro.build import Ancestor, Machine
     from nin_repro.data.sources import Split
     from nin_repro.training.loop import Trainer
     from nin_repro.training.tracking import Tracker
@@ -76,6 +78,12 @@ def execute(request: Request) -> Outcome:
     before = _finished(run, config)
     if before:
         return before
+    if config.parent is not None:
+        parent = _parent(request)
+        print(f"its parent: {parent.command}", flush=True)
+        outcome = execute(parent)
+        if outcome.state != "done":
+            return dataclasses.replace(outcome, words=f"the parent of this run is {outcome.state}: {outcome.words}")
     from nin_repro.build import machine
     from nin_repro.data.sources import open_split
 
@@ -91,6 +99,38 @@ def execute(request: Request) -> Outcome:
     print(f"waiting for the process that is training this run in {run.path}", flush=True)
     with locked(run.lock):
         return _finished(run, config) or _train(request, run, found, split)
+
+
+def _parent(request: Request) -> Request:
+    """The request for the run that this one starts from.
+
+    Raises:
+        UsageError: it is not the run that the recipe names.
+    """
+    from nin_repro.config.compose import load_with_text, parent_words
+
+    parent = request.config.parent
+    assert parent is not None
+    words = parent_words(parent, request.overrides)
+    config, text = load_with_text(words)
+    if key(config) != parent.key:
+        raise UsageError(f"parent.key={parent.key} is not the key of {shlex.join(words)}, {key(config)}: leave it out")
+    return Request(config, words, parent.experiment, text)
+
+
+def _ancestor(request: Request) -> "Ancestor | None":
+    """What this run takes from its parent, which is done."""
+    from nin_repro.build import Ancestor
+    from nin_repro.training.checkpoint import final_weights
+    from nin_repro.training.schedule import Reached
+
+    if request.config.parent is None:
+        return None
+    run = RunDirectory(directory(_parent(request).config))
+    record = run.result()
+    assert record is not None
+    reached = Reached(record["train_loss"], **record["reached"])
+    return Ancestor(final_weights(run.checkpoint, record), reached)
 
 
 def _finished(run: RunDirectory, config: Config) -> Outcome | None:
@@ -159,7 +199,7 @@ def _to_the_end(
 
     config = request.config
     started = time.strftime(TIME)
-    work = trainer(config, split, found, console, run.checkpoint, record_row)
+    work = trainer(config, split, found, console, run.checkpoint, record_row, _ancestor(request))
     console.line(f"run {key(config)} in {run.path}, on {found.words}, {found.threads} CPU threads")
     console.line(f"{config.dataset.name}: {len(work.batches.labels):,} training images, {split.provenance}")
     _go_on(work, run, console)
@@ -209,6 +249,8 @@ def _record(request: Request, work: "Trainer", status: str, split: "Split", abou
         "test_error": tested.error if split.eval_name == "test" else None,
         "validation_error": tested.error if split.eval_name == "validation" else None,
         "train_error": trained.error,
+        "train_loss": trained.loss if math.isfinite(trained.loss) else None,
+        "reached": progress.reached,
         "train_error_running": last,
         "dead_classes": progress.silent if status == "done" else list(range(split.classes)),
         "attempts": died,

@@ -8,7 +8,7 @@ have a default here that means "as before"; a recipe leaves such fields out whil
 the keys of the runs that were made before stay as they are. Never change or remove a default: the key would lie.
 """
 
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Annotated, Any, Literal
 
 
@@ -78,6 +78,7 @@ class Dataset:
     name: Literal["cifar10", "cifar100", "mnist", "fashion_mnist", "svhn", "digits"]
     preprocessing: Preprocessing
     augment: Augment
+    resize: Count | None = None  # pixels of each side that an image is scaled to (bilinear), on the device, last of all
 
 
 Width = Annotated[int, Range(least=1)] | Literal["classes"]
@@ -96,13 +97,16 @@ class Mlpconv:
     pool_size: Count
     pool_stride: Count
     pool_ceil: bool  # windows that hang over the edge are kept and clipped, as cuda-convnet and Caffe do
+    relu: bool = True  # after the last of its convolutions
 
 
 @dataclass(frozen=True)
 class Nin:
     kind: Literal["nin"]
     blocks: dict[str, Mlpconv]
-    init: Literal["normal", "he"]  # normal: `std` of the blocks; he: sqrt(2 / fan-in)
+    # normal: `std` of the blocks; he: normal, sqrt(2 / fan-in); biases 0. xavier: uniform, biases as torch; torch: all
+    # uniform in +-1 / sqrt(fan-in), which is what torch's layers have before anybody initialises them
+    init: Literal["normal", "he", "xavier", "torch"]
     last_init_factor: Positive  # times the initial weights of the last 1x1
     last_relu: bool  # ReLU after the last 1x1, before the pooling (Eq. 2)
 
@@ -200,11 +204,13 @@ class Regularizer:
     ]  # released: train x mask, test x (1 - p); inverted: train x mask / (1 - p)
     fc_std: Positive  # of the fully connected layer's initial weights (maxout has `irange`)
     fc_lr_factor: Positive  # times the learning rates of the fully connected layer
+    dropout_at: Literal["all", "last"] = "all"  # after all blocks but the last, or only before the last
 
 
 @dataclass(frozen=True)
 class Schedule:
-    kind: Literal["drops", "plateau", "linear", "exponential"]
+    kind: Literal["drops", "plateau", "linear", "exponential", "parent"]  # parent: rate and momentum stand still
+    # where those of the parent stood in the epoch that its weights are of
     epochs: Count  # the length, or the most there can be (plateau)
     drops: list[Count]  # the rate is divided after this many epochs (drops)
     patience: Count  # epochs without a lower training error before the rate is divided or the run ends (plateau)
@@ -216,6 +222,13 @@ class Schedule:
     floor: Probability = 0.0  # the share of the initial rate under which it does not fall (exponential)
     momentum_final: Probability = 0.0  # what momentum goes to, linearly, from epoch 1 ...
     momentum_epochs: Whole = 0  # ... to this epoch; 0: momentum stands still
+    # Updates over which the rates rise linearly from 0 at the start: one number for all, or one for each block and,
+    # if there is one, the fully connected head.
+    warmup: list[Whole] = field(default_factory=list)
+    # What ends a run before its last epoch: nothing; no lower validation error in so many epochs, and the weights of
+    # the best are taken; the validation images, trained on by now, as likely as the parent's training images were.
+    stop: Literal["never", "validation", "likelihood"] = "never"
+    stop_patience: Whole = 0
 
 
 @dataclass(frozen=True)
@@ -231,6 +244,8 @@ class Sgd:
     clip_norm: Positive | None  # the global norm that a gradient is cut to; null: the paper's recipe, not clipped
     schedule: Schedule
     conv_lr_factor: Positive = 1.0  # times the rates of convolutions, weights and biases
+    # shuffled: a new order each epoch; files: that of the data files, a last small batch after every 10,000 images
+    order: Literal["shuffled", "files"] = "shuffled"
 
 
 @dataclass(frozen=True)
@@ -241,6 +256,22 @@ class Budget:
     epochs: Count | None  # this many, the schedule in proportion (training/schedule.py)
     train_images: Count | None  # only the first so many training images
     max_steps: Count | None  # stop after this many updates
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The run whose weights this one starts from. If it is not done, it is trained first.
+
+    It has the data set, budget, seed and restarts of this run, is under protocol `validate` if this run is, and has
+    all else from its experiment file. Layers are matched by their place in the network.
+    """
+
+    experiment: str  # not part of the recipe: `key` is
+    fill: NotNegative | Literal["identity", "fresh"]  # weights of layers that the parent lacks: this number, the
+    # identity, or as without a parent
+    biases: bool  # the parent's too, and 0 for layers that it lacks; false: all as without a parent
+    weights: bool = True  # false: nothing is taken over, only its likelihood (optimizer.schedule.stop)
+    key: str = ""  # of the parent run, worked out when the configuration is checked
 
 
 @dataclass(frozen=True)
@@ -285,16 +316,20 @@ class Config:
     train_eval_every: Whole  # the same for the evaluated training error
     checkpoint_seconds: NotNegative
     wandb: Wandb
+    parent: Parent | None = None
     select: bool = False  # after a sweep with protocol=validate: train its best choice with protocol=final
 
 
 def given(settings: Any) -> dict[str, Any]:
     """The fields of one of these objects by name, without those that hold their default: what a recipe keeps of it."""
-    values = {f.name: getattr(settings, f.name) for f in fields(settings)}
-    return {f.name: values[f.name] for f in fields(settings) if f.default is MISSING or values[f.name] != f.default}
+    return {f.name: value for f in fields(settings) if (value := getattr(settings, f.name)) != _default(f)}
+
+
+def _default(known: Field[Any]) -> Any:
+    return known.default if known.default_factory is MISSING else known.default_factory()
 
 
 # The fields that can change a result, and so make up the recipe (and `seed`, which is in the key but not the family).
-RECIPE = ("dataset", "architecture", "regularizer", "optimizer", "budget", "protocol", "restarts", "seed")
+RECIPE = ("dataset", "architecture", "regularizer", "optimizer", "budget", "protocol", "restarts", "seed", "parent")
 # Labels inside them that cannot.
-LABELS = {"budget": ("name",)}
+LABELS = {"budget": ("name",), "parent": ("experiment",)}

@@ -31,7 +31,7 @@ def task(composed: DictConfig) -> None:
         print(f"\n{settings.job.num + 1}. {swept(overrides)}", flush=True)
     experiment, select = settings.runtime.choices.get("experiment"), False
     try:
-        config, words = checked(composed), overrides
+        config, words = checked(composed, overrides), overrides
         select = config.select
         if select:
             sweep.require_search(config.protocol, (settings.sweeper.params or {}) if several else None, overrides)

@@ -34,7 +34,7 @@ def network(*words: str) -> ConvNet:
 def test_parameter_counts(words: list[str], count: int) -> None:
     config = load([*CNN, *words])
     assert sum(parameter.numel() for parameter in network(*words).parameters()) == count
-    assert sum(layer.parameters for layer in layers("cifar10", config.architecture, config.regularizer)) == count
+    assert sum(layer.parameters for layer in layers(config.dataset, config.architecture, config.regularizer)) == count
 
 
 @settings(max_examples=20, deadline=None)
@@ -104,7 +104,7 @@ def test_network_is_its_layers_in_order() -> None:
 def test_initial_weights_and_biases() -> None:
     built = network("regularizer=fc", "regularizer.fc_std=0.02")
     built.initialise(0, 0)
-    found = [(layer.weight.std().item(), layer.bias.unique().tolist()) for layer, _, _ in built.weighted()]
+    found = [(layer.weight.std().item(), layer.bias.unique().tolist()) for layer, *_ in built.weighted()]
     for (std, biases), expected in zip(found, [1e-4, 0.01, 0.01, 0.04], strict=True):
         assert std == pytest.approx(expected, rel=0.05) and biases == [1.0]
     assert built.head.fc is not None

@@ -207,7 +207,7 @@ def test_parameter_counts(dataset: str, architecture: str) -> None:
         built = network(config)
     count = SIZES[dataset, architecture]
     assert sum(parameter.numel() for parameter in built.parameters()) == count
-    assert sum(layer.parameters for layer in layers(dataset, config.architecture, config.regularizer)) == count
+    assert sum(layer.parameters for layer in layers(config.dataset, config.architecture, config.regularizer)) == count
     path = Path(__file__).parents[1] / f"conf/architecture/{architecture}.yaml"
     assert dataset == "cifar100" or "pi" in architecture or f"{count:,}" in path.read_text().replace("\n# ", " ")
 
@@ -219,11 +219,11 @@ def test_described_shapes_and_multiply_adds_are_those_of_the_network(dataset: st
         built = network(config).eval()
         height, width, channels = DATASETS[dataset].shape
         seen: list[tuple[int, ...]] = []
-        for module in [*built.body, built.head]:
+        for module in [*built.steps, built.head]:
             if not isinstance(module, Dropout):
                 module.register_forward_hook(lambda _m, _i, out: seen.append((*out.shape[1:], 1, 1)[:3]))
         built(torch.zeros(1, channels, height, width))
-    described = layers(dataset, config.architecture, config.regularizer)
+    described = layers(config.dataset, config.architecture, config.regularizer)
     ends = [layer for layer in described if layer.kind.startswith(("max pooling", "fully"))]
     assert [tuple(layer.output) for layer in ends] == seen
     assert described[1].multiply_adds in (192 * 33**2 * 192, 128 * 36**2 * 75, 96 * 21**2 * 64, 1200 * 784)

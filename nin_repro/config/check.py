@@ -90,6 +90,8 @@ def _union(kinds: tuple[Any, ...], value: Any, path: str) -> Any:
     if value is None and types.NoneType in kinds:
         return None
     others = [kind for kind in kinds if kind is not types.NoneType]
+    if len(others) == 1:
+        return convert(others[0], value, path)
     if isinstance(value, Mapping) and all(map(dataclasses.is_dataclass, others)):
         choices = {get_args(hints(kind)["kind"])[0]: kind for kind in others}
         word = value.get("kind")

@@ -1,5 +1,6 @@
 """From the command line to a checked `Config`: Hydra composes, and every refusal becomes one line."""
 
+import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -10,9 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nin_repro.config.check import WHERE, convert, keys, nearest
-from nin_repro.config.recipe import require_sense
+from nin_repro.config.recipe import key, require_sense
 from nin_repro.files import UsageError
-from nin_repro.schema import Config
+from nin_repro.schema import RECIPE, Config, Parent
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -134,8 +135,11 @@ def _first_line(error: BaseException) -> str:
     return " ".join(lines[:2]) if lines else type(error).__name__
 
 
-def checked(composed: DictConfig) -> Config:
+def checked(composed: DictConfig, words: Sequence[str] = ()) -> Config:
     """The schema's object for a composed configuration.
+
+    A run with a parent needs to know that run's key, which depends on the `words` of the command line. It is noted in
+    `composed` as well.
 
     Raises:
         UsageError: unknown or missing keys, wrong types, impossible values, combinations that make no sense.
@@ -148,7 +152,23 @@ def checked(composed: DictConfig) -> Config:
     _fill_pads(plain.get("architecture"), "architecture")
     config: Config = convert(Config, plain, "")
     require_sense(config)
-    return config
+    if config.parent is None or config.parent.key:
+        return config
+    found = key(load(parent_words(config.parent, words)))
+    composed.parent.key = found
+    return dataclasses.replace(config, parent=dataclasses.replace(config.parent, key=found))
+
+
+def parent_words(parent: Parent, words: Sequence[str]) -> list[str]:
+    """The command line of a run's parent: what the run's own says of data set, budget, seed, and of nothing that is
+    part of a recipe besides."""
+    kept = []
+    for word in words:
+        group = re.split(r"[.=]", word)[0]
+        of_recipe = group in RECIPE and group not in ("dataset", "budget", "seed", "restarts")
+        if word == "protocol=validate" or not (of_recipe or group in ("experiment", "about", "hydra")):
+            kept.append(word)
+    return [f"experiment={parent.experiment}", *kept]
 
 
 def _fill_pads(value: Any, path: str) -> None:
@@ -183,14 +203,19 @@ def load(overrides: Sequence[str]) -> Config:
 def load_with_text(overrides: Sequence[str]) -> tuple[Config, str]:
     """As `load`; also the configuration as YAML."""
     from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
 
     require_known(overrides)
+    running = GlobalHydra.instance().hydra  # inside of a command that Hydra runs there is one, which must step aside
+    GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             composed = compose("train", list(overrides))
     except Exception as error:
         raise UsageError(explain(error)) from None
-    return checked(composed), to_yaml(composed)
+    finally:
+        GlobalHydra.instance().hydra = running
+    return checked(composed, overrides), to_yaml(composed)
 
 
 def to_yaml(composed: DictConfig) -> str:

@@ -17,10 +17,11 @@ MEANING = 1
 
 def recipe(config: Config) -> dict[str, Any]:
     """All that decides the result, as plain JSON values. See `schema` for what is left out and why."""
-    found = {name: _plain(getattr(config, name)) for name in RECIPE}
+    values = given(config)
+    found = {name: _plain(values[name]) for name in RECIPE if name in values}
     for group, labels in LABELS.items():
         for label in labels:
-            del found[group][label]
+            found.get(group, {}).pop(label, None)
     return {"meaning": MEANING, **found}
 
 
@@ -106,7 +107,7 @@ def _require_head(config: Config) -> None:
             "architecture maxout ends in a fully connected layer: choose regularizer=maxout, or fc, fc_inner_dropout, "
             "fc_head_dropout or fc_both_dropout"
         )
-    found = layers(config.dataset.name, architecture, regularizer)  # refuses windows that do not fit the image
+    found = layers(config.dataset, architecture, regularizer)  # refuses windows that do not fit the image
     classes = DATASETS[config.dataset.name].classes
     if regularizer.head == "gap" and found[-1].output.channels != classes:
         where = "the last block's widths" if isinstance(architecture, Nin) else "architecture.local.maps"
@@ -132,6 +133,26 @@ def _require_schedule(config: Config) -> None:
                 f"optimizer.schedule ends before it starts its last rate: drops={schedule.drops} must lie below "
                 f"epochs={schedule.epochs}; for a shorter run with the drops in proportion use budget.epochs"
             )
+    if len(schedule.warmup) > 1 and len(schedule.warmup) < len(config.architecture.blocks):
+        raise UsageError(
+            f"optimizer.schedule.warmup={schedule.warmup} has {len(schedule.warmup)} numbers for "
+            f"{len(config.architecture.blocks)} blocks: give one number for all, or one for each"
+        )
+    if (schedule.kind == "parent" or schedule.stop == "likelihood") and config.parent is None:
+        raise UsageError(
+            "optimizer.schedule.kind=parent and stop=likelihood go by a parent run: choose an experiment that has one, "
+            "such as table4/maxout"
+        )
+    if schedule.stop == "likelihood" and (config.protocol != "final" or not DATASETS[config.dataset.name].validation):
+        raise UsageError(
+            "optimizer.schedule.stop=likelihood goes by the validation images while it trains on them: it needs "
+            "protocol=final and a dataset whose last training images validate, not svhn"
+        )
+    if schedule.stop == "validation" and (config.protocol != "validate" or not schedule.stop_patience):
+        raise UsageError(
+            "optimizer.schedule.stop=validation needs images to stop by and epochs to wait for: set protocol=validate "
+            "and optimizer.schedule.stop_patience"
+        )
     if schedule.kind == "linear" and not schedule.decay_epochs:
         raise UsageError(
             "optimizer.schedule.kind=linear needs the epoch it ends in: set optimizer.schedule.decay_epochs"

@@ -1,12 +1,12 @@
 """Batches gathered from one tensor on the device: no DataLoader, no copies of images on the host."""
 
-import math
-
 import torch
 from torch import Tensor
 
 from nin_repro import rng
 from nin_repro.schema import Augment
+
+FILE = 10_000  # images in one of the files that the released code reads one after the other
 
 
 def crop_and_flip(images: Tensor, augment: Augment, key: tuple[int, int], step: int) -> Tensor:
@@ -35,23 +35,34 @@ class Batches:
     Args:
         images: float [N, H, W, C].
         labels: int64 [N].
+        shuffled: draw a new order in every epoch. If not, the images come as they are, and no batch reaches beyond
+            one of the released code's files, so that the last of each file's is small.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, batch_size: int, augment: Augment) -> None:
+    def __init__(
+        self, images: Tensor, labels: Tensor, batch_size: int, augment: Augment, shuffled: bool = True
+    ) -> None:
         self.images, self.labels, self.batch_size, self.augment = images, labels, batch_size, augment
-        self.augmenting = augment.pad > 0 or augment.flip
+        self.augmenting, self.shuffled = augment.pad > 0 or augment.flip, shuffled
+        count = len(images)
+        span = count if shuffled else FILE
+        files = [(first, min(first + span, count)) for first in range(0, count, span)]
+        self.bounds = [(i, min(i + batch_size, end)) for start, end in files for i in range(start, end, batch_size)]
 
     def __len__(self) -> int:
         """Updates in an epoch; the last batch holds what is left over."""
-        return math.ceil(len(self.images) / self.batch_size)
+        return len(self.bounds)
 
     def order(self, key: tuple[int, int], epoch: int) -> Tensor:
         """The order of the images in an epoch, int64 [N]."""
+        if not self.shuffled:
+            return torch.arange(len(self.images), device=self.images.device)
         return rng.permutation(key, epoch, len(self.images), self.images.device)
 
     def gather(self, order: Tensor, position: int, key: tuple[int, int], step: int) -> tuple[Tensor, Tensor]:
         """Batch number `position` of an epoch: images [B, C, H, W] in channels-last memory, labels [B]."""
-        chosen = order[position * self.batch_size : (position + 1) * self.batch_size]
+        start, end = self.bounds[position]
+        chosen = order[start:end]
         images = self.images[chosen]
         if self.augmenting:
             images = crop_and_flip(images, self.augment, key, step)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nin_repro.models.network import Clock, Head, Network
+from nin_repro.models.network import Clock, Fill, Head, Network, Start
 from nin_repro.models.spec import Shape, cnn_layers
 from nin_repro.schema import Cnn, ConvPool, Regularizer, ResponseNorm
 
@@ -59,17 +59,20 @@ class ConvNet(Network):
         self.local = LocallyConnected2d(outputs[f"pool{len(self.blocks)}"], local.maps, local.kernel, local.pad)
         self.head = Head(outputs["local"], classes, regularizer, len(self.blocks) + 1, self.clock)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def body(self, x: Tensor) -> Tensor:
         for convolution, block in zip(self.convolutions, self.blocks, strict=True):
             x = _pool(F.relu(convolution(x)), block)
             if block.response_norm:
                 x = response_norm(x, self.architecture.response_norm)
-        return self.head(F.relu(self.local(x)))
+        return F.relu(self.local(x))
 
-    def weighted(self) -> list[tuple[nn.Module, float, float]]:
-        bias = self.architecture.hidden_bias
-        layers = [(layer, block.std, bias) for layer, block in zip(self.convolutions, self.blocks, strict=True)]
-        return [*layers, (self.local, self.architecture.local.std, bias)]
+    def weighted(self) -> list[Start]:
+        layers = [*self.convolutions, self.local]
+        stds = [*(block.std for block in self.blocks), self.architecture.local.std]
+        bias = Fill("constant", self.architecture.hidden_bias)
+        return [
+            Start(layer, Fill("normal", std), bias, i) for i, (layer, std) in enumerate(zip(layers, stds, strict=True))
+        ]
 
 
 def _pool(x: Tensor, block: ConvPool) -> Tensor:

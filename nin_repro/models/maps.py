@@ -29,7 +29,7 @@ def class_maps(network: NetworkInNetwork, images: Tensor) -> tuple[Tensor, Tenso
     """
     mode = network.training
     network.eval()
-    maps = network.blocks(images.permute(0, 3, 1, 2))
+    maps = network.features(images.permute(0, 3, 1, 2))
     said = network.head(maps).argmax(1)
     network.train(mode)
     size = (images.shape[1], images.shape[2])

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nin_repro.models.network import Clock, Dropout, Head, Network, Role
-from nin_repro.models.spec import Shape, maxout_layers
+from nin_repro.models.network import Clock, Dropout, Fill, Head, Network, Role, Start
+from nin_repro.models.spec import Shape, dropped, maxout_layers
 from nin_repro.schema import Maxout, MaxoutConv, MaxoutFull, Regularizer
 
 ROUNDING = 1e-6  # by so much a norm that was set to its limit may seem over it; without this it might be set again
@@ -62,7 +62,7 @@ class MaxoutNetwork(Network):
 
     def __init__(self, shape: Shape, classes: int, architecture: Maxout, regularizer: Regularizer) -> None:
         super().__init__()
-        self.irange, self.clock = architecture.irange, Clock()
+        self.clock = Clock()
         outputs = {layer.name: layer.output for layer in maxout_layers(shape, architecture, regularizer)}
         steps: list[nn.Module] = []
         if architecture.input_dropout:
@@ -76,37 +76,34 @@ class MaxoutNetwork(Network):
             else:
                 steps.append(MaxoutLinear(shape.size, layer))
                 shape = outputs[f"full{number}"]
-            if regularizer.dropout and number < len(settings):
+            if number in dropped(len(settings), regularizer):
                 steps.append(Dropout(regularizer.dropout, regularizer.convention, number, self.clock))
-        self.body = nn.Sequential(*steps)
+        self.steps = nn.Sequential(*steps)
         self.head = Head(shape, classes, regularizer, len(settings), self.clock)
-        self.head.std = architecture.irange
+        self.fill = self.head.fill = Fill("uniform", architecture.irange)
         self.limits = [*(layer.max_norm for layer in settings), architecture.output_norm]
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.body(x))
+    def body(self, x: Tensor) -> Tensor:
+        return self.steps(x)
 
-    def weighted(self) -> list[tuple[nn.Module, float, float]]:
-        return [(step, self.irange, 0.0) for step in self.body if not isinstance(step, Dropout)]
-
-    def draw(self, shape: torch.Size, spread: float, generator: torch.Generator) -> Tensor:
-        """Initial weights: uniform in -spread .. spread."""
-        return (2 * torch.rand(shape, generator=generator) - 1) * spread
+    def weighted(self) -> list[Start]:
+        layers = [step for step in self.steps if not isinstance(step, Dropout)]
+        return [Start(layer, self.fill, block=i) for i, layer in enumerate(layers)]
 
     def roles(self) -> list[Role]:
-        layers = [layer for layer, _, _ in self.weighted()]
+        layers = [start.layer for start in self.weighted()]
         convolutions: list[nn.Module] = [layer for layer in layers if isinstance(layer, MaxoutConv2d)]
         return [
             Role("inner", convolutions),
             Role("inner", layers[len(convolutions) :]),
-            Role("head", [self.head.fc] if self.head.fc is not None else []),
+            Role("head", [start.layer for start in self.head.weighted()]),
         ]
 
     @torch.no_grad()
     def after_update(self) -> None:
         """Scale filters and weight vectors that are longer than their limit down to it."""
-        layers = [*(layer for layer, _, _ in self.weighted()), self.head.fc]
-        for layer, limit in zip(layers, self.limits, strict=True):
-            weight: Tensor = layer.weight  # type: ignore[assignment,union-attr]
+        starts = [*self.weighted(), *self.head.weighted()]
+        for start, limit in zip(starts, self.limits, strict=True):
+            weight: Tensor = start.layer.weight  # type: ignore[assignment]
             norms = torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.dim())), keepdim=True)
             weight.mul_(torch.where(norms > limit * (1 + ROUNDING), limit / norms, 1.0))

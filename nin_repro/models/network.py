@@ -2,10 +2,11 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from nin_repro import rng
 from nin_repro.models.spec import Shape
@@ -43,12 +44,42 @@ class Dropout(nn.Module):
         return dropped / (1 - self.p) if self.convention == "inverted" else dropped
 
 
+@dataclass(frozen=True)
+class Fill:
+    """What weights or biases start at."""
+
+    kind: Literal["normal", "uniform", "constant", "identity"]
+    size: float = 0.0  # the standard deviation, the bound, the value
+
+    def draw(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        """A tensor on the CPU. The identity is one of [out, in, 1, 1], with zeros where out and in differ."""
+        if self.kind == "normal":
+            return torch.randn(shape, generator=generator) * self.size
+        if self.kind == "uniform":
+            return (2 * torch.rand(shape, generator=generator) - 1) * self.size
+        if self.kind == "identity":
+            return torch.eye(shape[0], shape[1]).view(shape)
+        return torch.full(shape, self.size)
+
+
+ZERO = Fill("constant")
+
+
+class Start(NamedTuple):
+    """A layer and how it starts."""
+
+    layer: nn.Module
+    weight: Fill
+    bias: Fill = ZERO
+    block: int = 0  # which it belongs to, counted from 0
+
+
 class Head(nn.Module):
     """From the last maps [N, C, H, W] to logits [N, classes]: their means, or a fully connected layer (section 4.6)."""
 
     def __init__(self, maps: Shape, classes: int, regularizer: Regularizer, layer: int, clock: Clock) -> None:
         super().__init__()
-        self.std = regularizer.fc_std
+        self.fill = Fill("normal", regularizer.fc_std)
         self.fc: nn.Linear | None = None
         self.dropout: nn.Module = nn.Identity()
         if regularizer.head == "fc":
@@ -60,6 +91,18 @@ class Head(nn.Module):
         if self.fc is None:
             return x.mean((2, 3))
         return self.fc(self.dropout(x.flatten(1)))
+
+    def weighted(self) -> list[Start]:
+        return [] if self.fc is None else [Start(self.fc, self.fill)]
+
+
+@dataclass(frozen=True)
+class Inheritance:
+    """What a network starts from instead of its own initialisation: the weights of an earlier one, by their names."""
+
+    weights: dict[str, Tensor]
+    fill: Fill | None  # of weights that the earlier one lacks; None: their own initialisation
+    biases: bool  # the earlier one's too, and 0 where it lacks them; false: their own initialisation
 
 
 class Role(NamedTuple):
@@ -74,14 +117,25 @@ class Network(nn.Module):
 
     clock: Clock
     head: Head
+    resize: int | None = None  # pixels of each side that images are scaled to first
+    inheritance: Inheritance | None = None
 
     @abstractmethod
-    def weighted(self) -> list[tuple[nn.Module, float, float]]:
-        """(layer, spread of its initial weights, its initial bias), input to output, without the head."""
+    def body(self, x: Tensor) -> Tensor:
+        """Images of the size that the network is built for to the last maps [N, C, H, W] or units [N, C]."""
 
-    def draw(self, shape: torch.Size, spread: float, generator: torch.Generator) -> Tensor:
-        """Initial weights: normal, with the spread as their standard deviation."""
-        return torch.randn(shape, generator=generator) * spread
+    @abstractmethod
+    def weighted(self) -> list[Start]:
+        """The layers that have weights, input to output, without the head."""
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the head sees of images [N, C, H, W]."""
+        if self.resize is not None:
+            x = F.interpolate(x, (self.resize, self.resize), mode="bilinear", align_corners=False)
+        return self.body(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
 
     def after_update(self) -> None:
         """What is done to the weights after each update. Leaves unchanged weights alone, never waits for a device."""
@@ -90,16 +144,29 @@ class Network(nn.Module):
         """Draw all weights from (seed, attempt). Drawn on the CPU, so that every device starts alike."""
         low, high = rng.seed_words("initialise", seed, attempt)
         generator = torch.Generator().manual_seed(high << 32 | low)
-        layers = self.weighted()
-        if self.head.fc is not None:
-            layers = [*layers, (self.head.fc, self.head.std, 0.0)]
         with torch.no_grad():
-            for layer, spread, bias in layers:
-                layer.weight.copy_(self.draw(layer.weight.shape, spread, generator))  # type: ignore[operator,arg-type]
-                layer.bias.fill_(bias)  # type: ignore[operator]
+            for layer, weight, bias, _ in [*self.weighted(), *self.head.weighted()]:
+                for values, fill in ((layer.weight, weight), (layer.bias, bias)):
+                    values.copy_(fill.draw(values.shape, generator))  # type: ignore[operator,arg-type]
+            if self.inheritance is not None:
+                self._inherit(self.inheritance, generator)
+
+    def _inherit(self, given: Inheritance, generator: torch.Generator) -> None:
+        for name, values in self.named_parameters():
+            bias = name.endswith("bias")
+            if bias and not given.biases:
+                continue
+            fill = ZERO if bias else given.fill
+            if name in given.weights:
+                values.copy_(given.weights[name])
+            elif fill is not None:
+                values.copy_(fill.draw(values.shape, generator))
 
     def roles(self) -> list[Role]:
         """All layers with weights by the learning rates they have."""
-        *inner, last = [layer for layer, _, _ in self.weighted()]
-        head: list[nn.Module] = [self.head.fc] if self.head.fc is not None else []
-        return [Role("inner", inner), Role("last", [last]), Role("head", head)]
+        *inner, last = [start.layer for start in self.weighted()]
+        return [
+            Role("inner", inner),
+            Role("last", [last]),
+            Role("head", [start.layer for start in self.head.weighted()]),
+        ]

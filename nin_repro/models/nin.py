@@ -6,8 +6,8 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nin_repro.models.network import Clock, Dropout, Head, Network
-from nin_repro.models.spec import Shape, nin_layers, widths
+from nin_repro.models.network import Clock, Dropout, Fill, Head, Network, Start
+from nin_repro.models.spec import Shape, dropped, nin_layers, relu_ends, widths
 from nin_repro.schema import Mlpconv, Nin, Regularizer
 
 
@@ -47,28 +47,41 @@ class NetworkInNetwork(Network):
         super().__init__()
         self.architecture, self.clock = architecture, Clock()
         channels, count = shape.channels, len(architecture.blocks)
+        with_dropout = dropped(count, regularizer)
         steps: list[nn.Module] = []
         for number, block in enumerate(architecture.blocks.values(), start=1):
             maps = widths(block.widths, classes)
-            steps.append(MlpconvBlock(channels, maps, block, architecture.last_relu or number < count))
-            if regularizer.dropout and number < count:
+            steps.append(MlpconvBlock(channels, maps, block, relu_ends(architecture, number)))
+            if number in with_dropout:
                 steps.append(Dropout(regularizer.dropout, regularizer.convention, number, self.clock))
             channels = maps[-1]
         self.blocks = nn.Sequential(*steps)
         maps_out = nin_layers(shape, classes, architecture, regularizer)[-1].output
         self.head = Head(maps_out, classes, regularizer, count, self.clock)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.blocks(x))
+    def body(self, x: Tensor) -> Tensor:
+        return self.blocks(x)
 
     def convolutions(self) -> list[nn.Conv2d]:
         """All convolutions from input to output."""
         return [module for module in self.blocks.modules() if isinstance(module, nn.Conv2d)]
 
-    def weighted(self) -> list[tuple[nn.Module, float, float]]:
-        stds = [std for block in self.architecture.blocks.values() for std in block.std]
-        layers = self.convolutions()
+    def weighted(self) -> list[Start]:
+        stds = [(std, i) for i, block in enumerate(self.architecture.blocks.values()) for std in block.std]
+        starts = [self._start(layer, std, i) for layer, (std, i) in zip(self.convolutions(), stds, strict=True)]
+        last = starts[-1].weight
+        return [
+            *starts[:-1],
+            starts[-1]._replace(weight=Fill(last.kind, last.size * self.architecture.last_init_factor)),
+        ]
+
+    def _start(self, layer: nn.Conv2d, std: float, block: int) -> Start:
+        fan_in, fan_out = layer.weight[0].numel(), layer.out_channels * layer.kernel_size[0] * layer.kernel_size[1]
+        default = Fill("uniform", 1 / math.sqrt(fan_in))  # torch's own for weights and biases
+        if self.architecture.init == "torch":
+            return Start(layer, default, default, block)
+        if self.architecture.init == "xavier":  # Glorot and Bengio 2010, eq. 16
+            return Start(layer, Fill("uniform", math.sqrt(6 / (fan_in + fan_out))), default, block)
         if self.architecture.init == "he":
-            stds = [math.sqrt(2 / layer.weight[0].numel()) for layer in layers]
-        stds[-1] *= self.architecture.last_init_factor
-        return [(layer, std, 0.0) for layer, std in zip(layers, stds, strict=True)]
+            std = math.sqrt(2 / fan_in)
+        return Start(layer, Fill("normal", std), block=block)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from nin_repro.data.sources import DATASETS
 from nin_repro.files import UsageError
-from nin_repro.schema import Architecture, Cnn, Maxout, Nin, Regularizer, Width
+from nin_repro.schema import Architecture, Cnn, Dataset, Maxout, Nin, Regularizer, Width
 
 
 class Shape(NamedTuple):
@@ -46,22 +46,25 @@ def widths(block_widths: list[Width], classes: int) -> list[int]:
     return [classes if width == "classes" else int(width) for width in block_widths]
 
 
-def layers(dataset: str, architecture: Architecture, regularizer: Regularizer) -> list[Layer]:
+def layers(dataset: Dataset, architecture: Architecture, regularizer: Regularizer) -> list[Layer]:
     """Every layer of the network from input to logits.
 
     Raises:
         UsageError: a window is larger than what it slides over.
     """
-    facts = DATASETS[dataset]
+    facts = DATASETS[dataset.name]
     height, width, channels = facts.shape
-    shape = Shape(channels, height, width)
+    shape, stem = Shape(channels, height, width), []
+    if dataset.resize is not None:
+        shape = Shape(channels, dataset.resize, dataset.resize)
+        stem = [Layer("resize", "bilinear", shape)]
     if isinstance(architecture, Cnn):
         body = cnn_layers(shape, facts.classes, architecture, regularizer)
     elif isinstance(architecture, Maxout):
         body = maxout_layers(shape, architecture, regularizer)
     else:
         body = nin_layers(shape, facts.classes, architecture, regularizer)
-    return [*body, *_head_layers(body[-1].output, facts.classes, regularizer)]
+    return [*stem, *body, *_head_layers(body[-1].output, facts.classes, regularizer)]
 
 
 def nin_layers(shape: Shape, classes: int, architecture: Nin, regularizer: Regularizer) -> list[Layer]:
@@ -73,7 +76,7 @@ def nin_layers(shape: Shape, classes: int, architecture: Nin, regularizer: Regul
         for i, maps in enumerate(widths(block.widths, classes)):
             convolutions += i > 0
             kernel = block.kernel if i == 0 else 1
-            relu = architecture.last_relu or number < count or i < len(block.widths) - 1
+            relu = i < len(block.widths) - 1 or relu_ends(architecture, number)
             stride, pad = (block.stride, block.pad) if i == 0 else (1, 0)
             output = Shape(maps, *_slid(shape, kernel, stride, pad, where))
             title = f"conv{number}" if i == 0 else f"cccp{convolutions}"
@@ -83,9 +86,22 @@ def nin_layers(shape: Shape, classes: int, architecture: Nin, regularizer: Regul
         if block.pool != "none":
             shape = _pooled(shape, block.pool_size, block.pool_stride, block.pool_ceil, where)
             found.append(Layer(f"pool{number}", f"{block.pool} pooling {block.pool_size}/{block.pool_stride}", shape))
-        if regularizer.dropout and number < count:
+        if number in dropped(count, regularizer):
             found.append(Layer(f"drop{number}", f"dropout {regularizer.dropout:g} ({regularizer.convention})", shape))
     return found
+
+
+def relu_ends(architecture: Nin, number: int) -> bool:
+    """Whether block `number`, counted from 1, ends in a ReLU."""
+    block = list(architecture.blocks.values())[number - 1]
+    return block.relu and (architecture.last_relu or number < len(architecture.blocks))
+
+
+def dropped(count: int, regularizer: Regularizer) -> range:
+    """The blocks or layers, of `count` and counted from 1, that have dropout on their outputs."""
+    if not regularizer.dropout:
+        return range(0)
+    return range(1 if regularizer.dropout_at == "all" else max(1, count - 1), count)
 
 
 def cnn_layers(shape: Shape, classes: int, architecture: Cnn, regularizer: Regularizer) -> list[Layer]:
@@ -116,7 +132,7 @@ def maxout_layers(shape: Shape, architecture: Maxout, regularizer: Regularizer) 
     count = len(architecture.blocks) + len(architecture.full)
 
     def end_layer(number: int) -> None:
-        if regularizer.dropout and number < count:
+        if number in dropped(count, regularizer):
             found.append(Layer(f"drop{number}", f"dropout {regularizer.dropout:g} ({regularizer.convention})", shape))
 
     for number, (name, block) in enumerate(architecture.blocks.items(), start=1):

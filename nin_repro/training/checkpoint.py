@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from nin_repro.files import atomic
+from nin_repro.files import UsageError, atomic
 
 MAGIC = b"nin_repro checkpoint 1\n"
 
@@ -40,6 +40,25 @@ def load(path: Path) -> dict[str, Any] | None:
     if not raw.startswith(MAGIC) or hashlib.sha256(raw[start:]).digest() != raw[len(MAGIC) : start]:
         raise DamagedCheckpoint(f"{path} is truncated or altered")
     return torch.load(io.BytesIO(raw[start:]), map_location="cpu", weights_only=True)
+
+
+def final_weights(path: Path, record: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights that a finished run with this record left in its checkpoint.
+
+    Raises:
+        UsageError: the file is not there, damaged, or holds others.
+    """
+    try:
+        state = load(path)
+        weights: dict[str, torch.Tensor] | None = state if state is None else state["weights"]
+        same = weights is not None and fingerprint(weights) == record.get("weights_sha256")
+    except Exception as error:  # damaged, or sound but nothing that a training wrote
+        text = " ".join(str(error).split())[:200]
+        raise UsageError(f"{path} cannot be used: {text}; the run's own command trains it again") from None
+    if weights is None or not same:
+        what = "is missing" if weights is None else "does not hold the weights that result.json tells of"
+        raise UsageError(f"{path} {what}: name another run")
+    return weights
 
 
 def fingerprint(weights: dict[str, torch.Tensor]) -> str:

@@ -65,6 +65,7 @@ class Progress:
     train_seconds: float = 0.0  # of these, outside of evaluations
     trained: int = 0  # images seen in them
     silent: list[int] = field(default_factory=list)  # classes that looked dead at the last probe
+    reached: dict[str, float] = field(default_factory=dict)  # rate and momentum of the epoch that the weights are of
 
 
 class Trainer:
@@ -77,6 +78,7 @@ class Trainer:
         evaluation: images float [M, H, W, C] and labels [M] that an epoch's error is measured on.
         record_row: called with each epoch's row, in order.
         eval_name: what the evaluation images are called in rows: "test" or "validation".
+        watched: images and labels whose loss decides when the run stops, for a schedule that asks for it.
     """
 
     def __init__(
@@ -91,11 +93,12 @@ class Trainer:
         checkpoint_path: Path,
         record_row: Callable[[dict[str, Any]], None],
         eval_name: str = "test",
+        watched: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         self.network, self.make_optimizer, self.make_rate = network, optimizer, rate
         self.batches, self.evaluation, self.limits = batches, evaluation, limits
         self.console, self.checkpoint_path, self.record_row = console, checkpoint_path, record_row
-        self.eval_name = eval_name
+        self.eval_name, self.watched = eval_name, watched
         self.device = batches.images.device
         self.stop_signal: int | None = None
         self.progress = Progress()
@@ -107,18 +110,18 @@ class Trainer:
 
         Raises:
             Interrupted: a signal came; the state is saved.
-            NotFinite: the loss or a gradient was not finite.
+            NotFinite: the loss or a gradient was not finite, in a run that has no other starts.
         """
         heard = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
         handlers = {number: signal.signal(number, self._ask_to_stop) for number in heard}
         try:
             while died := self._attempt():
                 again = self.progress.attempt < self.limits.restarts and (
-                    died == "network" or self.limits.restart_for_classes
+                    died != "classes" or self.limits.restart_for_classes
                 )
                 self._note_death(died, again)
                 if not again:
-                    return "dead" if died == "network" else "done"
+                    return "done" if died == "classes" else "dead"
                 attempt = self.progress.attempt + 1
                 self.progress = dataclasses.replace(self.progress, attempt=attempt, step=0, silent=[])
                 self._begin_attempt()
@@ -129,11 +132,12 @@ class Trainer:
 
     def _note_death(self, died: str, again: bool) -> None:
         progress, starts = self.progress, self.limits.restarts + 1
-        epoch = self.rate.epoch + 1 if died == "network" else self.rate.epoch
+        epoch = self.rate.epoch if died == "classes" else self.rate.epoch + 1
         progress.attempts.append({"attempt": progress.attempt, "died": died, "epoch": epoch, "step": progress.step})
-        what = "the network is dead" if died == "network" else f"classes {progress.silent} are silent"
+        what = {"network": "the network is dead", "classes": f"classes {progress.silent} are silent"}
+        what |= {"diverged": "the loss or the gradient is not finite"}
         then = f"start {progress.attempt + 2} of {starts}" if again else "this was the last start"
-        self.console.line(f"{what} at epoch {epoch}, step {progress.step}: {then}")
+        self.console.line(f"{what[died]} at epoch {epoch}, step {progress.step}: {then}")
 
     def _begin_attempt(self) -> None:
         """Fresh weights, momentum, schedule and draws, all functions of (seed, attempt)."""
@@ -146,13 +150,24 @@ class Trainer:
         self.rate = self.make_rate()
         self.totals = torch.zeros(3, dtype=torch.float64, device=self.device)  # summed loss, wrong, images of an epoch
         self.window = torch.zeros(2, dtype=torch.float64, device=self.device)  # summed loss, largest gradient norm
+        self.chosen: dict[str, Tensor] = {}  # the best weights so far, where the validation error decides
         self.saved_at = time.monotonic()
 
     def _attempt(self) -> str | None:
-        """Train until the schedule ends; what died, "network" or "classes", or None."""
-        while not self.rate.finished and not self._out_of_steps():
-            if self._epoch():
-                break
+        """Train until the schedule ends; how the start died, "network", "classes" or "diverged", or None."""
+        try:
+            while not self.rate.finished and not self._out_of_steps():
+                if self._epoch():
+                    break
+        except NotFinite:
+            if not self.limits.restarts:
+                raise
+            self.progress.step = int(self.sgd.updates.item())
+            if self.progress.attempt == self.limits.restarts:
+                self.final = self._final_evaluation()
+            return "diverged"
+        if self.chosen:
+            self.network.load_state_dict(self.chosen)
         dead = is_dead(self.network, self.batches.images, self.batches.labels)[0]
         if dead and self.progress.attempt < self.limits.restarts:
             return "network"
@@ -200,7 +215,7 @@ class Trainer:
         loss.backward()
         loss = loss.detach()
         scale = self.rate.scale
-        self.sgd.set_scale(scale, scale if self.rate.schedule.bias_drops else 1.0)
+        self.sgd.set_scale(scale, scale if self.rate.schedule.bias_drops else 1.0, self.progress.step)
         self.sgd.step(loss)
         self.network.after_update()
         self.rate.end_step()
@@ -215,6 +230,7 @@ class Trainer:
 
     def _look(self) -> bool:
         """Note how the last updates went, and whether the network is dead."""
+        self._check_fault()
         loss, norm = self.window.tolist()
         self.window.zero_()
         dead, self.progress.silent = is_dead(self.network, self.batches.images, self.batches.labels)
@@ -249,11 +265,22 @@ class Trainer:
             "train_loss": loss / seen,
             "train_error_running": 100 * wrong / seen,
         }
+        reached = {"rate": self.rate.scale, "momentum": self.sgd.momentum}
         self.rate.end_epoch(row["train_error_running"])
-        if self.limits.eval_every and epoch % self.limits.eval_every == 0:
+        stop = self.rate.schedule.stop
+        if stop == "validation" or (self.limits.eval_every and epoch % self.limits.eval_every == 0):
             found = evaluate(self.network, *self.evaluation)
             row |= {f"{self.eval_name}_loss": found.loss, f"{self.eval_name}_error": found.error}
             self.progress.silent = found.silent
+        if stop == "likelihood" and self.watched is not None:
+            row |= {"watched_loss": evaluate(self.network, *self.watched).loss}
+            self.rate.watch(row["watched_loss"])
+        if stop == "validation":
+            if self.rate.watch(row["validation_error"]):
+                self.chosen = {name: values.clone() for name, values in self.network.state_dict().items()}
+                self.progress.reached = reached
+        else:
+            self.progress.reached = reached
         if self.limits.train_eval_every and epoch % self.limits.train_eval_every == 0:
             found = evaluate(self.network, self.batches.images, self.batches.labels)
             row |= {"train_error": found.error}
@@ -304,7 +331,7 @@ class Trainer:
             total = min(total, self.limits.max_steps)
         per_step = (time.monotonic() - epoch_started) / steps_done
         left = duration(per_step * (total - self.progress.step))
-        most = "at most " if self.rate.drops is None else ""
+        most = "at most " if self.rate.drops is None or self.rate.schedule.stop != "never" else ""
         silent = _silent(len(self.progress.silent))
         return (
             f"epoch {self.rate.epoch + 1}/{self.rate.epochs}  step {self.progress.step}/{total}  "
@@ -333,6 +360,7 @@ class Trainer:
             "rate": self.rate.state(),
             "totals": self.totals,
             "window": self.window,
+            "chosen": self.chosen,
         }
         checkpoint.save(self.checkpoint_path, state)
         self.saved_at = time.monotonic()
@@ -346,6 +374,7 @@ class Trainer:
         self.rate.load(state["rate"])
         self.totals.copy_(state["totals"])
         self.window.copy_(state["window"])
+        self.chosen = {name: values.to(self.device) for name, values in state["chosen"].items()}
 
 
 def _silent(count: int) -> str:

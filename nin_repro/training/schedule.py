@@ -31,6 +31,15 @@ def _drops(schedule: Schedule) -> list[int]:
     return schedule.drops if schedule.kind == "drops" else []
 
 
+@dataclass(frozen=True)
+class Reached:
+    """Where a run stood in the epoch that its final weights are of: what a run that starts from it may ask for."""
+
+    train_loss: float  # mean cross-entropy on its training images without dropout, nats
+    rate: float  # times the initial rate
+    momentum: float
+
+
 @dataclass
 class Rate:
     """The state of the schedule. `end_step` is called after each update, `end_epoch` with the epoch's training error.
@@ -42,21 +51,28 @@ class Rate:
     Linear and exponential decay and the ramp of momentum are pylearn2's LinearDecayOverEpoch, ExponentialDecay and
     MomentumAdjustor, each with start 1. A run with a reduced number of epochs starts where they start and goes
     through them faster by what it has fewer epochs; having fewer images does not change the speed.
+
+    `stop` ends a run before its last epoch, as pylearn2's MonitorBased and ChannelTarget do.
     """
 
     schedule: Schedule
     epochs: int
     drops: list[int] | None
+    parent: Reached | None = None
     epoch: int = 0
     step: int = 0
     dropped: int = 0
     best: float = float("inf")
     waited: int = 0
+    chosen: int = 0  # the epoch with the lowest validation error so far, where that decides
+    stopped: bool = False
 
     @property
     def scale(self) -> float:
         """What the initial rate is multiplied with now."""
         schedule = self.schedule
+        if self.parent is not None and schedule.kind == "parent":
+            return self.parent.rate
         if schedule.kind == "linear":  # the first epoch is one step down already
             return 1 - (1 - schedule.factor) * min(1.0, self._recipe_epoch / schedule.decay_epochs)
         if schedule.kind == "exponential":
@@ -65,6 +81,8 @@ class Rate:
 
     def momentum(self, initial: float) -> float:
         """The momentum of this epoch."""
+        if self.parent is not None and self.schedule.kind == "parent":
+            return self.parent.momentum
         last = self.schedule.momentum_epochs
         if not last:
             return initial
@@ -73,6 +91,8 @@ class Rate:
 
     @property
     def _speed(self) -> float:
+        if self.schedule.stop != "never":  # the epochs are only a bound
+            return 1.0
         return self.schedule.epochs / self.epochs
 
     @property
@@ -82,12 +102,14 @@ class Rate:
 
     @property
     def finished(self) -> bool:
-        return self.epoch >= self.epochs or (self.drops is None and self.dropped > self.schedule.plateau_drops)
+        plateaued = self.drops is None and self.dropped > self.schedule.plateau_drops
+        return self.stopped or plateaued or self.epoch >= self.epochs
 
     def end_step(self) -> None:
         self.step += 1
 
     def end_epoch(self, train_error: float) -> None:
+        """Move on. `train_error` is the running one; a plateau schedule decides by it."""
         self.epoch += 1
         if self.drops is not None:
             self.dropped = sum(drop <= self.epoch for drop in self.drops)
@@ -97,14 +119,23 @@ class Rate:
         if self.waited >= self.schedule.patience:
             self.dropped, self.waited = self.dropped + 1, 0
 
+    def watch(self, value: float) -> bool:
+        """Decide by what was measured after an epoch whether the run stops; whether its weights are the best so far.
+
+        `value` is the validation error, or the loss on the validation images, as `stop` has it.
+        """
+        if self.schedule.stop == "likelihood":
+            self.stopped = self.parent is not None and value <= self.parent.train_loss
+            return False
+        better = value < self.best
+        if better:
+            self.best, self.chosen = value, self.epoch
+        self.stopped = self.epoch - self.chosen >= self.schedule.stop_patience
+        return better
+
     def state(self) -> dict[str, Any]:
-        return {
-            "epoch": self.epoch,
-            "step": self.step,
-            "dropped": self.dropped,
-            "best": self.best,
-            "waited": self.waited,
-        }
+        names = ("epoch", "step", "dropped", "best", "waited", "chosen", "stopped")
+        return {name: getattr(self, name) for name in names}
 
     def load(self, state: dict[str, Any]) -> None:
         for name, value in state.items():

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+TINY = 1e-300  # a momentum that is 0 in fp32: at 0 itself the kernel wants no buffers
+
 
 @dataclass
 class Group:
@@ -24,7 +26,8 @@ class Group:
     lr: float
     weight_decay: float
     bias: bool
-    scale: float = 1.0  # what the schedule makes of the rate
+    warmup: int = 0  # updates over which the rate rises
+    scale: float = 1.0  # what the schedule and the warm-up make of the rate
     buffers: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -44,10 +47,12 @@ class SGD:
         self.norm = torch.zeros((), device=device)  # of the last gradient, before clipping
         self.updates = torch.zeros((), dtype=torch.int64, device=device)  # made so far; stands still after a fault
 
-    def set_scale(self, scale: float, bias_scale: float) -> None:
-        """Multiply the initial rates by these factors from now on; what has momentum keeps its size."""
+    def set_scale(self, scale: float, bias_scale: float, step: int) -> None:
+        """Multiply the initial rates by these factors in update `step`, from 0; what has momentum keeps its size."""
         for group in self.groups:
             new = bias_scale if group.bias else scale
+            if step < group.warmup:
+                new *= (step + 1) / group.warmup
             if new != group.scale:
                 torch._foreach_mul_(group.buffers, group.scale / new)
                 group.scale = new
@@ -70,7 +75,7 @@ class SGD:
                 pushes,
                 group.buffers,
                 weight_decay=group.weight_decay,
-                momentum=self.momentum,
+                momentum=max(self.momentum, TINY),
                 lr=group.lr * group.scale,
                 dampening=0.0,
                 nesterov=False,
