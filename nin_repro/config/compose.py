@@ -149,6 +149,7 @@ def checked(composed: DictConfig, words: Sequence[str] = ()) -> Config:
     except OmegaConfBaseException as error:
         raise UsageError(explain(error)) from None
     plain.pop("hydra", None)
+    _fill_pads(plain.get("architecture"), "architecture")
     config: Config = convert(Config, plain, "")
     require_sense(config)
     if config.parent is None or config.parent.key:
@@ -168,6 +169,26 @@ def parent_words(parent: Parent, words: Sequence[str]) -> list[str]:
         if word == "protocol=validate" or not (of_recipe or group in ("experiment", "about", "hydra")):
             kept.append(word)
     return [f"experiment={parent.experiment}", *kept]
+
+
+def _fill_pads(value: Any, path: str) -> None:
+    """Put a number where `pad: same` stands beside a kernel, so that a recipe holds the number alone.
+
+    Raises:
+        UsageError: an even kernel has no such number.
+    """
+    if not isinstance(value, dict):
+        return
+    for name, inner in value.items():
+        _fill_pads(inner, f"{path}.{name}")
+    kernel = value.get("kernel")
+    if value.get("pad") == "same" and type(kernel) is int:
+        if kernel % 2 == 0:
+            raise UsageError(
+                f"{path}.pad=same needs an odd kernel, such as {max(kernel, 0) + 1}, not {kernel}: a window of even "
+                f"size has no middle; or give the pad as a number; {WHERE}"
+            )
+        value["pad"] = (kernel - 1) // 2
 
 
 def load(overrides: Sequence[str]) -> Config:
