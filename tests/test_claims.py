@@ -56,12 +56,11 @@ class Corner(nn.Module):
 
 def test_errors_on_moved_images_are_by_shift_and_direction() -> None:
     images = torch.zeros(3, 4, 4, 1)
-    images[0, 0, 0] = images[1, 0, 2] = images[2, 2, 0] = 1.0
+    images[0, 0, 0] = images[1, 0, 2] = images[2, 1, 0] = 1.0
     found = translation_errors(Corner(), images, torch.tensor([1, 0, 0]), (0, 2), lambda line: None)  # type: ignore[arg-type]
     assert list(DIRECTIONS) == ["down", "up", "right", "left"]
-    # Moved down or right the first is missed; up brings the third to the corner, left the second, and the first out.
-    third, two_thirds = 100 / 3, 200 / 3
-    assert found == [[0.0] * 4, pytest.approx([third, two_thirds, third, two_thirds])]
+    # The first always leaves the corner; only moved left does another come there.
+    assert found == [[0.0] * 4, pytest.approx([100 / 3, 100 / 3, 100 / 3, 200 / 3])]
 
 
 def small_network() -> NetworkInNetwork:
