@@ -5,17 +5,17 @@ Figure 3 needs no torch, data or network. Figure 4 needs the run's directory and
 
 import argparse
 import dataclasses
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nin_repro.config.compose import checked, explain, load
-from nin_repro.config.recipe import budget_name, directory, family, key
+from nin_repro.config.compose import load
+from nin_repro.config.recipe import budget_name, directory, family
 from nin_repro.cost import in_words
 from nin_repro.data.sources import DATASETS
 from nin_repro.files import UsageError
+from nin_repro.finished import error_name, final_weights, open_finished, rebuilt
 from nin_repro.results import records
 from nin_repro.results.figures import Comparison, Exemplar, Runs, choose, draw_figure3, draw_figure4, save
 from nin_repro.results.records import Record
@@ -23,7 +23,6 @@ from nin_repro.results.render import clean
 from nin_repro.results.tables import PAPER_BUDGET
 from nin_repro.run import as_command
 from nin_repro.schema import Config, Nin
-from nin_repro.training.rundir import RunDirectory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,50 +69,17 @@ def open_run(path: Path) -> tuple[Config, dict[str, Any], dict[str, "Tensor"]]:
     Raises:
         UsageError: it is not a finished run of a network whose maps are the classes, or it was altered.
     """
-    run = RunDirectory(path)
-    try:
-        record = run.result()
-    except (OSError, RecursionError) as error:
-        raise UsageError(f"{path / 'result.json'} cannot be read: {error}") from None
-    if record is None or record["status"] != "done":
-        why = "every start of this run died" if record else "no finished run is there (result.json tells of none)"
-        raise UsageError(f"--run {path}: {why}; name a directory below runs/ whose training is done")
-    config = _configuration(path / "config.yaml")
-    if key(config) != record.get("key"):
-        raise UsageError(f"{path}: config.yaml is not of the run in result.json (key {key(config)}): name another run")
-    if not all(isinstance(record.get(name), int | float) for name in ("epochs", _error_name(config))):
-        raise UsageError(f"{path / 'result.json'} lacks epochs or {_error_name(config)}: name another run")
+    config, record = open_finished(path, "--run")
     if not isinstance(config.architecture, Nin) or config.regularizer.head != "gap":
         raise UsageError(
             f"--run {path}: Figure 4 needs a map for each class: architecture=nin and regularizer.head=gap"
         )
     if DATASETS[config.dataset.name].classes > MOST_CLASSES:
         raise UsageError(f"--run {path}: Figure 4 has room for {MOST_CLASSES} classes, not for {config.dataset.name}'s")
-    from nin_repro.training.checkpoint import final_weights
-
-    return config, record, final_weights(run.checkpoint, record)
+    return config, record, final_weights(path, record)
 
 
-def _error_name(config: Config) -> str:
-    return "test_error" if config.protocol == "final" else "validation_error"
-
-
-def _configuration(path: Path) -> Config:
-    from omegaconf import DictConfig, OmegaConf
-
-    try:
-        composed = OmegaConf.load(path)
-    except Exception as error:  # of the file system, of the text's encoding, of YAML and of OmegaConf
-        raise UsageError(f"{path} cannot be read: {explain(error)}") from None
-    if not isinstance(composed, DictConfig):
-        raise UsageError(f"{path} is not a configuration")
-    try:
-        return checked(composed)
-    except UsageError as error:
-        raise UsageError(f"{path}: {error}") from None
-
-
-def exemplars(config: Config, weights: dict[str, "Tensor"], log: Path) -> tuple[list[Exemplar], str]:
+def exemplars(config: Config, weights: dict[str, "Tensor"]) -> tuple[list[Exemplar], str]:
     """The first image of each class that the run was judged on, with its maps; and what those images are called.
 
     Raises:
@@ -122,22 +88,13 @@ def exemplars(config: Config, weights: dict[str, "Tensor"], log: Path) -> tuple[
     import numpy as np
     import torch
 
-    from nin_repro.build import machine, trainer
-    from nin_repro.data.sources import open_split
     from nin_repro.models.maps import class_maps
     from nin_repro.models.nin import NetworkInNetwork
-    from nin_repro.training.console import Console
 
-    split = open_split(config.dataset.name, Path(config.data_dir), config.protocol)
+    network, inputs, _, split = rebuilt(config, weights)
     first = np.array([int((split.eval_labels == label).argmax()) for label in range(split.classes)])
-    with Console(log) as console:
-        work = trainer(config, split, machine(config), console, log, lambda row: None)
-    assert isinstance(work.network, NetworkInNetwork)
-    try:
-        work.network.load_state_dict(weights)
-    except RuntimeError:
-        raise UsageError("the weights in this run's checkpoint.pt are not of its network: name another run") from None
-    maps, said = class_maps(work.network, work.evaluation[0][torch.from_numpy(first)])
+    assert isinstance(network, NetworkInNetwork)
+    maps, said = class_maps(network, inputs[torch.from_numpy(first)])
     images: NDArray[Any] = np.stack([np.asarray(split.eval_images[i : i + 1])[0] for i in first])
     rows = zip(images, maps.numpy(), split.eval_labels[first].tolist(), said.tolist(), strict=True)
     return [Exemplar(*row) for row in rows], split.eval_name
@@ -147,11 +104,11 @@ def figure4(path: Path, data_dir: Path | None, out: Path) -> list[Path]:
     """Draw Figure 4 of a run; the files. Raises UsageError as `open_run` and `exemplars` do."""
     config, record, weights = open_run(path)
     config = dataclasses.replace(config, device="cpu", data_dir=str(data_dir or config.data_dir))
-    found, name = exemplars(config, weights, Path(os.devnull))
+    found, name = exemplars(config, weights)
     dataset, budget = config.dataset.name, budget_name(config)
     title = f"Figure 4. Maps of the last mlpconv layer: {PRINTED.get(dataset, dataset)}, seed {config.seed}, "
     title += f"{record['epochs']} epochs{'' if budget == PAPER_BUDGET else f' (reduced budget “{budget}”)'}, "
-    title += f"{name} error {record[_error_name(config)]:.2f} %"
+    title += f"{name} error {record[error_name(config)]:.2f} %"
     caption = f"The first {name} image of each class. Of the values of all its maps the largest 10 % are shown, on one "
     caption += "scale per row.\nThe map of the true class is framed in red."
     names = CLASSES.get(dataset, [str(label) for label in range(len(found))])

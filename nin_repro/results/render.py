@@ -307,8 +307,8 @@ def _extremes(records: Sequence[Record], stats: Stats, folder: Path) -> list[str
     """The best and the worst error, each with a link to (the first) record that has it."""
     cells = []
     for value in (stats.best, stats.worst):
-        link = next((_link(error(value), one, folder) for one in records if one.alive and one.error == value), "")
-        cells.append(link)
+        found = next((_link(error(value), one, folder) for one in records if one.alive and one.error == value), "")
+        cells.append(found)
     return cells
 
 
@@ -321,8 +321,8 @@ def _md_record(record: Record, folder: Path) -> list[str]:
     commit = _code(record.commit[:12]) + (" (modified)" if record.dirty else "")
     numbers = [str(record.seed), error(record.error), error(record.train_error)]
     hours = f"{record.seconds / 3600:.1f}"
-    link = _link(record.key, record, folder)
-    return [*numbers, state, link, commit, plain(record.device), hours, _code(record.command)]
+    file = _link(record.key, record, folder)
+    return [*numbers, state, file, commit, plain(record.device), hours, _code(record.command)]
 
 
 def _md_group(group: Group, folder: Path) -> list[str]:
@@ -338,7 +338,12 @@ def _anchor(table: Table, result: Result) -> str:
 
 
 def _link(label: str, record: Record, folder: Path) -> str:
-    relative = os.path.relpath(record.path, folder)
+    return link(label, record.path, folder)
+
+
+def link(label: str, path: Path, folder: Path) -> str:
+    """A Markdown link to a file, for a page that lies in `folder`."""
+    relative = os.path.relpath(path, folder)
     return f"[{plain(label)}]({quote(os.fsencode(relative))})"
 
 
