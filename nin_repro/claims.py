@@ -202,7 +202,7 @@ def _network(of: dict[str, Any]) -> list[Any]:
 
 
 def _cost(names: tuple[str, ...], config: Config, found: list[Record]) -> Cost:
-    built = layers(config.dataset.name, config.architecture, config.regularizer)
+    built = layers(config.dataset, config.architecture, config.regularizer)
     epochs, drops = plan(config.optimizer.schedule, config.budget)
     times: dict[str, list[float]] = {}
     for record in found:
