@@ -19,9 +19,13 @@ def write_all(report: Report, found: list[Choice], folder: Path) -> list[Path]:
     for table in report.tables:
         files |= {f"{table.paper.id}.csv": csv_table(table), f"{table.paper.id}.tex": latex(table)}
     for name, content in files.items():
-        with atomic(folder / name, "wb") as file:  # bytes: the same on every platform and locale
-            file.write(content.encode())
+        write_page(folder / name, content)
     return [folder / name for name in files]
+
+
+def write_page(path: Path, content: str) -> None:
+    with atomic(path, "wb") as file:  # bytes: the same on every platform and locale
+        file.write(content.encode())
 
 
 # CSV -------------------------------------------------------------------------------------------------------------
