@@ -24,7 +24,7 @@ from nin_repro.run import Request, execute
 from nin_repro.schema import Config
 
 ROOT = Path(__file__).parents[1]
-NAMES = compose.experiments()
+NAMES = [name for name in compose.experiments() if not name.startswith("search/")]
 
 
 @cache

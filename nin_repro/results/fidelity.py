@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from nin_repro.results.contradictions import CONTRADICTIONS, Contradiction, Side
 from nin_repro.results.paper import TABLES
-from nin_repro.results.render import grid, plain
+from nin_repro.results.render import error, grid, plain
 from nin_repro.schema import Cnn, Config, Maxout, Nin, Schedule
 
 SOURCES = {
@@ -262,12 +262,16 @@ def _experiments(found: Mapping[str, Provenance], configs: Mapping[str, Config])
 
 
 def ordered(names: Iterable[str]) -> list[str]:
-    """Experiments in the order of the paper's rows, first those of its own method; then all others but quickstart."""
+    """Experiments in the order of the paper's rows, first those of its own method; then all others.
+
+    Not quickstart, which is nobody's, nor the searches, which are sweeps over experiments that are shown.
+    """
     own = [name for table in TABLES for row in table.rows if row.own for name in row.experiments]
     cited = [name for table in TABLES for row in table.rows if not row.own for name in row.experiments]
     known = [*own, *cited]
     present = set(names)
-    others = sorted(present - set(known) - {"quickstart"}, key=lambda name: (name.startswith("extra"), name))
+    left_out = {name for name in present if name == "quickstart" or name.startswith("search/")}
+    others = sorted(present - set(known) - left_out, key=lambda name: (name.startswith("extra"), name))
     return [*(name for name in known if name in present), *others]
 
 
@@ -279,7 +283,7 @@ def counts(provenance: Provenance) -> Counter[str]:
 def _summary(found: Mapping[str, Provenance]) -> list[str]:
     per = {name: counts(provenance) for name, provenance in found.items()}
     columns = [source for source in SOURCES if any(one[source] for one in per.values())]
-    feeds = {name: f"{row.value:.2f}" for table in TABLES for row in table.rows for name in row.experiments}
+    feeds = {name: error(row.value) for table in TABLES for row in table.rows for name in row.experiments}
     lines = [
         [f"`{name}`", feeds.get(name, ""), str(one.total()), *(str(one[column] or "") for column in columns)]
         for name, one in per.items()
