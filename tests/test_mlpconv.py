@@ -1,5 +1,8 @@
 """Section 3.1: three ways to write an mlpconv layer are one function, to the precision of float64."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -18,3 +21,15 @@ def test_sliding_perceptron_convolution_and_parametric_pooling_are_one_function(
     assert found.shape == (2, 5, 6, 5) and bool((found > 0).any())
     assert found.numpy() == pytest.approx(perceptron.numpy(), rel=1e-12, abs=1e-14)
     assert found.numpy() == pytest.approx(pooled.numpy(), rel=1e-12, abs=1e-14)
+
+
+def test_the_example_in_the_readme_runs() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (example,) = (
+        block
+        for block in re.findall("```python\n(.*?)```", readme, re.DOTALL)
+        if "perceptron" in block and "pooled" in block
+    )
+    exec(example, {})
+    with pytest.raises(AssertionError):  # and it would notice a difference
+        exec(example.replace("(perceptron, pooled)", "(perceptron, pooled * (1 + 1e-6))"), {})
