@@ -71,6 +71,7 @@ class Arm:
         self.config, self.setting = load(setting.words), setting
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(0)
+        torch.set_num_threads(setting.threads or len(os.sched_getaffinity(0)))  # whatever OMP_NUM_THREADS says
         images, labels, *test = pictures(setting)
         self.build(np.array(images[: setting.images]), labels[: setting.images], *test)
 

@@ -27,6 +27,7 @@ class Setting:
     repeats: int = 5  # of each command
     whitened: int = 60_000  # images, of which 10,000 are the test set's
     side: int = 32  # pixels of these
+    threads: int | None = None  # of the loops that are not ours; None: one for each core
     imported: tuple[str, ...] = ("torch",)  # once for all processes
     name: str = "full"
 
