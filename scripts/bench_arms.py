@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -364,9 +365,11 @@ class Device:
         found = {"matmul": self._matmul(torch.float32)}
         found["copy"] = 2 * bytes_copied / 1e9 / clock(lambda: target.copy_(source), self.device, self.repeats)
         for part in self.parts:
-            if part.weights:
-                seconds = clock(lambda part=part: part.call(self.tensors[part.name][0]), self.device, self.repeats)
-                found[part.name] = part.flops[0] * self.config.optimizer.batch_size / seconds / 1e9
+            if part.weights:  # a short one repeated, lest it slip through between two disturbances
+                flops = part.flops[0] * self.config.optimizer.batch_size
+                repeats = max(self.repeats, min(20, round(2 * self.setting.matmul**3 / flops)))
+                call = partial(part.call, self.tensors[part.name][0])
+                found[part.name] = flops / clock(call, self.device, repeats) / 1e9
         return found
 
     def tensor_cores(self) -> dict[str, float]:
