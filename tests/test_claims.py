@@ -23,9 +23,10 @@ from nin_repro.models import forms
 from nin_repro.models.nin import NetworkInNetwork
 from nin_repro.models.probes import DIRECTIONS, Shares, map_shares, shifted, translation_errors
 from nin_repro.models.spec import Shape
-from nin_repro.results import claims, measurements
+from nin_repro.results import arms, claims, measurements
+from nin_repro.results.arms import NOT_ENOUGH, NOT_SUPPORTED, SUPPORTED
 from nin_repro.results.claimplots import draw_translation
-from nin_repro.results.claims import NOT_ENOUGH, NOT_SUPPORTED, SUPPORTED, Cost, Page
+from nin_repro.results.claims import Cost, Page
 from nin_repro.results.records import Record
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -203,9 +204,9 @@ def test_dropout_must_cut_a_fifth_beyond_luck(tmp_path: Path) -> None:
 
 def test_the_limit_of_a_difference_is_its_interval_over_seeds(tmp_path: Path) -> None:
     values = [*runs(recipe(head="fc"), [10.0, 11.0, 12.0, 13.0]), *runs(recipe(), [9.0, 9.5, 10.0])]
-    arms = claims.arms_of(stored(tmp_path, *values), lambda one: (one.test_error,))
-    ((fully, pooled),) = claims.head_pairs(arms, dropped=False)
-    found = claims.Comparison(fully, pooled)
+    found_arms = arms.arms_of(stored(tmp_path, *values), lambda one: (one.test_error,))
+    ((fully, pooled),) = arms.head_pairs(found_arms, dropped=False)
+    found = arms.Comparison(fully, pooled)
     assert found.difference == pytest.approx(11.5 - 9.5)
     assert found.limit == pytest.approx(4.3027 * np.sqrt((5 / 3) / 4 + 0.25 / 3))  # t(0.975, 2)
     assert found.sign == 0

@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from nin_repro.results.claims import Arm, head_name, head_pairs, label
+from nin_repro.results.arms import Arm, head_name, head_pairs, label
 from nin_repro.results.figures import as_in_print
 from nin_repro.results.measurements import SHIFTS
 
