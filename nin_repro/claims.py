@@ -18,8 +18,8 @@ from nin_repro.data.sources import DATASETS
 from nin_repro.files import UsageError, atomic, write_json
 from nin_repro.finished import final_weights, open_finished, rebuilt
 from nin_repro.models.spec import layers, training_multiply_adds
-from nin_repro.results import arms, claims, measurements, records
-from nin_repro.results.arms import effective
+from nin_repro.results import claims, measurements, records
+from nin_repro.results.arms import PAPER_DATASETS, effective
 from nin_repro.results.claims import Cost, Page
 from nin_repro.results.measurements import SHIFTS
 from nin_repro.results.records import Record
@@ -233,7 +233,7 @@ def write_page(records_dir: Path, out: Path, measured_dir: Path) -> None:
     found, problems = records.read_all(records_dir)
     measured_runs, more = measurements.read_all(measured_dir)
     configs = {name: load([f"experiment={name}"]) for name in experiments()}
-    known = {name: config for name, config in configs.items() if config.dataset.name in arms.PAPER_DATASETS}
+    known = {name: config for name, config in configs.items() if config.dataset.name in PAPER_DATASETS}
     bases = {name: recipe(config) for name, config in configs.items()}
     numbers = layer_numbers(out / "layers.json")
     page = Page(found, measured_runs, numbers, costs(known, found), bases, [*problems, *more], out)
