@@ -5,17 +5,17 @@ Figure 3 needs no torch, data or network. Figure 4 needs the run's directory and
 
 import argparse
 import dataclasses
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nin_repro.config.compose import checked, explain, load
-from nin_repro.config.recipe import budget_name, directory, family, key
+from nin_repro.config.compose import load
+from nin_repro.config.recipe import budget_name, directory, family
 from nin_repro.cost import in_words
 from nin_repro.data.sources import DATASETS
 from nin_repro.files import UsageError
+from nin_repro.finished import error_name, final_weights, open_finished, rebuilt
 from nin_repro.results import records
 from nin_repro.results.figures import Comparison, Exemplar, Runs, choose, draw_figure3, draw_figure4, save
 from nin_repro.results.records import Record
@@ -23,7 +23,6 @@ from nin_repro.results.render import clean
 from nin_repro.results.tables import PAPER_BUDGET
 from nin_repro.run import as_command
 from nin_repro.schema import Config, Nin
-from nin_repro.training.rundir import RunDirectory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,8 +40,8 @@ PRINTED = {"cifar10": "CIFAR-10", "mnist": "MNIST", "fashion_mnist": "Fashion-MN
 MOST_CLASSES = 10  # a row and a column each
 
 
-def compare(found: Sequence[Record], budget: str) -> tuple[Comparison, list[str]]:
-    """Figure 3 at a budget, and lines that say what is in it and what fills the rest.
+def compare(found: Sequence[Record], budget: str, epochs: int | None = None) -> tuple[Comparison, list[str]]:
+    """Figure 3 at a budget, and lines that say what is in it and what fills the rest. `epochs`: instead of its own.
 
     Raises:
         UsageError: there is no such budget.
@@ -50,8 +49,9 @@ def compare(found: Sequence[Record], budget: str) -> tuple[Comparison, list[str]
     runs: dict[bool, Runs] = {}
     commands, lines = {}, []
     for dropout, name in EXPERIMENTS.items():
-        config = load([f"experiment={name}", f"budget={budget}"])
-        reduced = "" if budget == PAPER_BUDGET else f" budget={budget} record=always"
+        words = [f"budget={budget}"] + [f"budget.epochs={epochs}"] * (epochs is not None)
+        config = load([f"experiment={name}", *words])
+        reduced = "" if budget_name(config) == PAPER_BUDGET else f" {' '.join(words)} record=always"
         commands[dropout] = f"python -m nin_repro.train -m experiment={name} seed=0,1,2,3,4{reduced}"
         runs[dropout] = choose(found, name, family(config), budget)
         alive, dead = len(runs[dropout].alive), runs[dropout].dead
@@ -69,50 +69,17 @@ def open_run(path: Path) -> tuple[Config, dict[str, Any], dict[str, "Tensor"]]:
     Raises:
         UsageError: it is not a finished run of a network whose maps are the classes, or it was altered.
     """
-    run = RunDirectory(path)
-    try:
-        record = run.result()
-    except (OSError, RecursionError) as error:
-        raise UsageError(f"{path / 'result.json'} cannot be read: {error}") from None
-    if record is None or record["status"] != "done":
-        why = "every start of this run died" if record else "no finished run is there (result.json tells of none)"
-        raise UsageError(f"--run {path}: {why}; name a directory below runs/ whose training is done")
-    config = _configuration(path / "config.yaml")
-    if key(config) != record.get("key"):
-        raise UsageError(f"{path}: config.yaml is not of the run in result.json (key {key(config)}): name another run")
-    if not all(isinstance(record.get(name), int | float) for name in ("epochs", _error_name(config))):
-        raise UsageError(f"{path / 'result.json'} lacks epochs or {_error_name(config)}: name another run")
+    config, record = open_finished(path, "--run")
     if not isinstance(config.architecture, Nin) or config.regularizer.head != "gap":
         raise UsageError(
             f"--run {path}: Figure 4 needs a map for each class: architecture=nin and regularizer.head=gap"
         )
     if DATASETS[config.dataset.name].classes > MOST_CLASSES:
         raise UsageError(f"--run {path}: Figure 4 has room for {MOST_CLASSES} classes, not for {config.dataset.name}'s")
-    from nin_repro.training.checkpoint import final_weights
-
-    return config, record, final_weights(run.checkpoint, record)
+    return config, record, final_weights(path, record)
 
 
-def _error_name(config: Config) -> str:
-    return "test_error" if config.protocol == "final" else "validation_error"
-
-
-def _configuration(path: Path) -> Config:
-    from omegaconf import DictConfig, OmegaConf
-
-    try:
-        composed = OmegaConf.load(path)
-    except Exception as error:  # of the file system, of the text's encoding, of YAML and of OmegaConf
-        raise UsageError(f"{path} cannot be read: {explain(error)}") from None
-    if not isinstance(composed, DictConfig):
-        raise UsageError(f"{path} is not a configuration")
-    try:
-        return checked(composed)
-    except UsageError as error:
-        raise UsageError(f"{path}: {error}") from None
-
-
-def exemplars(config: Config, weights: dict[str, "Tensor"], log: Path) -> tuple[list[Exemplar], str]:
+def exemplars(config: Config, weights: dict[str, "Tensor"]) -> tuple[list[Exemplar], str]:
     """The first image of each class that the run was judged on, with its maps; and what those images are called.
 
     Raises:
@@ -121,22 +88,13 @@ def exemplars(config: Config, weights: dict[str, "Tensor"], log: Path) -> tuple[
     import numpy as np
     import torch
 
-    from nin_repro.build import machine, trainer
-    from nin_repro.data.sources import open_split
     from nin_repro.models.maps import class_maps
     from nin_repro.models.nin import NetworkInNetwork
-    from nin_repro.training.console import Console
 
-    split = open_split(config.dataset.name, Path(config.data_dir), config.protocol)
+    network, inputs, _, split = rebuilt(config, weights)
     first = np.array([int((split.eval_labels == label).argmax()) for label in range(split.classes)])
-    with Console(log) as console:
-        work = trainer(config, split, machine(config), console, log, lambda row: None)
-    assert isinstance(work.network, NetworkInNetwork)
-    try:
-        work.network.load_state_dict(weights)
-    except RuntimeError:
-        raise UsageError("the weights in this run's checkpoint.pt are not of its network: name another run") from None
-    maps, said = class_maps(work.network, work.evaluation[0][torch.from_numpy(first)])
+    assert isinstance(network, NetworkInNetwork)
+    maps, said = class_maps(network, inputs[torch.from_numpy(first)])
     images: NDArray[Any] = np.stack([np.asarray(split.eval_images[i : i + 1])[0] for i in first])
     rows = zip(images, maps.numpy(), split.eval_labels[first].tolist(), said.tolist(), strict=True)
     return [Exemplar(*row) for row in rows], split.eval_name
@@ -146,11 +104,11 @@ def figure4(path: Path, data_dir: Path | None, out: Path) -> list[Path]:
     """Draw Figure 4 of a run; the files. Raises UsageError as `open_run` and `exemplars` do."""
     config, record, weights = open_run(path)
     config = dataclasses.replace(config, device="cpu", data_dir=str(data_dir or config.data_dir))
-    found, name = exemplars(config, weights, Path(os.devnull))
+    found, name = exemplars(config, weights)
     dataset, budget = config.dataset.name, budget_name(config)
     title = f"Figure 4. Maps of the last mlpconv layer: {PRINTED.get(dataset, dataset)}, seed {config.seed}, "
     title += f"{record['epochs']} epochs{'' if budget == PAPER_BUDGET else f' (reduced budget “{budget}”)'}, "
-    title += f"{name} error {record[_error_name(config)]:.2f} %"
+    title += f"{name} error {record[error_name(config)]:.2f} %"
     caption = f"The first {name} image of each class. Of the values of all its maps the largest 10 % are shown, on one "
     caption += "scale per row.\nThe map of the true class is framed in red."
     names = CLASSES.get(dataset, [str(label) for label in range(len(found))])
@@ -166,13 +124,15 @@ def main() -> None:
         "--out", type=Path, default=Path("results/figures"), help="where files go (default %(default)s)"
     )
     parser.add_argument("--budget", default=PAPER_BUDGET, help="of the runs in Figure 3 (default %(default)s)")
+    parser.add_argument("--epochs", type=int, help="budget.epochs of the runs in Figure 3, if it was set")
     parser.add_argument("--run", type=Path, help="directory of a trained run: draws Figure 4 of it too")
     parser.add_argument("--data-dir", type=Path, help="where the run's data set is, if it has moved")
     options = parser.parse_args()
     found, problems = records.read_all(options.records)
-    comparison, lines = compare(found, options.budget)
+    comparison, lines = compare(found, options.budget, options.epochs)
     print("\n".join([*map(clean, problems), *lines]))
-    name = "figure3" if options.budget == PAPER_BUDGET else f"figure3-{options.budget}"
+    reduced = [options.budget] * (options.budget != PAPER_BUDGET) + [str(options.epochs)] * (options.epochs is not None)
+    name = "-".join(["figure3", *reduced])
     written = figure4(options.run, options.data_dir, options.out) if options.run is not None else []
     for path in [*save(draw_figure3(comparison), options.out / name), *written]:
         print(path)

@@ -4,6 +4,7 @@ torch is imported only when there is something to train.
 """
 
 import dataclasses
+import math
 import shlex
 import signal
 import sys
@@ -59,6 +60,7 @@ class Request:
     overrides: list[str]
     experiment: str | None  # the experiment file it began with
     text: str  # the composed configuration as YAML
+    selection: dict[str, Any] | None = None  # the search that chose this run, as `sweep.selection` tells it
 
     @property
     def command(self) -> str:
@@ -148,6 +150,7 @@ def _train(request: Request, run: RunDirectory, found: "Machine", split: "Split"
     about = environment(found.words, found.threads)
     run.write_config(request.text, request.command)
     run.write_environment(about)
+    run.write_selection(request.selection)
     run.write_status("running")
     with Console(run.log) as console:
         tracker = _tracker(request, run, console)
@@ -201,7 +204,8 @@ def _to_the_end(
     console.line(f"{config.dataset.name}: {len(work.batches.labels):,} training images, {split.provenance}")
     _go_on(work, run, console)
     status = work.run()
-    return _record(request, work, status, split, about) | {"started": started, "finished": time.strftime(TIME)}
+    record = _record(request, work, status, split, about) | run.selection()
+    return record | {"started": started, "finished": time.strftime(TIME)}
 
 
 def _go_on(work: "Trainer", run: RunDirectory, console: Console) -> None:
@@ -245,7 +249,7 @@ def _record(request: Request, work: "Trainer", status: str, split: "Split", abou
         "test_error": tested.error if split.eval_name == "test" else None,
         "validation_error": tested.error if split.eval_name == "validation" else None,
         "train_error": trained.error,
-        "train_loss": trained.loss,
+        "train_loss": trained.loss if math.isfinite(trained.loss) else None,
         "reached": progress.reached,
         "train_error_running": last,
         "dead_classes": progress.silent if status == "done" else list(range(split.classes)),

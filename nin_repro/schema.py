@@ -91,7 +91,7 @@ class Mlpconv:
     widths: list[Width]  # maps of the convolution and of each 1x1 after it; "classes" is the number of classes
     kernel: Count
     stride: Count
-    pad: Whole
+    pad: Whole  # in files and on the command line also `same`: (kernel - 1) / 2, which keeps the size
     std: list[Positive]  # of the normal initial weights, one for each width
     pool: Literal["max", "avg", "none"]
     pool_size: Count
@@ -338,6 +338,7 @@ class Config:
     checkpoint_seconds: NotNegative
     wandb: Wandb
     parent: Parent | None = None
+    select: bool = False  # after a sweep with protocol=validate: train its best choice with protocol=final
 
 
 def given(settings: Any) -> dict[str, Any]:

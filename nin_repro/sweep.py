@@ -1,35 +1,184 @@
-"""What became of the members of a sweep."""
+"""What became of the members of a sweep, and the choice among them by their validation error."""
 
 import json
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from nin_repro.files import write_json
-from nin_repro.run import Outcome
+from nin_repro.files import UsageError, write_json
+from nin_repro.results.tables import Stats
+from nin_repro.run import Outcome, fail
+from nin_repro.training.rundir import RunDirectory
 
-worst_code = 0  # the highest exit code among the members of the sweep that this process started
+FINISHED = ("done", "dead")
 
 
-def leave(folder: Path, number: int, overrides: list[str], outcome: Outcome) -> None:
+@dataclass(frozen=True)
+class Member:
+    overrides: list[str]
+    experiment: str | None
+    select: bool  # whether it asked for a choice among the members
+    outcome: Outcome
+
+    def without(self, *keys: str) -> list[str]:
+        """Its overrides but for those of some keys."""
+        return [word for word in self.overrides if word.partition("=")[0] not in keys]
+
+
+# Of the sweep that this process started, set when it ends: Hydra gives a callback no way to return anything.
+folder = Path()
+members: list[Member] = []
+
+
+def worst_code() -> int:
+    """The highest exit code among the members."""
+    return max((member.outcome.code for member in members), default=0)
+
+
+def leave(folder: Path, number: int, member: Member) -> None:
     """Leave a member's outcome where the process that started the sweep finds it, whichever process ran the member."""
-    write_json(folder / "outcomes" / f"{number}.json", {"overrides": overrides, **outcome.__dict__})
+    write_json(folder / "outcomes" / f"{number}.json", member.__dict__ | {"outcome": member.outcome.__dict__})
+
+
+def read(folder: Path) -> list[Member]:
+    """The members that `leave` left, in the order of the sweep."""
+    files = sorted((folder / "outcomes").glob("*.json"), key=lambda path: int(path.stem))
+    told = [json.loads(path.read_text()) for path in files]
+    return [Member(**one | {"outcome": Outcome(**one["outcome"])}) for one in told]
 
 
 class Outcomes(Callback):
-    """Hydra calls this when a sweep ends: a table of its members, the worst exit code kept for the process."""
+    """Hydra calls this when a sweep begins and ends."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Refuse, before any member runs, a choice by test error."""
+        if config.get("select") is True and config.get("protocol") != "validate":
+            raise SystemExit(fail(UsageError(CHOOSES_BY)))  # Hydra makes a warning of any other exception
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        global worst_code
-        files = sorted((Path(config.hydra.sweep.dir) / "outcomes").glob("*.json"), key=lambda path: int(path.stem))
-        members = [json.loads(path.read_text()) for path in files]
-        worst_code = max((member["code"] for member in members), default=0)
-        shared = set.intersection(*(set(member["overrides"]) for member in members)) if len(members) > 1 else set()
-        names = [" ".join(word for word in member["overrides"] if word not in shared) for member in members]
-        width = max(map(len, names), default=0)
+        """Show a table of the members, and keep them for the process."""
+        global folder, members
+        folder = Path(config.hydra.sweep.dir)
+        members = read(folder)
         print(f"\n{len(members)} runs in this sweep:")
-        for name, member in zip(names, members, strict=True):
-            state = member["state"] + (" before" if member["already"] else "")
-            print(f"  {name:{width}}  {state:12}  {member['words']}")
+        show(apart([member.overrides for member in members]), [member.outcome for member in members])
+
+
+def apart(overrides: list[list[str]]) -> list[str]:
+    """A name for each list of words: those that not all of them have."""
+    shared = set.intersection(*map(set, overrides)) if len(overrides) > 1 else set()
+    return [" ".join(word for word in words if word not in shared) for words in overrides]
+
+
+def show(names: list[str], outcomes: list[Outcome]) -> None:
+    width = max(map(len, names), default=0)
+    for name, outcome in zip(names, outcomes, strict=True):
+        state = outcome.state + (" before" if outcome.already else "")
+        print(f"  {name:{width}}  {state:12}  {outcome.words}")
+
+
+# --- the choice (select=true) -----------------------------------------------------------------------------------------
+
+CHOOSES_BY = "select=true chooses by validation error and leaves the test images alone: set protocol=validate"
+
+
+def require_search(protocol: str, swept: Iterable[str] | None, overrides: list[str]) -> None:
+    """Refuse a run with select=true that is no member of a search as its experiment file means it.
+
+    `swept`: the keys that the file sweeps over; None outside of a sweep.
+
+    Raises:
+        UsageError: it would be a choice by test error, or among nothing.
+    """
+    if protocol != "validate":
+        raise UsageError(CHOOSES_BY)
+    if swept is None:
+        raise UsageError("select=true chooses among the members of a sweep: add -m, or set select=false for one run")
+    missing = set(swept) - {word.partition("=")[0] for word in overrides}
+    if missing:  # Hydra reads them of an experiment only if it is the only one
+        raise UsageError(f"several experiments at once do not sweep over {', '.join(sorted(missing))}: name one")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Members that differ in nothing but the seed. `stats`: of the validation errors (%) of those that live."""
+
+    name: str
+    members: tuple[Member, ...]
+    seeds: tuple[int, ...]
+    keys: tuple[str, ...]  # of their runs
+    stats: Stats
+
+
+def choices(members: list[Member]) -> list[Choice]:
+    """What there is to choose from, in the order of the sweep; members of one recipe count once.
+
+    Raises:
+        UsageError: the members cannot be compared by validation error.
+    """
+    found: dict[str, dict[str, tuple[Member, dict[str, Any]]]] = {}
+    for member in members:
+        record = RunDirectory(Path(member.outcome.path)).result()
+        if record is None or record["protocol"] != "validate":
+            raise UsageError(f"{member.outcome.path} holds no finished run of protocol=validate: nothing is chosen")
+        found.setdefault(record["family"], {}).setdefault(record["key"], (member, record))
+    pairs = [list(family.values()) for family in found.values()]
+    names = sorted({record["recipe"]["dataset"]["name"] for family in pairs for _, record in family})
+    if len(names) > 1:
+        raise UsageError(f"errors on {' and '.join(names)} do not compare: search on one data set at a time")
+    titles = apart([family[0][0].without("seed") for family in pairs])
+    return [_choice(title, family) for title, family in zip(titles, pairs, strict=True)]
+
+
+def _choice(name: str, family: list[tuple[Member, dict[str, Any]]]) -> Choice:
+    records = [record for _, record in family]
+    seeds, keys = (tuple(record[key] for record in records) for key in ("seed", "key"))
+    return Choice(name, tuple(member for member, _ in family), seeds, keys, _statistics(records))
+
+
+def _statistics(records: list[dict[str, Any]]) -> Stats:
+    alive = [record for record in records if record["status"] == "done" and not record["dead_classes"]]
+    errors, seeds = (tuple(record[name] for record in alive) for name in ("validation_error", "seed"))
+    return Stats(errors, seeds, dead=len(records) - len(alive))
+
+
+def best(found: list[Choice]) -> Choice:
+    """The choice with the lowest mean; of equal ones the first.
+
+    Raises:
+        UsageError: no run lives.
+    """
+    living = [choice for choice in found if choice.stats.n]
+    if not living:
+        raise UsageError(
+            "every run of this search died or has dead classes, so nothing is chosen: try a larger budget, more "
+            "restarts or other values"
+        )
+    return min(living, key=lambda choice: choice.stats.mean or 0.0)
+
+
+def show_choices(found: list[Choice], chosen: Choice) -> None:
+    """The table of choices: mean and standard deviation of the validation error in %, living and dead runs."""
+    width = max(len(choice.name) for choice in found)
+    print(f"\n{'choices by validation error, %':{width + 4}}{'mean':>7}{'std':>7}{'n':>4}{'dead':>6}")
+    for choice in found:
+        stats = choice.stats
+        mean, std = ("-" if value is None else f"{value:.2f}" for value in (stats.mean, stats.std))
+        mark = ">" if choice is chosen else " "
+        print(f"{mark} {choice.name:{width + 2}}{mean:>7}{std:>7}{stats.n:>4}{stats.dead:>6}")
+    if any(choice.stats.dead for choice in found):
+        print("  dead runs, or with dead classes, are left out of the means")
+
+
+def selection(found: list[Choice], chosen: Choice, command: str) -> dict[str, Any]:
+    """The choice and what it was made from, as JSON values, for selection.json and the records of the final runs."""
+    rows = [
+        {"choice": one.name, "validation_error": one.stats.mean, "std": one.stats.std}
+        | {"n": one.stats.n, "dead": one.stats.dead, "keys": list(one.keys)}
+        for one in found
+    ]
+    return {"command": command, "chosen": chosen.name, "choices": rows}

@@ -1,9 +1,11 @@
 """`python -m nin_repro.train key=value ...` trains one network; `-m` sweeps over comma-separated values."""
 
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -11,8 +13,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from nin_repro import sweep
-from nin_repro.config.compose import CONF, checked, expand, explain, offer_own, require_known, to_yaml
-from nin_repro.files import UsageError
+from nin_repro.config.compose import CONF, checked, expand, explain, load_with_text, offer_own, require_known, to_yaml
+from nin_repro.files import UsageError, write_json
 from nin_repro.run import Outcome, Request, Terminated, execute, fail, signal_of
 
 exit_code = 0  # of this process; Hydra's main function drops what its task returns
@@ -24,17 +26,79 @@ def task(composed: DictConfig) -> None:
     global exit_code
     settings = HydraConfig.get()
     overrides = list(settings.overrides.task)
+    several = settings.mode == RunMode.MULTIRUN
+    if several:
+        print(f"\n{settings.job.num + 1}. {swept(overrides)}", flush=True)
+    experiment, select = settings.runtime.choices.get("experiment"), False
     try:
-        experiment = settings.runtime.choices.get("experiment")
-        config = checked(composed, overrides)
-        outcome = execute(Request(config, overrides, experiment, to_yaml(composed)))
+        config, words = checked(composed, overrides), overrides
+        select = config.select
+        if select:
+            sweep.require_search(config.protocol, (settings.sweeper.params or {}) if several else None, overrides)
+            words = [*overrides, "select=false"]  # of the command that repeats this run alone
+        outcome = execute(Request(config, words, experiment, to_yaml(composed)))
     except UsageError as error:
         outcome = Outcome("refused", fail(error), str(error))
     exit_code = outcome.code
-    if settings.mode == RunMode.MULTIRUN:
-        sweep.leave(Path(settings.sweep.dir), settings.job.num, overrides, outcome)
+    if several:
+        sweep.leave(Path(settings.sweep.dir), settings.job.num, sweep.Member(overrides, experiment, select, outcome))
         if outcome.state == "interrupted":
+            print(f"and the sweep:\n  {command_line()}")
             raise SystemExit(outcome.code)
+
+
+def swept(overrides: list[str]) -> str:
+    """The words of a member that the command line, where they are lists, does not have as they are."""
+    given = [word.lower() for word in sys.argv]  # Hydra writes False for false
+    return " ".join(word for word in overrides if word.lower() not in given) or " ".join(overrides)
+
+
+def command_line() -> str:
+    """The command that this process was started with."""
+    return shlex.join(["python", "-m", "nin_repro.train", *sys.argv[1:]])
+
+
+def train_choice() -> int:
+    """Train the best choice of the sweep that just ended with protocol=final, for the seeds it has; the exit code.
+
+    Raises:
+        UsageError: there is nothing to choose.
+    """
+    left = [member.outcome.state for member in sweep.members if member.outcome.state not in sweep.FINISHED]
+    if left:
+        print(
+            f"\nno choice yet: {len(left)} of {len(sweep.members)} runs are {', '.join(dict.fromkeys(left))}", end="; "
+        )
+        print(f"the same command goes on from there:\n  {command_line()}")
+        return sweep.worst_code()
+    found = sweep.choices(sweep.members)
+    chosen = sweep.best(found)
+    sweep.show_choices(found, chosen)
+    told = sweep.selection(found, chosen, command_line())
+    write_json(sweep.folder / "selection.json", told)
+    outcomes = [train_final(member, told) for member in chosen.members]
+    print(f"\nchosen by validation error, then trained with protocol=final: {chosen.name}")
+    sweep.show([f"seed {seed}" for seed in chosen.seeds], outcomes)
+    return max(outcome.code for outcome in outcomes)
+
+
+def train_final(member: sweep.Member, told: dict[str, Any]) -> Outcome:
+    """Train what a member of the chosen ones tried on all training images, and test it.
+
+    Raises:
+        SystemExit: it was interrupted.
+    """
+    words = [*member.without("protocol", "select"), "protocol=final", "select=false"]
+    print(f"\nfinal run: {swept(words)}", flush=True)
+    try:
+        config, text = load_with_text(words)
+        outcome = execute(Request(config, words, member.experiment, text, told))
+    except UsageError as error:
+        return Outcome("refused", fail(error), str(error))
+    if outcome.state == "interrupted":
+        print(f"and the search:\n  {command_line()}")
+        raise SystemExit(outcome.code)
+    return outcome
 
 
 def terminate(_number: int, _frame: object) -> None:
@@ -52,6 +116,7 @@ def main() -> int:
             require_known([word for word in sys.argv[1:] if "=" in word and not word.startswith("-")])
         offer_own()
         task()
+        code = train_choice() if any(member.select for member in sweep.members) else 0
     except UsageError as error:
         return fail(error)
     except KeyboardInterrupt as stop:
@@ -59,7 +124,7 @@ def main() -> int:
         return 128 + signal_of(stop)
     except Exception as error:
         return fail(UsageError(explain(error)))
-    return max(exit_code, sweep.worst_code)
+    return max(exit_code, sweep.worst_code(), code)
 
 
 def command() -> None:

@@ -180,6 +180,7 @@ def test_the_families_of_the_figure_are_those_of_the_experiments(tmp_path: Path)
             assert (run.experiment, run.budget) == (name, budget)
         assert not any("$" in line for line in said)
     assert any("budget=smoke record=always" in line for line in compare(runs, "smoke")[1])
+    assert any("budget=short budget.epochs=3 record=always" in line for line in compare(runs, "short", 3)[1])
     with pytest.raises(UsageError, match="did you mean 'short'"):
         compare(runs, "shrt")
 

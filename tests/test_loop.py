@@ -1,5 +1,6 @@
 """Training: exact resumption, deaths, faults, and what must not change the weights."""
 
+import dataclasses
 import math
 import os
 import signal
@@ -19,6 +20,7 @@ from nin_repro.schema import Augment, Config
 from nin_repro.training import checkpoint, evaluate
 from nin_repro.training.console import Console
 from nin_repro.training.loop import Interrupted, NotFinite, Trainer
+from nin_repro.training.schedule import Reached
 
 TINY = [
     "dataset=digits",
@@ -52,11 +54,12 @@ Make = Callable[..., Trainer]
 def make(tmp_path: Path) -> Make:
     """A trainer of the tiny network with further words, on made-up images, resumed where its checkpoint is."""
 
-    def trainer(*words: str, name: str = "run", count: int = 90) -> Trainer:
+    def trainer(*words: str, name: str = "run", count: int = 90, ancestor: build.Ancestor | None = None) -> Trainer:
         config: Config = load([*TINY, *words])
         console = Console(tmp_path / "train.log")
+        split = dataclasses.replace(images(count), eval_name="test" if config.protocol == "final" else "validation")
         made = build.trainer(
-            config, images(count), build.machine(config), console, tmp_path / f"{name}.pt", lambda row: None
+            config, split, build.machine(config), console, tmp_path / f"{name}.pt", lambda row: None, ancestor
         )
         console.log.close()
         console.line = console.status = lambda text: None  # type: ignore[method-assign,assignment]
@@ -85,7 +88,18 @@ def stop_after(trainer: Trainer, steps: int) -> None:
     trainer._step = step  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("words", [[], ["optimizer=sgd_plateau", "optimizer.schedule.patience=1"]])
+VALIDATION = ["protocol=validate", "optimizer.schedule.stop=validation", "optimizer.schedule.stop_patience=1"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["optimizer=sgd_plateau", "optimizer.schedule.patience=1"],
+        VALIDATION,
+        ["optimizer.schedule.warmup=[7,3,5]", "optimizer.order=files"],
+    ],
+)
 def test_a_run_that_is_stopped_after_any_step_ends_as_one_that_was_not(words: list[str], make: Make) -> None:
     words = [*words, "dataset.augment.pad=1", "optimizer.schedule.epochs=3"]
     whole = make(*words, name="whole")
@@ -348,3 +362,47 @@ def test_crops_and_flips_are_windows_of_the_padded_image(flip: bool) -> None:
     again = crop_and_flip(torch.from_numpy(batch), Augment(2, flip), (3, 4), 5).numpy()
     later = crop_and_flip(torch.from_numpy(batch), Augment(2, flip), (3, 4), 6).numpy()
     assert np.array_equal(again, found) and not np.array_equal(later, found)
+
+
+def test_a_run_that_stops_by_the_validation_error_takes_its_best_weights(make: Make) -> None:
+    run = make(
+        *VALIDATION, "optimizer.schedule.epochs=40", "optimizer.schedule.drops=[]", "optimizer.schedule.stop_patience=3"
+    )
+    seen: list[str] = []
+    original = run._end_epoch
+
+    def end_epoch(rate: float | None) -> None:
+        seen.append(checkpoint.fingerprint(run.network.state_dict()))
+        original(rate)
+
+    run._end_epoch = end_epoch  # type: ignore[method-assign]
+    assert run.run() == "done"
+    errors = [row["validation_error"] for row in run.progress.rows]
+    best = errors.index(min(errors))
+    assert len(errors) == best + 1 + 3 < 40  # it waited three epochs for better ones
+    assert checkpoint.fingerprint(run.network.state_dict()) == seen[best] != seen[-1]
+    assert run.final is not None and run.final[0].error == min(errors)
+
+
+def test_a_run_goes_on_at_its_parents_rate_until_the_validation_images_are_as_likely(make: Make) -> None:
+    words = ["experiment=table4/maxout", "regularizer=gap", "parent.weights=false", "parent.key=0123456789ab"]
+    words += ["optimizer.schedule.epochs=20"]
+    losses = []
+    for target in (1.5, 0.0):
+        reached = Reached(train_loss=target, rate=0.5, momentum=0.8)
+        run = make(*words, name=str(target), ancestor=build.Ancestor({}, reached))
+        run.run()
+        assert run.sgd.momentum == 0.8 and {row["rate"] for row in run.progress.rows} == {0.5}
+        losses.append([row["watched_loss"] for row in run.progress.rows])
+    stopped, never = losses
+    assert stopped[-1] <= 1.5 < min(stopped[:-1]) and len(never) == 20
+    assert never[: len(stopped)] == stopped
+
+
+def test_the_order_of_the_files_ends_each_with_a_small_batch() -> None:
+    images = torch.zeros(25_000, 1, 1, 1)
+    images[:, 0, 0, 0] = torch.arange(25_000)
+    batches = Batches(images, torch.arange(25_000), 128, Augment(0, False), shuffled=False)
+    found = [batches.gather(batches.order((0, 0), 3), i, (0, 0), i)[1] for i in range(len(batches))]
+    assert [len(batch) for batch in found] == [*([128] * 78 + [16]) * 2, *[128] * 39, 8]
+    assert torch.equal(torch.cat(found), torch.arange(25_000))

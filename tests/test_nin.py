@@ -1,14 +1,17 @@
 """The network: the released sizes, the function it computes, its dropout and its initial weights."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from nin_repro import rng
+from nin_repro import build, rng
 from nin_repro.config.compose import load
 from nin_repro.data.sources import DATASETS
-from nin_repro.models.nin import Clock, Dropout, NetworkInNetwork
+from nin_repro.models.network import Clock, Dropout
+from nin_repro.models.nin import NetworkInNetwork
 from nin_repro.models.spec import Layer, Shape, layers, pooled
 from nin_repro.schema import Config
 
@@ -232,3 +235,62 @@ def test_layers_are_plain_facts() -> None:
     config = load(["dataset=digits", "architecture=nin_small"])
     found = layers(config.dataset, config.architecture, config.regularizer)
     assert found[0] == Layer("conv1", "convolution 3x3 + ReLU", Shape(48, 8, 8), 480, 48 * 64 * 9)
+
+
+def test_the_224_networks() -> None:
+    config = load(["experiment=extra/fashion_alexnet"])
+    found = {layer.name: layer for layer in layers(config.dataset, config.architecture, config.regularizer)}
+    assert sum(layer.parameters for layer in found.values()) == 1_992_166
+    names = ("resize", "conv1", "pool1", "conv2", "pool2", "conv3", "pool3", "conv4", "gap")
+    assert [found[name].output.height for name in names] == [224, 54, 26, 26, 12, 12, 5, 5, 1]
+    assert [name for name in found if name.startswith("drop")] == ["drop3"]
+    config = load(["experiment=extra/nin_224"])
+    found = {layer.name: layer for layer in layers(config.dataset, config.architecture, config.regularizer)}
+    assert [found[name].output for name in ("conv1", "conv2", "cccp5", "gap")] == [
+        *(Shape(96, 224, 224), Shape(256, 112, 112), Shape(384, 56, 56), Shape(10, 1, 1))
+    ]
+
+
+def test_dropout_only_before_the_last_block() -> None:
+    built = network(load(["dataset=mnist", "architecture=nin_mnist", "regularizer.dropout_at=last"]))
+    kinds = [type(module).__name__ for module in built.blocks]
+    assert kinds == ["MlpconvBlock", "MlpconvBlock", "Dropout", "MlpconvBlock"]
+
+
+def test_a_block_without_its_last_relu() -> None:
+    words = ["dataset=mnist", "architecture=nin_mnist"]
+    plain, without = (network(load([*words, *more])) for more in ([], ["architecture.blocks.mlpconv1.relu=false"]))
+    plain.initialise(0, 0)
+    without.load_state_dict(plain.state_dict())
+    images = torch.randn(2, 1, 28, 28)
+    block, bare = plain.blocks[0], without.blocks[0]
+    assert bare(images).min() < 0
+    torch.testing.assert_close(block(images), bare(images).relu())
+
+
+@pytest.mark.parametrize("size", [5, 8, 20])
+def test_images_are_scaled_as_bilinear_interpolation_defines_it(size: int) -> None:
+    """Pixel centres at half-integers, clamped at the edges: what PIL and torchvision do when they enlarge."""
+    config = load(["dataset=digits", "architecture=nin_small", f"dataset.resize={size}"])
+    built = build.network(config, Shape(1, 8, 8), 10)
+    x = torch.randn(1, 1, 8, 8, dtype=torch.float64)
+    seen = []
+    built.body = lambda images: seen.append(images) or images  # type: ignore[method-assign,assignment,func-returns-value]
+    built.features(x)
+    places = np.clip((np.arange(size) + 0.5) * 8 / size - 0.5, 0, 7)
+    low = np.minimum(places.astype(int), 6)
+    weight = np.zeros((size, 8))
+    weight[np.arange(size), low] = 1 - (places - low)
+    weight[np.arange(size), low + 1] = places - low
+    np.testing.assert_allclose(seen[0][0, 0], weight @ x[0, 0].numpy() @ weight.T, atol=1e-12)
+
+
+@pytest.mark.parametrize("init", ["xavier", "torch"])
+def test_uniform_initialisations(init: str) -> None:
+    built = network(load(["dataset=mnist", "architecture=nin_mnist", f"architecture.init={init}"]))
+    built.initialise(0, 0)
+    for layer in built.convolutions():
+        fan_in, fan_out = layer.weight[0].numel(), layer.weight[:, 0].numel()
+        bound = math.sqrt(6 / (fan_in + fan_out)) if init == "xavier" else 1 / math.sqrt(fan_in)
+        assert 0.9 * bound < layer.weight.abs().max() <= bound
+        assert layer.bias.abs().max() <= 1 / math.sqrt(fan_in) and layer.bias.std() > 0

@@ -16,7 +16,10 @@ from nin_repro.results import export, records, render, tables
 from nin_repro.results.tables import Cell, Report
 
 NAMES = [name for table in tables.paper.TABLES for row in table.rows for name in row.experiments]
-CELLS = {name: Cell(name, digest(f"{name} paper"), f"python -m x experiment={name}", "5 x 2 h") for name in NAMES}
+COSTS = {"parameters": 966_986, "multiply_adds": 222_486_528}
+CELLS = {
+    name: Cell(name, digest(f"{name} paper"), f"python -m x experiment={name}", "5 x 2 h", **COSTS) for name in NAMES
+}
 HOSTILE = "a|b`c<script>alert(1)</script>\n# d\r\t[e](f) *g* \\h \x1b[31m{i} $j$ %k &l #m ~n ^o _p \u202e\ud800"
 
 
@@ -45,17 +48,59 @@ def test_text_fits_the_terminal_and_shows_each_value(report: Report) -> None:
     assert all(len(line) <= 120 for line in text.splitlines())
     for table in tables.paper.TABLES:
         for row in table.rows:
-            assert re.search(rf"^{re.escape(row.method)}.* {row.value:.2f}\b", text, re.MULTILINE)
+            assert re.search(rf"^{re.escape(row.method)}.* {render.error(row.value)}\b", text, re.MULTILINE)
     (line,) = re.findall(r"^  table1/nin .*", text, re.MULTILINE)
-    assert line.split() == ["table1/nin", "10.50", "±", "0.10", "3", "1", "10.40", "10.60", "+0.09"]
-    assert "reproduced: within 0.60 of the paper; clipped at 1; 1 start died (whole network)" in text
+    costs = ["0.967", "M", "222", "M", "28", "s", "2.0", "h"]
+    assert line.split() == ["table1/nin", *costs, "10.50", "±", "0.10", "3", "1", "10.40", "10.60", "+0.09"]
+    words = "reproduced: within 0.60 of the paper; clipped at 1; 1 start died (whole network); data: official"
+    words += "; times on a GPU"
+    assert words in " ".join(text.split())
     assert "broken.json" in text and tables.RULE.split()[5] in text
 
 
 def test_text_of_a_cell_without_runs_is_the_command_that_fills_it(report: Report) -> None:
     text = render.text(report)
-    assert re.search(r"table3/nin +no runs yet\n +\$ python -m x experiment=table3/nin   # 5 x 2 h\n", text)
+    assert re.search(
+        r"table3/nin +0.967 M +222 M +no runs yet\n +\$ python -m x experiment=table3/nin   # 5 x 2 h\n", text
+    )
     assert "experiment=table1/nin " not in text  # that cell has what it needs
+
+
+def test_text_on_a_narrow_terminal_tells_in_words_what_has_no_column(report: Report) -> None:
+    text = render.text(report, 80)
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert render.text(report, 40) == text and "mult-adds" not in render.text(report, 119)
+    for row in (row for table in tables.paper.TABLES for row in table.rows):
+        assert re.search(rf"^{re.escape(row.method)}.* {render.error(row.value)}\b", text, re.MULTILINE)
+    (line,) = re.findall(r"^  table1/nin .*", text, re.MULTILINE)
+    assert line.split() == ["table1/nin", "10.50", "±", "0.10", "3"]
+    words = " ".join(text.split())
+    assert (
+        "0.967 M parameters; 222 M multiply-adds; 28 s an epoch; 2.0 h a run; 1 dead; best 10.40; worst 10.60" in words
+    )
+    assert "26 epochs; 277 s an epoch" in words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(None, ""), (0.24, "0.2 s"), (206.3, "206 s"), (2418, "40 min"), (52_920, "14.7 h"), (1.3e6, "361.1 h")],
+)
+def test_measured_times_in_words(seconds: float | None, words: str) -> None:
+    assert render.span(seconds) == words
+
+
+def test_counts_in_words() -> None:
+    found = [render.millions(count) for count in (None, 349_674, 16_247_830, 222_486_528, 2_156_727_192)]
+    assert found == ["", "0.350 M", "16.2 M", "222 M", "2,157 M"]
+
+
+def test_every_machine_is_named(tmp_path: Path) -> None:
+    runs = [record(seed=seed) for seed in range(2)] + [record(seed=2, device="1 x CPU", seconds=93_600.0)]
+    report = tables.build(stored(tmp_path, *runs), CELLS)
+    words = "times on a GPU; 360 s an epoch and 26.0 h a run on 1 x CPU (1 of the runs)"
+    assert words in " ".join(render.text(report).split())
+    assert words in render.markdown(report, tmp_path)
+    assert "times on a GPU" in export.latex(report.tables[0])
 
 
 def test_text_keeps_reduced_budgets_apart(report: Report) -> None:
@@ -98,7 +143,7 @@ def test_hostile_names_stay_text_in_markdown(hostile: Report, tmp_path: Path) ->
 
 def test_hostile_names_do_not_reach_the_terminal(hostile: Report) -> None:
     text = render.text(hostile)
-    assert all(char.isprintable() or char == "\n" for char in text)
+    assert all(char.isprintable() or char == "\n" for char in text + render.text(hostile, 80))
     commands = [line for line in text.splitlines() if len(line) > 120]
     assert all(line.lstrip().startswith(("$", "#")) for line in commands)  # to be copied whole
 
@@ -112,7 +157,7 @@ def test_hostile_names_stay_text_in_latex(hostile: Report) -> None:
         assert not re.search(r"[#%~^]", body)
         assert re.sub(r"\\usepackage|\\[a-z]+", "", body).count("_") == 0
         rows = [line for line in body.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
-        assert {line.count("&") for line in rows} == {5}
+        assert {line.count("&") for line in rows} == {9}
     source = export.latex(hostile.tables[0])
     assert (
         r"\textbackslash{}h" in source
@@ -123,8 +168,9 @@ def test_hostile_names_stay_text_in_latex(hostile: Report) -> None:
 def test_latex_holds_the_values(report: Report) -> None:
     source = export.latex(report.tables[0])
     assert source.count(r"\begin{tabular}") == source.count(r"\end{tabular}") == source.count(r"\toprule") == 1
-    assert r"\quad \texttt{table1/nin} &  & 10.50 $\pm$ 0.10 & 3 & $+0.09$ & reproduced \\" in source
-    assert r"Stochastic Pooling [11] & 15.13 & cited & & & \\" in source
+    assert r"\quad \texttt{table1/nin} &  & 10.50 $\pm$ 0.10 & 3 & $+0.09$ & reproduced & 0.967 M & " in source
+    assert r"reproduced & 0.967 M & 222 M & 28 s & 2.0 h \\" in source
+    assert r"Stochastic Pooling [11] & 15.13 & cited & & & & & & & \\" in source
     assert r"\textbf{NIN + Dropout} & 10.41" in source
 
 
@@ -147,7 +193,11 @@ def test_csv_holds_unrounded_values(report: Report) -> None:
     assert (row["n"], row["dead_runs"], row["starts_died_network"], row["seeds"]) == ("3", "1", "1", "0 1 2")
     assert [float(error) for error in row["errors"].split()] == pytest.approx([10.4, 10.5, 10.6])
     assert (row["verdict"], row["deviations"], row["cost"]) == ("reproduced", "clipped at 1", "5 x 2 h")
-    assert [row["mean"] for row in lines(export.csv_groups(report.reduced))] == ["18.5"]
+    assert (row["parameters"], row["multiply_adds"]) == ("966986", "222486528")
+    assert float(row["seconds_per_epoch"]) == pytest.approx(7200 / 260) and row["seconds_per_run"] == "7200.0"
+    assert (row["machine"], row["timed_runs"]) == ("a GPU", "3")
+    (short,) = lines(export.csv_groups(report.reduced))
+    assert (short["mean"], short["seconds_per_run"], short["machine"]) == ("18.5", "7200.0", "a GPU")
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "\r@", " ="])

@@ -196,13 +196,24 @@ def test_sweep_skips_what_is_done_and_goes_on_after_a_failure(command: Command, 
 
 
 def test_a_failed_run_says_why_in_one_line_and_keeps_the_traceback(command: Command, data: str, tmp_path: Path) -> None:
-    words = [*SMALL, data, "optimizer.lr=1e30", "optimizer.clip_norm=null"]
+    words = [*SMALL, data, "optimizer.lr=1e30", "optimizer.clip_norm=null", "restarts=0"]
     failed = command("train", *words)
     assert failed.returncode == 1
     assert "Traceback" not in failed.stdout + failed.stderr
     assert "the loss or the gradient is not finite at epoch 1, step" in failed.stdout
     status = json.loads((run_directory(tmp_path, *words) / "status.json").read_text())
     assert status["state"] == "failed" and "NotFinite" in status["traceback"]
+
+
+def test_a_run_that_diverges_in_all_its_starts_is_dead_and_on_record(
+    command: Command, data: str, tmp_path: Path
+) -> None:
+    words = [*SMALL, data, "optimizer.lr=1e30", "optimizer.clip_norm=null", "restarts=2"]
+    dead = command("train", *words)
+    assert dead.returncode == 0 and "dead in all of its 3 starts" in dead.stdout.splitlines()[-1], dead.stdout
+    result = json.loads((run_directory(tmp_path, *words) / "result.json").read_text())
+    assert result["status"] == "dead" and [one["died"] for one in result["attempts"]] == ["diverged"] * 3
+    assert all(0 < one["step"] < 10 and one["epoch"] == 1 for one in result["attempts"])
 
 
 @pytest.mark.parametrize("word", ["device=cuda:7", "dataset=mnist"])

@@ -48,12 +48,38 @@ def test_update_is_cuda_convnets_across_a_drop(clip: float | None, bias_drops: b
         gradients = [draw.normal(size=tensor.shape).astype(np.float32) for tensor in tensors]
         for tensor, gradient in zip(tensors, gradients, strict=True):
             tensor.grad = torch.from_numpy(gradient.copy())
-        ours.set_scale(scale, bias_scale)
+        ours.set_scale(scale, bias_scale, step)
         ours.step(torch.tensor(1.0))
         reference.step(gradients, [scale, bias_scale] * 2, clip)
         for tensor, expected in zip(tensors, reference.weights, strict=True):
             np.testing.assert_allclose(tensor.numpy(), expected, rtol=2e-5, atol=2e-6)
     assert ours.updates.item() == 12
+
+
+def test_rates_rise_over_the_updates_of_the_warm_up_each_group_its_own() -> None:
+    tensors, ours, reference = both(None)
+    for group, warmup in zip(ours.groups, (0, 4, 8, 8), strict=True):
+        group.warmup = warmup
+    draw = np.random.default_rng(5)
+    for step in range(10):
+        gradients = [draw.normal(size=tensor.shape).astype(np.float32) for tensor in tensors]
+        for tensor, gradient in zip(tensors, gradients, strict=True):
+            tensor.grad = torch.from_numpy(gradient.copy())
+        ours.set_scale(1.0, 1.0, step)
+        ours.step(torch.tensor(1.0))
+        risen = [min(1.0, (step + 1) / warmup) if warmup else 1.0 for warmup in (0, 4, 8, 8)]
+        reference.step(gradients, risen, None)
+        for tensor, expected in zip(tensors, reference.weights, strict=True):
+            np.testing.assert_allclose(tensor.numpy(), expected, rtol=2e-5, atol=2e-6)
+
+
+def test_no_momentum_is_plain_gradient_descent() -> None:
+    weight = torch.tensor([1.0, 2.0])
+    sgd = SGD([Group([weight], 0.5, 0.0, bias=False)], 0.0, None)
+    for _ in range(2):
+        weight.grad = torch.tensor([1.0, -1.0])
+        sgd.step(torch.tensor(1.0))
+    assert weight.tolist() == [0.0, 3.0]
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient", "overflow"])
@@ -88,7 +114,7 @@ def test_state_restores_momentum_and_rates() -> None:
         optimizer.step(torch.tensor(1.0))
 
     step(ours, tensors, 1.0)
-    ours.set_scale(0.1, 0.1)
+    ours.set_scale(0.1, 0.1, 1)
     for other, tensor in zip(others, tensors, strict=True):
         other.copy_(tensor)
     twin.load(ours.state())

@@ -2,7 +2,9 @@
 
 import math
 import statistics
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_records import digest, record, stored
@@ -186,11 +188,74 @@ def test_only_experiments_that_exist_are_shown() -> None:
 
 def test_the_summary_counts_verdicts(tmp_path: Path) -> None:
     runs = stored(tmp_path, *(record(seed=seed) for seed in range(3)), record("table5/fc"))
-    summary = tables.build(runs, CELLS).summary
+    own = {name: cell for name, cell in CELLS.items() if not name.startswith("extra/")}
+    summary = tables.build(runs, own).summary
     assert summary == "20 cells to measure: 2 reproduced, 1 with too few runs, 17 without runs."
+
+
+def test_where_nothing_was_published_there_is_a_value_and_no_verdict(tmp_path: Path) -> None:
+    runs = stored(tmp_path, *(record("extra/nin_224", seed=seed, error=20.0 + seed) for seed in range(3)))
+    found = results(tables.build(runs, CELLS))["extra/nin_224"]
+    assert found.stats.mean == 21.0 and found.difference is None and found.verdict.word == "unpublished"
 
 
 def test_deviations_of_the_runs_join_the_cells(tmp_path: Path) -> None:
     cell = Cell("table1/nin", CELLS["table1/nin"].family, "run", deviations=("clipped",))
     runs = stored(tmp_path, record(deviations=["clipped", "tf32"]))
     assert results(tables.build(runs, {"table1/nin": cell}))["table1/nin"].deviations == ("clipped", "tf32")
+
+
+# --- what runs took -------------------------------------------------------------------------------------------------
+
+
+def test_time_of_an_epoch_counts_all_starts(tmp_path: Path) -> None:
+    """50 epochs of 10 steps after a start of 250 steps: 75 epochs' work in 150 seconds."""
+    attempts = [{"attempt": 0, "died": "network", "epoch": 25, "step": 250}]
+    attempts.append({"attempt": 1, "died": None, "epoch": 50, "step": 500})
+    (run,) = stored(tmp_path, record(attempts=attempts, steps=500, epochs=50, seconds=150.0))
+    assert tables.epoch_seconds(run) == pytest.approx(2.0)
+    (timing,) = tables.timings([run])
+    assert (timing.device, timing.runs, timing.run) == ("a GPU", 1, 150.0)
+
+
+def test_times_are_medians_by_machine_of_the_runs_that_were_not_dead(tmp_path: Path) -> None:
+    slow = {"device": "1 x CPU", "seconds": 26_000.0}
+    runs = [record(seed=seed, seconds=seconds) for seed, seconds in enumerate((5200.0, 2600.0, 90_000.0))]
+    runs += [record(seed=3, status="dead", error=None, seconds=1.0), record(seed=4, **slow)]
+    found = results(tables.build(stored(tmp_path, *runs), CELLS))["table1/nin"].timings
+    assert [(one.device, one.runs, one.run, one.epoch) for one in found] == [
+        ("a GPU", 3, 5200.0, pytest.approx(20.0)),
+        ("1 x CPU", 1, 26_000.0, pytest.approx(100.0)),
+    ]
+
+
+def test_a_run_that_ended_within_an_epoch_tells_no_epochs_time(tmp_path: Path) -> None:
+    (run,) = stored(tmp_path, record(epochs=0, steps=0, attempts=[]))
+    (timing,) = tables.timings([run])
+    assert timing.epoch is None and timing.run == 7200.0
+
+
+def reduced(**changes: Any) -> dict[str, Any]:
+    budget = {"epochs": 16, "train_images": None, "max_steps": None} | changes.pop("work", {})
+    recipe = {"lr": 0.1, "seed": 0, "budget": budget} | changes.pop("recipe", {})
+    return record(budget="short", epochs=16, seconds=1600.0, recipe=recipe, **changes)
+
+
+@pytest.mark.parametrize(
+    ("run", "epoch"),
+    [
+        (reduced(), 100.0),
+        (reduced(work={"train_images": 512}), None),
+        (reduced(work={"max_steps": 9}), None),
+        (reduced(recipe={"lr": 0.2}), None),  # or another network
+    ],
+)
+def test_without_runs_an_epochs_time_is_that_of_the_same_recipe_for_fewer_epochs(
+    run: dict[str, Any], epoch: float | None, tmp_path: Path
+) -> None:
+    cells = {"table1/nin": replace(CELLS["table1/nin"], recipe={"lr": 0.1, "seed": 0, "budget": {"epochs": None}})}
+    found = results(tables.build(stored(tmp_path, run), cells))["table1/nin"].timings
+    assert [(one.epoch, one.run) for one in found] == ([] if epoch is None else [(pytest.approx(epoch), None)])
+    full = record(seed=1, seconds=2600.0)
+    (timing,) = results(tables.build(stored(tmp_path, full), cells))["table1/nin"].timings
+    assert (timing.epoch, timing.run) == (pytest.approx(10.0), 2600.0)  # its own runs go first

@@ -180,6 +180,7 @@ def checked(composed: DictConfig, words: Sequence[str] = ()) -> Config:
     except OmegaConfBaseException as error:
         raise UsageError(explain(error)) from None
     plain.pop("hydra", None)
+    _fill_pads(plain.get("architecture"), "architecture")
     config: Config = convert(Config, plain, "")
     require_sense(config)
     if config.parent is None or config.parent.key:
@@ -201,17 +202,43 @@ def parent_words(parent: Parent, words: Sequence[str]) -> list[str]:
     return [f"experiment={parent.experiment}", *kept]
 
 
+def _fill_pads(value: Any, path: str) -> None:
+    """Put a number where `pad: same` stands beside a kernel, so that a recipe holds the number alone.
+
+    Raises:
+        UsageError: an even kernel has no such number.
+    """
+    if not isinstance(value, dict):
+        return
+    for name, inner in value.items():
+        _fill_pads(inner, f"{path}.{name}")
+    kernel = value.get("kernel")
+    if value.get("pad") == "same" and type(kernel) is int:
+        if kernel % 2 == 0:
+            raise UsageError(
+                f"{path}.pad=same needs an odd kernel, such as {max(kernel, 0) + 1}, not {kernel}: a window of even "
+                f"size has no middle; or give the pad as a number; {WHERE}"
+            )
+        value["pad"] = (kernel - 1) // 2
+
+
 def load(overrides: Sequence[str]) -> Config:
     """Compose and check a configuration outside of Hydra's own command line.
 
     Raises:
         UsageError: see `require_known` and `checked`.
     """
-    return load_with_text(overrides)[0]
+    return _composed(tuple(overrides))[0]
 
 
 def load_with_text(overrides: Sequence[str]) -> tuple[Config, str]:
     """As `load`; also the configuration as YAML."""
+    found, composed = _composed(tuple(overrides))
+    return found, to_yaml(composed)
+
+
+@cache  # the stages of one staged training ask for each other's
+def _composed(overrides: tuple[str, ...]) -> tuple[Config, DictConfig]:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
@@ -228,7 +255,7 @@ def load_with_text(overrides: Sequence[str]) -> tuple[Config, str]:
         raise UsageError(explain(error)) from None
     finally:
         GlobalHydra.instance().hydra = running
-    return checked(composed, overrides), to_yaml(composed)
+    return checked(composed, overrides), composed
 
 
 def to_yaml(composed: DictConfig) -> str:

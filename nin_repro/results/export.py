@@ -2,14 +2,14 @@
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nin_repro.files import atomic
 from nin_repro.results import ablations
 from nin_repro.results.ablations import Choice
-from nin_repro.results.render import clean, difference, error, markdown, remarks, spread
-from nin_repro.results.tables import Group, Report, Result, Table
+from nin_repro.results.render import clean, difference, error, first, markdown, millions, remarks, spread
+from nin_repro.results.tables import Group, Report, Result, Table, Timing
 
 
 def write_all(report: Report, found: list[Choice], folder: Path) -> list[Path]:
@@ -19,19 +19,29 @@ def write_all(report: Report, found: list[Choice], folder: Path) -> list[Path]:
     for table in report.tables:
         files |= {f"{table.paper.id}.csv": csv_table(table), f"{table.paper.id}.tex": latex(table)}
     for name, content in files.items():
-        with atomic(folder / name, "wb") as file:  # bytes: the same on every platform and locale
-            file.write(content.encode())
+        write_page(folder / name, content)
     return [folder / name for name in files]
+
+
+def write_page(path: Path, content: str) -> None:
+    with atomic(path, "wb") as file:  # bytes: the same on every platform and locale
+        file.write(content.encode())
 
 
 # CSV -------------------------------------------------------------------------------------------------------------
 
+_TIMES = ("seconds_per_epoch", "seconds_per_run", "machine", "timed_runs")
+_COSTS = ("parameters", "multiply_adds", *_TIMES)
+
 
 def csv_table(table: Table) -> str:
-    """One line per row and experiment, numbers unrounded; `errors` belong to `seeds` in order."""
+    """One line per row and experiment, numbers unrounded; `errors` belong to `seeds` in order.
+
+    Times are those of the machine with the most runs; a run's is empty where only reduced budgets are known.
+    """
     names = "table,dataset,test_images,method,reference,location,own,paper_error,experiment,family,n,mean,std,best"
     names += ",worst,dead_runs,starts_died_network,starts_died_classes,difference,limit,verdict,verdict_text,deviations"
-    lines: list[list[object]] = [[*names.split(","), "seeds", "errors", "keys", "command", "cost"]]
+    lines: list[list[object]] = [[*names.split(","), "seeds", "errors", "keys", "command", "cost", *_COSTS]]
     for row in table.rows:
         printed = row.paper
         head: list[object] = [table.paper.id, table.paper.dataset, table.paper.test_set_size, printed.method]
@@ -48,19 +58,25 @@ def _csv_result(result: Result) -> list[object]:
     return [
         *(result.cell.experiment, result.cell.family, *numbers, stats.starts_classes, result.difference, verdict.limit),
         *(verdict.word, verdict.text, "; ".join(result.deviations), _joined(stats.seeds), _joined(stats.errors)),
-        *(" ".join(keys), result.cell.command, result.cell.cost),
+        *(" ".join(keys), result.cell.command, result.cell.cost, result.cell.parameters, result.cell.multiply_adds),
+        *_times(result.timings),
     ]
+
+
+def _times(timings: Sequence[Timing]) -> list[object]:
+    most = timings[0] if timings else None
+    return [most.epoch, most.run, most.device, most.runs] if most else [""] * len(_TIMES)
 
 
 def csv_groups(groups: Iterable[Group]) -> str:
     """The runs that fill no cell, one line per recipe."""
     names = "experiment,budget,protocol,family,why,epochs,n,mean,std,best,worst,dead_runs,paper_error,seeds,errors"
-    lines: list[list[object]] = [[*names.split(",")]]
+    lines: list[list[object]] = [[*names.split(","), *_TIMES]]
     for group in groups:
         stats = group.stats
         head = [group.experiment, group.budget, group.protocol, group.family, group.why, group.epochs]
         numbers = [stats.n, stats.mean, stats.std, stats.best, stats.worst, stats.dead, group.paper]
-        lines.append([*head, *numbers, _joined(stats.seeds), _joined(stats.errors)])
+        lines.append([*head, *numbers, _joined(stats.seeds), _joined(stats.errors), *_times(group.timings)])
     return _csv(lines)
 
 
@@ -92,13 +108,16 @@ _TEX |= {"±": r"$\pm$", '"': "''"}
 def latex(table: Table) -> str:
     """A booktabs tabular; compiles with any engine, all characters it cannot hold shown as "?"."""
     lines = [f"% {_tex(table.paper.heading)}, test error in percent. Needs \\usepackage{{booktabs}}."]
-    lines += [r"\begin{tabular}{lrrrrl}", r"\toprule"]
-    lines += [r"Method & Paper & Ours & $n$ & Difference & Verdict \\", r"\midrule"]
+    lines += [r"\begin{tabular}{lrrrrlrrrr}", r"\toprule"]
+    lines += [
+        r"Method & Paper & Ours & $n$ & Difference & Verdict & Parameters & Mult.-adds & Epoch & Run \\",
+        r"\midrule",
+    ]
     for row in table.rows:
         method = rf"\textbf{{{_tex(row.paper.method)}}}" if row.paper.own else _tex(row.paper.method)
         reference = "" if row.paper.own else f" {_tex((row.paper.reference or '').partition(' ')[0])}"
         mark = "" if row.paper.own else "cited"
-        lines.append(rf"{method}{reference} & {error(row.paper.value)} & {mark} & & & \\")
+        lines.append(rf"{method}{reference} & {error(row.paper.value)} & {mark} &" + " &" * 6 + r" \\")
         for result in row.results:
             lines += _tex_result(result)
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
@@ -110,9 +129,11 @@ def _tex_result(result: Result) -> list[str]:
     sign = difference(result.difference)
     verdict = result.verdict.word if result.verdict.limit is not None else ""
     cells += [f"${sign}$" if sign else "", _tex(verdict)]
-    notes = remarks(result) if result.records else []
+    epoch, run, _ = first(result.timings)
+    cells += map(_tex, (millions(result.cell.parameters), millions(result.cell.multiply_adds), epoch, run))
+    notes = remarks(result) if result.timings or result.records else []
     return [" & ".join(cells) + r" \\"] + [
-        rf"\multicolumn{{6}}{{l}}{{\footnotesize\qquad {_tex(note)}}} \\" for note in notes
+        rf"\multicolumn{{10}}{{l}}{{\footnotesize\qquad {_tex(note)}}} \\" for note in notes
     ]
 
 

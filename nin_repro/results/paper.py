@@ -1,4 +1,4 @@
-"""What the paper reports, as data: Tables 1-5 and the numbers that stand only in its text.
+"""What the paper reports, as data: Tables 1-5, the numbers that stand only in its text, and other NiN systems.
 
 Source: M. Lin, Q. Chen, S. Yan, "Network In Network", arXiv 1312.4400v3 (4 March 2014). All values are test errors in
 percent, rows in the printed order. A cited row keeps its printed value; where this project can re-run its method, the
@@ -17,6 +17,9 @@ DROPCONNECT = "[15] Wan et al. 2013"
 LEARNED = "[16] Malinowski & Fritz 2013"
 TREE = "[17] Srivastava & Salakhutdinov 2013"
 RECTIFIER = "[18] Srivastava 2013"
+CAFFE = "[Caffe] model zoo, nin-cifar10"
+TEXTBOOK = "[d2l.ai] PyTorch edition 0.17.6"
+STAGES = "[notes] unpublished"
 MULTI_DIGIT = "[19] Goodfellow et al. 2013, multi-digit"
 
 
@@ -25,7 +28,7 @@ class Row:
     """One printed value. `experiments` measure it again, in the order to show; `own` means a run of the authors."""
 
     method: str
-    value: float  # test error, %
+    value: float | None  # test error, %; None: nothing was published
     location: str
     reference: str | None = None
     own: bool = False
@@ -48,7 +51,7 @@ class Table:
         return f"Table {self.id.removeprefix('table')}. {self.title}" if self.id.startswith("table") else self.title
 
 
-def _cited(method: str, value: float, location: str, reference: str, *experiments: str) -> Row:
+def _cited(method: str, value: float | None, location: str, reference: str, *experiments: str) -> Row:
     return Row(method, value, location, reference=reference, experiments=experiments)
 
 
@@ -165,6 +168,25 @@ TABLES: tuple[Table, ...] = (
             "14.51 to 10.41 is 28%.",
             "[5] is Hinton et al. 2012, who report 15.6 with dropout and 16 local maps instead of 10. "
             "Hyper-parameters of these four runs were never published.",
+        ),
+    ),
+    Table(
+        "extra",
+        "Beyond the paper: other NiN systems",
+        "several",
+        MNIST_TEST,
+        (
+            _cited("CIFAR-10, the authors' later model", 10.4, "its readme", CAFFE, "extra/caffe"),
+            _cited("Fashion-MNIST at 224x224", 13.3, "section 8.3", TEXTBOOK, "extra/fashion_alexnet"),
+            _cited("CIFAR-10 at 224x224", None, "none", "[notes] an example without results", "extra/nin_224"),
+            _cited("MNIST in stages, first", 4.81, "stage v0", STAGES, "extra/staged/v0", "extra/staged/identity_v0"),
+            _cited("MNIST in stages, second", 4.72, "stage v1", STAGES, "extra/staged/v1", "extra/staged/identity_v1"),
+            _cited("MNIST in stages, last", 4.24, "stage v2", STAGES, "extra/staged/v2", "extra/staged/identity_v2"),
+            _cited("the last stage's network at once", None, "none", "[ours] for comparison", "extra/staged/scratch"),
+        ),
+        (
+            "Accuracies in their sources, here 100 less the accuracy. The textbook's builds scatter: 12.6 to 90 %.",
+            "The stages' source averages windows of 14x14 places, which makes 40 outputs for 10 classes; here of all.",
         ),
     ),
 )

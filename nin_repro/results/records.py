@@ -15,7 +15,8 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Attempt:
-    """One start of a run. `died` says what stopped answering (the "network", or single "classes"), or None."""
+    """One start of a run. `died` says what stopped answering (the "network", or single "classes"), "diverged" if
+    the loss or the gradient was not finite, or None."""
 
     attempt: int
     died: str | None
@@ -34,7 +35,7 @@ class Record:
     budget: str
     protocol: str  # "final": trained on everything, tested; "validate": tested on the held-out part of the training set
     seed: int
-    status: str  # "done", or "dead": the whole network died in every start
+    status: str  # "done", or "dead": every start died or diverged
     test_error: float | None
     validation_error: float | None
     train_error: float | None  # evaluated after training
@@ -216,7 +217,7 @@ def _attempts(value: Any) -> bool:
         isinstance(one, dict)
         and all(_count(one.get(name)) for name in ("attempt", "epoch", "step"))
         and "died" in one
-        and one["died"] in (None, "network", "classes")
+        and one["died"] in (None, "network", "classes", "diverged")
         for one in value
     )
 
@@ -241,7 +242,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: isinstance(value, list) and all(map(_count, value)) and len(set(value)) == len(value),
         "a list of class numbers",
     ),
-    "attempts": (_attempts, 'a list of {attempt, died: "network"|"classes"|null, epoch, step}'),
+    "attempts": (_attempts, 'a list of {attempt, died: "network"|"classes"|"diverged"|null, epoch, step}'),
     **dict.fromkeys(("seed", "epochs", "steps"), (_count, "a whole number, 0 or more")),
     **dict.fromkeys(("seconds", "images_per_second"), (_amount, "a number, 0 or more")),
     **dict.fromkeys(("device", "commit", "command", "weights_sha256", "started", "finished"), (_text, "text")),

@@ -6,14 +6,22 @@ Texts from records and cells may hold anything; `clean` and an escape for the fo
 import os
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 from nin_repro.results.records import Record
-from nin_repro.results.tables import RULE, Group, Report, Result, Row, Stats, Table
+from nin_repro.results.tables import RULE, Group, Report, Result, Row, Stats, Table, Timing
 
-WIDTH = 120  # columns of the terminal text
+WIDTH = 120  # columns of the terminal text, at most
+NARROW = 80  # and at least
+
+COSTS = (
+    "weights and biases, and multiply-adds of one image forward, are counted; the time of an epoch and of a run is "
+    "the median wall time of our runs, with evaluations and starts that died, on the machine named beside (2 x: on two "
+    "threads of it), whatever else ran there. A row without runs has its epoch from runs of the same recipe at a "
+    "reduced budget."
+)
 
 
 # Numbers and names -----------------------------------------------------------------------------------------------
@@ -38,6 +46,41 @@ def difference(value: float | None) -> str:
     return "" if value is None else f"{round(value, 2) + 0.0:+.2f}"  # + 0.0: never "-0.00"
 
 
+def millions(count: int | None) -> str:
+    """Such as "0.967 M" or "2,157 M"."""
+    if count is None:
+        return ""
+    value = count / 1e6
+    return f"{value:,.0f} M" if value >= 100 else f"{value:#.3g} M"
+
+
+def span(seconds: float | None) -> str:
+    """Such as "0.2 s", "206 s", "40 min" or "14.7 h": a measured time, three digits at most."""
+    if seconds is None:
+        return ""
+    if seconds < 1000:
+        return f"{seconds:.{1 if seconds < 10 else 0}f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
+
+
+def first(timings: Sequence[Timing]) -> tuple[str, str, str]:
+    """Time of an epoch, of a run, and the machine: of that with the most runs."""
+    return (span(timings[0].epoch), span(timings[0].run), clean(timings[0].device)) if timings else ("", "", "")
+
+
+def _machines(timings: Sequence[Timing]) -> list[str]:
+    """Where the times of `first` are from, and what other machines took."""
+    if not timings:
+        return []
+    most, *others = timings
+    notes = [f"times on {most.device}" if most.run is not None else f"epoch at a reduced budget, on {most.device}"]
+    for other in others:
+        taken = [f"{span(other.epoch)} an epoch"] * (other.epoch is not None)
+        taken += [f"{span(other.run)} a run"] * (other.run is not None)
+        notes.append(f"{' and '.join(taken) or 'no epoch'} on {other.device} ({other.runs} of the runs)")
+    return notes
+
+
 def _starts(stats: Stats) -> str:
     """How many starts died and how; empty if none did."""
     kinds = {"whole network": stats.starts_network, "single classes": stats.starts_classes}
@@ -48,7 +91,7 @@ def _starts(stats: Stats) -> str:
 
 
 def remarks(result: Result) -> list[str]:
-    """What a reader must know beside the numbers: deviations, deaths, and runs whose code or data is in doubt."""
+    """What a reader must know beside the numbers: deviations, deaths, code or data in doubt, the machines."""
     modified = sum(record.dirty for record in result.records)
     files = {str(record.data.get("digest")) for record in result.records}
     notes = [*result.deviations, _starts(result.stats)]
@@ -56,6 +99,7 @@ def remarks(result: Result) -> list[str]:
     origins = sorted({str(record.data.get("provenance", "")) for record in result.records} - {"official files", ""})
     notes += [f"data: {origin}" for origin in origins]
     notes.append(f"runs on {len(files)} different copies of the data" if len(files) > 1 else "")
+    notes += _machines(result.timings)
     return [note for note in notes if note]
 
 
@@ -77,55 +121,89 @@ def _wanting(result: Result) -> bool:
 
 # Terminal --------------------------------------------------------------------------------------------------------
 
-_COLUMNS = (("", 52), ("paper", 6), ("ours", 14), ("n", 3), ("dead", 4), ("best", 6), ("worst", 6), ("diff", 6))
+# Columns and their widths, the name first. What a narrow terminal has no column for it is told in words.
+_WIDE = {"": 22, "params": 7, "mult-adds": 9, "epoch": 8, "run": 7, "paper": 6, "ours": 14, "n": 2, "dead": 4}
+_WIDE |= {"best": 6, "worst": 6, "diff": 6}
+_NARROW = {"": 50, "paper": 6, "ours": 14, "n": 2}
+_WORDS = {"params": "{} parameters", "mult-adds": "{} multiply-adds", "epoch": "{} an epoch", "run": "{} a run"}
+_WORDS |= {"dead": "{} dead", "best": "best {}", "worst": "worst {}", "diff": "difference {}", "epochs": "{} epochs"}
+
+_UNKNOWN = {"params": "", "mult-adds": ""}  # of groups
 
 
-def text(report: Report) -> str:
-    """The whole report for a terminal of WIDTH columns, ending with a newline."""
+class _Page:
+    """A terminal of so many columns."""
+
+    def __init__(self, width: int) -> None:
+        self.width = max(NARROW, min(width, WIDTH))
+        self.columns = _WIDE if self.width == WIDTH else _NARROW
+
+    def line(self, content: str, lead: str, indent: int) -> str:
+        """`content` after `lead`, wrapped with a hanging indent."""
+        indents = {"initial_indent": lead, "subsequent_indent": " " * indent}
+        return textwrap.fill(clean(content), self.width, break_on_hyphens=False, **indents)  # type: ignore[arg-type]
+
+    def header(self, name: str, renamed: Mapping[str, str] | None = None) -> list[str]:
+        """The columns' names, `renamed` where they differ, and a rule below."""
+        names = {column: (renamed or {}).get(column, column) for column in self.columns if column}
+        return [self.cells(name, names), "─" * (sum(self.columns.values()) + 2 * (len(self.columns) - 1))]
+
+    def cells(self, name: str, values: Mapping[str, str], indent: int = 0) -> str:
+        """One line of the table; the name runs on over columns that are empty."""
+        (_, room), *columns = self.columns.items()
+        while columns and not values.get(columns[0][0]):
+            room += columns.pop(0)[1] + 2
+        room -= indent
+        name = clean(name)
+        name = name if len(name) <= room else name[: room - 1] + "…"
+        numbers = (values.get(column, "").rjust(size) for column, size in columns)
+        return "  ".join([" " * indent + name.ljust(room), *numbers]).rstrip()
+
+    def left_out(self, values: Mapping[str, str]) -> list[str]:
+        """The values that have no column here, in words; zeros are not worth one."""
+        told = {name: value for name, value in values.items() if name not in self.columns and value not in ("", "0")}
+        return [_WORDS[name].format(value) for name, value in told.items()]
+
+
+def text(report: Report, width: int = WIDTH) -> str:
+    """The whole report for a terminal of so many columns (80 to 120), ending with a newline."""
+    page = _Page(width)
     lines: list[str] = []
     for table in report.tables:
         size = f"test error in %, {table.paper.test_set_size:,} test images"
-        lines += ["", f"{table.paper.heading} - {size}", *_header(name for name, _ in _COLUMNS)]
+        lines += ["", page.line(f"{table.paper.heading} - {size}", "", 0), *page.header("")]
         for row in table.rows:
-            lines += _text_row(row)
-        lines += [_line(note, "  Note: ", 8) for note in table.paper.notes]
+            lines += _text_row(page, row)
+        lines += [page.line(note, "  Note: ", 8) for note in table.paper.notes]
     for heading, groups in _apart(report):
-        names = ["experiment", "paper", "error", "n", "dead", "best", "worst", "epochs"]
-        lines += ["", heading, *_header(names), *(line for group in groups for line in _text_group(group))]
+        lines += ["", heading, *page.header("experiment", {"ours": "error", "diff": "epochs"} | _UNKNOWN)]
+        lines += [line for group in groups for line in _text_group(page, group)]
     if report.problems:
-        lines += ["", f"Not used ({len(report.problems)})", *(_line(problem, "  ", 4) for problem in report.problems)]
-    lines += ["", _line(RULE, "Verdicts. ", 0), "", _line(report.summary, "", 0)]
+        problems = (page.line(problem, "  ", 4) for problem in report.problems)
+        lines += ["", f"Not used ({len(report.problems)})", *problems]
+    lines += ["", page.line(COSTS, "Costs: ", 0), "", page.line(RULE, "Verdicts. ", 0)]
+    lines += ["", page.line(report.summary, "", 0)]
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
-def _line(content: str, lead: str, indent: int) -> str:
-    """`content` after `lead`, wrapped to WIDTH with a hanging indent."""
-    indents = {"initial_indent": lead, "subsequent_indent": " " * indent}
-    return textwrap.fill(clean(content), WIDTH, break_on_hyphens=False, **indents)  # type: ignore[arg-type]
-
-
-def _header(names: Iterable[str]) -> list[str]:
-    return [_cells(*names), "─" * (sum(size for _, size in _COLUMNS) + 2 * (len(_COLUMNS) - 1))]
-
-
-def _cells(name: str, *numbers: str, indent: int = 0) -> str:
-    width = _COLUMNS[0][1] - indent
-    name = clean(name)
-    name = name if len(name) <= width else name[: width - 1] + "…"
-    columns = (number.rjust(size) for number, (_, size) in zip(numbers, _COLUMNS[1:], strict=True))
-    return "  ".join([" " * indent + name.ljust(width), *columns]).rstrip()
-
-
-def _text_row(row: Row) -> list[str]:
+def _text_row(page: _Page, row: Row) -> list[str]:
     mark = "" if row.paper.own else "cited"
-    lines = [_cells(_method(row), error(row.paper.value), mark, "", "", "", "", "")]
+    lines = [page.cells(_method(row), {"paper": error(row.paper.value), "ours": mark})]
     for result in row.results:
-        numbers = ["", *_numbers(result.stats), difference(result.difference)]
-        lines.append(_cells(result.cell.experiment, *numbers, indent=2))
-        if result.stats.n or result.stats.dead:
-            lines.append(_line("; ".join([result.verdict.text, *remarks(result)]), "      ", 8))
+        epoch, run, _ = first(result.timings)
+        values = {"params": millions(result.cell.parameters), "mult-adds": millions(result.cell.multiply_adds)}
+        values |= {"epoch": epoch, "run": run, **_named(result.stats), "diff": difference(result.difference)}
+        lines.append(page.cells(result.cell.experiment, values, indent=2))
+        ran = bool(result.stats.n or result.stats.dead)
+        told = (
+            [result.verdict.text] * ran
+            + page.left_out(values)
+            + (remarks(result) if ran else _machines(result.timings))
+        )
+        if told:
+            lines.append(page.line("; ".join(told), "      ", 8))
         if _wanting(result):
-            lines += _text_command(result)
+            lines += _text_command(page, result)
     return lines
 
 
@@ -134,16 +212,26 @@ def _numbers(stats: Stats) -> list[str]:
     return [spread(stats), *counts, error(stats.best), error(stats.worst)]
 
 
-def _text_command(result: Result) -> list[str]:
+def _named(stats: Stats) -> dict[str, str]:
+    return dict(zip(("ours", "n", "dead", "best", "worst"), _numbers(stats), strict=True))
+
+
+def _text_command(page: _Page, result: Result) -> list[str]:
     """The command is never wrapped: it is there to be copied."""
     command, cost = f"      $ {clean(result.cell.command)}", clean(result.cell.cost)
-    return [f"{command}   # {cost}"] if len(command) + len(cost) + 5 <= WIDTH else [command, f"        # {cost}"]
+    if len(command) + len(cost) + 5 <= page.width:
+        return [f"{command}   # {cost}"]
+    return [command, page.line(cost, "        # ", 10)]
 
 
-def _text_group(group: Group) -> list[str]:
-    name = f"{group.experiment}, {group.budget}"
-    detail = f"      {group.why}; {group.steps} steps; recipe {group.family}"
-    return [_cells(name, error(group.paper), *_numbers(group.stats), group.epochs), detail]
+def _text_group(page: _Page, group: Group) -> list[str]:
+    epoch, run, machine = first(group.timings)
+    values = {"epoch": epoch, "run": run, "paper": error(group.paper), **_named(group.stats), "diff": group.epochs}
+    told = [group.why, f"{group.steps} steps", f"recipe {group.family}"]
+    told += [_WORDS["epochs"].format(group.epochs)] * ("diff" not in page.columns)
+    told += page.left_out({name: value for name, value in values.items() if name != "diff"})
+    told += [f"times on {machine}"] * bool(machine)
+    return [page.cells(f"{group.experiment}, {group.budget}", values), page.line("; ".join(told), "      ", 8)]
 
 
 # Markdown --------------------------------------------------------------------------------------------------------
@@ -156,13 +244,15 @@ def markdown(report: Report, folder: Path) -> str:
         "Test errors in percent; *ours* is mean ± standard deviation over *n* seeds and links to the runs behind it, "
         "*best* and *worst* link to their records. Written by `python -m nin_repro.tables`; the rule behind the "
         "verdicts stands [at the end](#how-a-verdict-is-reached).",
+        "",
+        f"Costs: {COSTS}",
     ]
     for table in report.tables:
         lines += _md_table(table, folder)
     for heading, groups in _apart(report):
-        names = "Experiment|Budget|Epochs|Steps|Error|n|Dead|Best|Worst|Paper, for orientation|Recipe|What|Records"
+        names = "Experiment|Budget|Epochs|Steps|Error|n|Dead|Best|Worst|Paper, for orientation|An epoch|A run|Machine"
         rows = (_md_group(group, folder) for group in groups)
-        lines += ["", f"## {heading}", "", *grid(names, "llrrrrrrrrlll", rows)]
+        lines += ["", f"## {heading}", "", *grid(f"{names}|Recipe|What|Records", "llrrrrrrrrrrllll", rows)]
     lines += ["", "## How a verdict is reached", "", plain(RULE)]
     if report.problems:
         lines += ["", "## Not used", "", *(f"- {plain(problem)}" for problem in report.problems)]
@@ -172,9 +262,12 @@ def markdown(report: Report, folder: Path) -> str:
 def _md_table(table: Table, folder: Path) -> list[str]:
     results = [result for row in table.rows for result in row.results]
     rows = [line for row in table.rows for line in _md_row(table, row, folder)]
-    names = "Method|Reference|Paper|Experiment|Ours|n|Dead|Best|Worst|Difference|Verdict|Remarks"
+    names = "Method|Reference|Paper|Experiment|Ours|n|Dead|Best|Worst|Difference|Verdict"
+    names += "|Parameters|Multiply-adds|An epoch|A run"
     lines = ["", f"## {plain(table.paper.heading)}", "", f"{table.paper.test_set_size:,} test images.", ""]
-    lines += [*grid(names, "llrlrrrrrrll", rows), "", *(f"- {plain(note)}" for note in table.paper.notes)]
+    lines += [*grid(names, "llrlrrrrrrlrrrr", rows), "", *(f"- {plain(note)}" for note in table.paper.notes)]
+    told = ((result.cell.experiment, "; ".join(remarks(result))) for result in results)
+    lines += [f"- {_code(name)}: {plain(words)}" for name, words in told if words]
     wanting = [result for result in results if _wanting(result)]
     if wanting:
         lines += ["", "To fill:", ""]
@@ -192,7 +285,7 @@ def _md_row(table: Table, row: Row, folder: Path) -> list[list[str]]:
     method = f"**{plain(row.paper.method)}**" if row.paper.own else plain(row.paper.method)
     head = [method, plain(row.paper.reference or "this paper"), error(row.paper.value)]
     if not row.results:
-        return [[*head, "", "cited" if not row.paper.own else "no experiment", *[""] * 7]]
+        return [[*head, "", "cited" if not row.paper.own else "no experiment", *[""] * 10]]
     lines = []
     for result in row.results:
         ours = spread(result.stats)
@@ -203,7 +296,9 @@ def _md_row(table: Table, row: Row, folder: Path) -> list[list[str]]:
         _, n, dead, _, _ = _numbers(result.stats)
         verdict = result.verdict.text if result.records else ""
         line = [*head, _code(result.cell.experiment), ours, n, dead, *_extremes(result.records, result.stats, folder)]
-        lines.append([*line, difference(result.difference), plain(verdict), plain("; ".join(remarks(result)))])
+        epoch, run, _ = first(result.timings)
+        costs = [millions(result.cell.parameters), millions(result.cell.multiply_adds), epoch, run]
+        lines.append([*line, difference(result.difference), plain(verdict), *costs])
         head = ["", "", ""]
     return lines
 
@@ -212,8 +307,8 @@ def _extremes(records: Sequence[Record], stats: Stats, folder: Path) -> list[str
     """The best and the worst error, each with a link to (the first) record that has it."""
     cells = []
     for value in (stats.best, stats.worst):
-        link = next((_link(error(value), one, folder) for one in records if one.alive and one.error == value), "")
-        cells.append(link)
+        found = next((_link(error(value), one, folder) for one in records if one.alive and one.error == value), "")
+        cells.append(found)
     return cells
 
 
@@ -226,14 +321,16 @@ def _md_record(record: Record, folder: Path) -> list[str]:
     commit = _code(record.commit[:12]) + (" (modified)" if record.dirty else "")
     numbers = [str(record.seed), error(record.error), error(record.train_error)]
     hours = f"{record.seconds / 3600:.1f}"
-    link = _link(record.key, record, folder)
-    return [*numbers, state, link, commit, plain(record.device), hours, _code(record.command)]
+    file = _link(record.key, record, folder)
+    return [*numbers, state, file, commit, plain(record.device), hours, _code(record.command)]
 
 
 def _md_group(group: Group, folder: Path) -> list[str]:
     links = " ".join(_link(f"seed {record.seed}", record, folder) for record in group.records)
     names = [_code(group.experiment), _code(group.budget), group.epochs, group.steps]
-    return [*names, *_numbers(group.stats), error(group.paper), _code(group.family), plain(group.why), links]
+    epoch, run, machine = first(group.timings)
+    costs = [epoch, run, plain(machine)]
+    return [*names, *_numbers(group.stats), error(group.paper), *costs, _code(group.family), plain(group.why), links]
 
 
 def _anchor(table: Table, result: Result) -> str:
@@ -241,7 +338,12 @@ def _anchor(table: Table, result: Result) -> str:
 
 
 def _link(label: str, record: Record, folder: Path) -> str:
-    relative = os.path.relpath(record.path, folder)
+    return link(label, record.path, folder)
+
+
+def link(label: str, path: Path, folder: Path) -> str:
+    """A Markdown link to a file, for a page that lies in `folder`."""
+    relative = os.path.relpath(path, folder)
     return f"[{plain(label)}]({quote(os.fsencode(relative))})"
 
 

@@ -4,10 +4,11 @@ A table is a query: it holds nothing that the records and `paper` do not. `rende
 """
 
 import math
+import statistics as standard
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from nin_repro.results import paper
 from nin_repro.results.records import Record
@@ -29,13 +30,16 @@ RULE = (
 
 @dataclass(frozen=True)
 class Cell:
-    """An experiment that fills a row: the family its records must have, and how to get them."""
+    """An experiment that fills a row: the family its records must have, how to get them, and what its network costs."""
 
     experiment: str
     family: str
     command: str
     cost: str = ""  # in words: "5 seeds x 100 h on 2 CPU cores"
     deviations: tuple[str, ...] = ()  # from the paper or the released recipe
+    parameters: int | None = None
+    multiply_adds: int | None = None  # of one image, forward
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Stats:
     errors: tuple[float, ...] = ()  # of the living runs, in the order of their seeds
     seeds: tuple[int, ...] = ()
     dead: int = 0
-    starts_network: int = 0  # starts that ended with the whole network dead
+    starts_network: int = 0  # starts that ended with the whole network dead, or diverged
     starts_classes: int = 0  # starts that ended with single classes dead
 
     @property
@@ -74,6 +78,19 @@ class Stats:
 
 
 @dataclass(frozen=True)
+class Timing:
+    """What runs took on one machine: medians over those that were trained to their end, in seconds of wall time.
+
+    Evaluations after epochs and starts that died are in them; what else ran on the machine is not known.
+    """
+
+    device: str
+    runs: int
+    epoch: float | None  # None if no run got through an epoch
+    run: float | None  # None where only runs of a reduced budget are known
+
+
+@dataclass(frozen=True)
 class Verdict:
     """`word` for counting and columns, `text` for readers, `limit` in points where the rule was applied."""
 
@@ -83,6 +100,7 @@ class Verdict:
 
 
 NO_RUNS = Verdict("no runs", "no runs yet")
+UNPUBLISHED = Verdict("unpublished", "nothing was published to compare with")
 
 
 @dataclass(frozen=True)
@@ -94,6 +112,7 @@ class Result:
     stats: Stats
     difference: float | None  # our mean minus the paper's value, in points
     verdict: Verdict
+    timings: tuple[Timing, ...] = ()  # of `records`; without any, of the same recipe at a reduced budget
 
     @property
     def deviations(self) -> tuple[str, ...]:
@@ -125,6 +144,7 @@ class Group:
     records: tuple[Record, ...]
     stats: Stats
     paper: float | None
+    timings: tuple[Timing, ...]
 
     @property
     def epochs(self) -> str:
@@ -163,7 +183,7 @@ class Report:
         words = [one.verdict.word for table in self.tables for row in table.rows for one in row.results]
         names = {"reproduced": "reproduced", "better": "better than the paper", "worse": "worse than the paper"}
         names |= {"too scattered": "too scattered to judge", "too few": "with too few runs"}
-        names |= {"died": "with dead runs only", "no runs": "without runs"}
+        names |= {"died": "with dead runs only", "no runs": "without runs", "unpublished": "with nothing to compare"}
         counts = [f"{words.count(word)} {name}" for word, name in names.items() if word in words]
         return f"{len(words)} cells to measure: {', '.join(counts) or 'none'}."
 
@@ -177,9 +197,39 @@ def statistics(records: Iterable[Record]) -> Stats:
         errors=tuple(error for error, _ in alive),
         seeds=tuple(seed for _, seed in alive),
         dead=len(records) - len(alive),
-        starts_network=died.count("network"),
+        starts_network=died.count("network") + died.count("diverged"),
         starts_classes=died.count("classes"),
     )
+
+
+def epoch_seconds(record: Record) -> float | None:
+    """Seconds of one epoch of a run, over all its starts; None if it did not get through one."""
+    steps = sum(attempt.step for attempt in record.attempts)
+    return record.seconds * record.steps / record.epochs / steps if record.epochs and steps else None
+
+
+def timings(records: Iterable[Record]) -> tuple[Timing, ...]:
+    """One for each machine, that of the most runs first."""
+    machines: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        if record.status == "done":
+            machines[record.device].append(record)
+    found = []
+    for device, runs in sorted(machines.items(), key=lambda item: (-len(item[1]), item[0])):
+        epochs = [seconds for seconds in map(epoch_seconds, runs) if seconds is not None]
+        epoch = standard.median(epochs) if epochs else None
+        found.append(Timing(device, len(runs), epoch, standard.median(run.seconds for run in runs)))
+    return tuple(found)
+
+
+def _whole_epochs(record: Record, cell: Cell) -> bool:
+    """Whether a run is the cell's but for the number of its epochs, so that one of them takes as long."""
+    budget = record.recipe.get("budget") or {}
+    cut = budget.get("train_images") is not None or budget.get("max_steps") is not None
+    ours, theirs = (
+        {k: v for k, v in one.items() if k not in ("seed", "budget")} for one in (record.recipe, cell.recipe)
+    )
+    return bool(theirs) and ours == theirs and not cut
 
 
 # Quantiles of Student's t at 0.975 for 2 to 9 degrees of freedom; above, the expansion in 1/df is good to 3 digits
@@ -206,12 +256,15 @@ def luck_of_images(error: float, images: int) -> float:
     return _Z975 * math.sqrt(error * (100 - error) / images)
 
 
-def judge(stats: Stats, value: float, images: int) -> Verdict:
+def judge(stats: Stats, value: float | None, images: int) -> Verdict:
     """Apply RULE to our runs and the paper's `value` (%) on a test set of `images`."""
+    if value is None and stats.n:
+        return UNPUBLISHED
     if stats.mean is None or stats.std is None or stats.n < FEWEST_RUNS:
         if stats.n:
             return Verdict("too few", f"too few runs to judge ({stats.n} of at least {FEWEST_RUNS})")
         return Verdict("died", f"no usable run: all {stats.dead} died") if stats.dead else NO_RUNS
+    assert value is not None
     run, images_limit = luck_of_run(stats.n, stats.std), luck_of_images(value, images)
     limit, difference = max(run, images_limit), stats.mean - value
     if abs(difference) > limit:
@@ -236,12 +289,16 @@ def build(records: Iterable[Record], cells: Mapping[str, Cell], problems: Iterab
     values = {name: row.value for table in paper.TABLES for row in table.rows for name in row.experiments}
     shown = {name: cells[name] for name in values if name in cells}
 
-    def result(name: str, value: float, images: int) -> Result:
+    def result(name: str, value: float | None, images: int) -> Result:
         cell = shown[name]
         runs = tuple(record for record in full if record.family == cell.family)
         stats = statistics(runs)
-        difference = None if stats.mean is None else stats.mean - value
-        return Result(cell, runs, stats, difference, judge(stats, value, images))
+        difference = None if stats.mean is None or value is None else stats.mean - value
+        taken = timings(runs)
+        if not taken:
+            reduced = timings(record for record in records if _whole_epochs(record, cell))
+            taken = tuple(replace(timing, run=None) for timing in reduced)
+        return Result(cell, runs, stats, difference, judge(stats, value, images), taken)
 
     def row(printed: paper.Row, images: int) -> Row:
         return Row(printed, tuple(result(name, printed.value, images) for name in printed.experiments if name in shown))
@@ -266,7 +323,7 @@ def build(records: Iterable[Record], cells: Mapping[str, Cell], problems: Iterab
 
     def groups(found: dict[_Recipe, list[Record]]) -> tuple[Group, ...]:
         return tuple(
-            Group(*recipe, tuple(runs), statistics(runs), values.get(recipe.experiment))
+            Group(*recipe, tuple(runs), statistics(runs), values.get(recipe.experiment), timings(runs))
             for recipe, runs in sorted(found.items())
         )
 

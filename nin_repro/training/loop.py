@@ -110,18 +110,18 @@ class Trainer:
 
         Raises:
             Interrupted: a signal came; the state is saved.
-            NotFinite: the loss or a gradient was not finite.
+            NotFinite: the loss or a gradient was not finite, in a run that has no other starts.
         """
         heard = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
         handlers = {number: signal.signal(number, self._ask_to_stop) for number in heard}
         try:
             while died := self._attempt():
                 again = self.progress.attempt < self.limits.restarts and (
-                    died == "network" or self.limits.restart_for_classes
+                    died != "classes" or self.limits.restart_for_classes
                 )
                 self._note_death(died, again)
                 if not again:
-                    return "dead" if died == "network" else "done"
+                    return "done" if died == "classes" else "dead"
                 attempt = self.progress.attempt + 1
                 self.progress = dataclasses.replace(self.progress, attempt=attempt, step=0, silent=[])
                 self._begin_attempt()
@@ -132,11 +132,12 @@ class Trainer:
 
     def _note_death(self, died: str, again: bool) -> None:
         progress, starts = self.progress, self.limits.restarts + 1
-        epoch = self.rate.epoch + 1 if died == "network" else self.rate.epoch
+        epoch = self.rate.epoch if died == "classes" else self.rate.epoch + 1
         progress.attempts.append({"attempt": progress.attempt, "died": died, "epoch": epoch, "step": progress.step})
-        what = "the network is dead" if died == "network" else f"classes {progress.silent} are silent"
+        what = {"network": "the network is dead", "classes": f"classes {progress.silent} are silent"}
+        what |= {"diverged": "the loss or the gradient is not finite"}
         then = f"start {progress.attempt + 2} of {starts}" if again else "this was the last start"
-        self.console.line(f"{what} at epoch {epoch}, step {progress.step}: {then}")
+        self.console.line(f"{what[died]} at epoch {epoch}, step {progress.step}: {then}")
 
     def _begin_attempt(self) -> None:
         """Fresh weights, momentum, schedule and draws, all functions of (seed, attempt)."""
@@ -153,10 +154,18 @@ class Trainer:
         self.saved_at = time.monotonic()
 
     def _attempt(self) -> str | None:
-        """Train until the schedule ends; what died, "network" or "classes", or None."""
-        while not self.rate.finished and not self._out_of_steps():
-            if self._epoch():
-                break
+        """Train until the schedule ends; how the start died, "network", "classes" or "diverged", or None."""
+        try:
+            while not self.rate.finished and not self._out_of_steps():
+                if self._epoch():
+                    break
+        except NotFinite:
+            if not self.limits.restarts:
+                raise
+            self.progress.step = int(self.sgd.updates.item())
+            if self.progress.attempt == self.limits.restarts:
+                self.final = self._final_evaluation()
+            return "diverged"
         if self.chosen:
             self.network.load_state_dict(self.chosen)
         dead = is_dead(self.network, self.batches.images, self.batches.labels)[0]
@@ -221,6 +230,7 @@ class Trainer:
 
     def _look(self) -> bool:
         """Note how the last updates went, and whether the network is dead."""
+        self._check_fault()
         loss, norm = self.window.tolist()
         self.window.zero_()
         dead, self.progress.silent = is_dead(self.network, self.batches.images, self.batches.labels)

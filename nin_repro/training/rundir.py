@@ -22,7 +22,7 @@ class RunDirectory:
 
     config.yaml, environment.json: what was asked and where; metrics.jsonl: one line per epoch; checkpoint.pt: all that
     is needed to go on, in the end the final weights; status.json: running, interrupted, failed, done or dead;
-    train.log: what was shown; result.json: the record.
+    train.log: what was shown; selection.json: where its settings were chosen, if in a search; result.json: the record.
     """
 
     path: Path
@@ -63,6 +63,16 @@ class RunDirectory:
 
     def write_environment(self, found: dict[str, Any]) -> None:
         write_json(self.path / "environment.json", found)
+
+    def write_selection(self, found: dict[str, Any] | None) -> None:
+        """Note the choice that asked for this run. One that asked before stays if now nobody did."""
+        if found is not None:
+            write_json(self.path / "selection.json", found)
+
+    def selection(self) -> dict[str, Any]:
+        """{"selection": what was noted}, or nothing."""
+        path = self.path / "selection.json"
+        return {"selection": json.loads(path.read_text())} if path.exists() else {}
 
     def rewrite_metrics(self, rows: list[dict[str, Any]]) -> None:
         """Make metrics.jsonl say what the checkpoint says: rows after it are trained again."""

@@ -1,0 +1,272 @@
+"""`python -m nin_repro.claims` judges what the paper says of NIN beside its tables, from records and measurements.
+
+`--measure runs/DIR ...` measures trained networks first: their error on moved images and where their last maps answer.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nin_repro.config.compose import experiments, load
+from nin_repro.config.recipe import budget_name, family, key, recipe
+from nin_repro.cost import images_seen
+from nin_repro.data.sources import DATASETS
+from nin_repro.files import UsageError, atomic, write_json
+from nin_repro.finished import final_weights, open_finished, rebuilt
+from nin_repro.models.spec import layers, training_multiply_adds
+from nin_repro.results import claims, measurements, records
+from nin_repro.results.arms import PAPER_DATASETS, effective
+from nin_repro.results.claims import Cost, Page
+from nin_repro.results.measurements import SHIFTS
+from nin_repro.results.records import Record
+from nin_repro.run import as_command
+from nin_repro.schema import Config, Nin
+from nin_repro.training.rundir import source_commit
+from nin_repro.training.schedule import plan
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nin_repro.models.probes import Shares
+
+LAYERS = 1  # goes up when `models/forms.py` computes something else: numbers that were kept are then not used
+
+
+# --- measuring -------------------------------------------------------------------------------------------------------
+
+
+def measure(paths: list[Path], out: Path, images: int | None, data_dir: Path | None, device: str) -> None:
+    """Measure finished runs, one file each in `out`; all are opened before the first is measured.
+
+    Raises:
+        UsageError: one is no finished run, was judged on validation images, or is not what its record says.
+    """
+    if images is not None and images < 1:
+        raise UsageError(f"--images {images}: give at least 1, or leave it out for all test images")
+    opened = [(path, *open_finished(path, "--measure", dead=True)) for path in paths]
+    for path, config, _ in opened:
+        if config.protocol != "final":
+            raise UsageError(
+                f"--measure {path}: it ran with protocol=validate; claims are about runs with protocol=final"
+            )
+    for number, (path, config, record) in enumerate(opened, start=1):
+        print(f"[{number}/{len(opened)}] {path}", flush=True)
+        target = out / f"{record['key']}.json"
+        size = min(images or DATASETS[config.dataset.name].sizes["test"], DATASETS[config.dataset.name].sizes["test"])
+        if _measured(target, record, size):
+            print(f"  already measured on {size:,} images: {target}")
+            continue
+        config = dataclasses.replace(config, device=device, data_dir=str(data_dir or config.data_dir))
+        write_json(target, measured(path, config, record, size))
+        print(f"  {target}")
+
+
+def _measured(path: Path, record: dict[str, Any], images: int) -> bool:
+    found = [one for one in measurements.read_all(path.parent)[0] if one.path == path] if path.exists() else []
+    return bool(found) and (found[0].weights_sha256, found[0].images) == (record.get("weights_sha256"), images)
+
+
+def measured(path: Path, config: Config, record: dict[str, Any], images: int) -> dict[str, Any]:
+    """The measurement of one run on so many test images, evenly spaced in their order, as JSON values.
+
+    Raises:
+        UsageError: weights, data or error are not those that the record tells of.
+    """
+    commit, dirty = source_commit()
+    about = {"format": measurements.FORMAT, "key": key(config), "family": family(config), "budget": budget_name(config)}
+    names = (
+        "experiment",
+        "seed",
+        "status",
+        "dead_classes",
+        "epochs",
+        "command",
+        "commit",
+        "weights_sha256",
+        "test_error",
+    )
+    about |= {name: record.get(name) for name in names}
+    about |= {"recipe": recipe(config), "images": images, "measured_by": {"commit": commit, "dirty": dirty}}
+    if record["status"] == "dead":
+        print("  every start of it died: counted, not measured")
+        return about | {"translation": None, "maps": None}
+    from nin_repro.models.nin import NetworkInNetwork
+    from nin_repro.models.probes import DIRECTIONS, map_shares, translation_errors
+
+    started = time.monotonic()
+    network, inputs, labels, _ = rebuilt(config, final_weights(path, record))
+    every = len(labels)
+    chosen = [i * every // images for i in range(images)]
+    inputs, labels = inputs[chosen], labels[chosen]
+    errors = translation_errors(network, inputs, labels, SHIFTS, lambda line: print(line, flush=True))
+    if images == every and abs(errors[0][0] - record["test_error"]) > max(0.1, 200 / every):
+        raise UsageError(
+            f"{path}: its error is {errors[0][0]:.2f} % here but {record['test_error']:.2f} % in result.json: "
+            "data or code are not those of the run; measure with the commit that it was trained with"
+        )
+    moved = {"shifts": list(SHIFTS), "directions": list(DIRECTIONS), "errors": _rounded(errors)}
+    maps = None
+    if isinstance(network, NetworkInNetwork) and config.regularizer.head == "gap":
+        maps = map_numbers(map_shares(network, inputs, labels), labels)
+        print(f"  {maps['share']:.1f} % of the strongest activations lie in the true class's map")
+    print(f"  measured in {time.monotonic() - started:.0f} s")
+    return about | {"translation": moved, "maps": maps}
+
+
+def map_numbers(found: "Shares", labels: "Tensor") -> dict[str, Any]:
+    """Shares of the true class's map in percent: of all images, of those the network gets right, and by class.
+
+    Also, of each class's images, which other map has the largest share, and what share. Classes without images are
+    left out of the lists.
+    """
+    import torch
+
+    shares, true = 100 * found.shares, torch.arange(len(labels))
+    own = shares[true, labels]
+    rivals, rival_shares, by_class, counts = [], [], [], []
+    for label in range(shares.shape[1]):
+        here = shares[labels == label]
+        if not len(here):
+            continue
+        means = here.mean(0)
+        by_class.append(means[label].item())
+        counts.append(len(here))
+        means[label] = -1
+        rivals.append(int(means.argmax()))
+        rival_shares.append(means.max().item())
+    right = own[found.right]
+    return {
+        "share": round(own.mean().item(), 4),
+        "share_right": round(right.mean().item(), 4) if len(right) else None,
+        "silent_images": int((found.shares.sum(1) == 0).sum()),
+        "class_images": counts,
+        "class_share": [round(value, 3) for value in by_class],
+        "rival": rivals,
+        "rival_share": [round(value, 3) for value in rival_shares],
+    }
+
+
+def _rounded(errors: list[list[float]]) -> list[list[float]]:
+    return [[round(error, 4) for error in some] for some in errors]
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def layer_numbers(path: Path) -> dict[str, Any]:
+    """What single layers do (section 3.1): read from `path`, or computed and kept there. Only computing needs torch."""
+    try:
+        found = json.loads(path.read_text())
+        if isinstance(found, dict) and found.get("format") == LAYERS:
+            return found
+    except (OSError, ValueError):
+        pass
+    import torch
+
+    from nin_repro.models.forms import FIT, compare_forms, fit_layers
+
+    print("computing what single layers can do (section 3.1): once, half a minute", file=sys.stderr, flush=True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    channels, forms = 3, []
+    architecture = load(["experiment=table1/nin"]).architecture
+    assert isinstance(architecture, Nin)
+    for block in architecture.blocks.values():
+        widths = [10 if width == "classes" else width for width in block.widths]
+        forms += [compare_forms(channels, widths, block.kernel, seed) for seed in range(3)]
+        channels = widths[-1]
+    found = {"format": LAYERS, "settings": FIT, "forms": forms, "fits": fit_layers()}
+    torch.set_num_threads(threads)
+    write_json(path, found)
+    return found
+
+
+def costs(configs: dict[str, Config], found: list[Record]) -> list[Cost]:
+    """What each experiment's network takes, those alike in one; times from records of the same network and batches."""
+    groups: dict[str, list[str]] = {}
+    for name, config in configs.items():
+        # Experiments of one network and one amount of work are one row.
+        groups.setdefault(json.dumps([_network(recipe(config)), images_seen(config)]), []).append(name)
+    return [_cost(tuple(names), configs[names[0]], found) for names in groups.values()]
+
+
+def _network(of: dict[str, Any]) -> list[Any]:
+    """What decides the speed of a training: data set, network, regularizer, batches."""
+    keys = ("dataset.name", "dataset.augment.", "architecture.", "regularizer.", "optimizer.batch_size")
+    without = ("regularizer.fc_lr", "architecture.init", "architecture.last_init", "regularizer.convention")
+    found = {name: value for name, value in effective(of).items() if name.startswith(keys)}
+    return sorted([name, value] for name, value in found.items() if not name.startswith(without) and "std" not in name)
+
+
+def _cost(names: tuple[str, ...], config: Config, found: list[Record]) -> Cost:
+    built = layers(config.dataset, config.architecture, config.regularizer)
+    epochs, drops = plan(config.optimizer.schedule, config.budget)
+    times: dict[str, list[float]] = {}
+    for record in found:
+        if record.images_per_second and _network(record.recipe) == _network(recipe(config)):
+            times.setdefault(record.device, []).append(record.images_per_second)
+    return Cost(
+        experiments=names,
+        dataset=config.dataset.name,
+        kind=config.architecture.kind,
+        head=config.regularizer.head,
+        parameters=sum(layer.parameters for layer in built),
+        multiply_adds=sum(layer.multiply_adds for layer in built),
+        augmented=config.dataset.augment.pad > 0 or config.dataset.augment.flip,
+        epochs=epochs,
+        at_most=drops is None,
+        flops=2 * images_seen(config) * training_multiply_adds(built),
+        epoch_images=images_seen(config) // epochs,
+        times=times,
+    )
+
+
+def write_page(records_dir: Path, out: Path, measured_dir: Path) -> None:
+    """Build the page and its pictures in `out`, and say the verdicts."""
+    from nin_repro.results.claimplots import draw_fits, draw_translation, panels
+    from nin_repro.results.figures import save
+
+    found, problems = records.read_all(records_dir)
+    measured_runs, more = measurements.read_all(measured_dir)
+    configs = {name: load([f"experiment={name}"]) for name in experiments()}
+    known = {name: config for name, config in configs.items() if config.dataset.name in PAPER_DATASETS}
+    bases = {name: recipe(config) for name, config in configs.items()}
+    numbers = layer_numbers(out / "layers.json")
+    page = Page(found, measured_runs, numbers, costs(known, found), bases, [*problems, *more], out)
+    judged = page.claims()
+    written = save(draw_fits(numbers["fits"]), out / "fits")
+    arms = page.moved_arms()
+    if panels(arms):
+        written += save(draw_translation(arms), out / "translation")
+    with atomic(out / "claims.md") as file:
+        file.write(claims.markdown(judged, page.problems))
+    print(claims.text(judged, page.problems))
+    for path in [out / "claims.md", *written]:
+        print(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m nin_repro.claims", description="What the paper says of NIN beside its tables, with verdicts."
+    )
+    parser.add_argument("--measure", type=Path, nargs="+", metavar="RUN", help="directories of trained runs to measure")
+    parser.add_argument("--images", type=int, help="test images to measure on, evenly spaced (default: all)")
+    parser.add_argument("--data-dir", type=Path, help="where the runs' data sets are, if they have moved")
+    parser.add_argument("--device", default="cpu", help="to measure on: cpu, cuda, auto (default %(default)s)")
+    parser.add_argument("--records", type=Path, default=Path("results/records"), help="records (default %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("results/claims"), help="where files go (default %(default)s)")
+    options = parser.parse_args()
+    folder = options.out / "measurements"
+    if options.measure:
+        measure(options.measure, folder, options.images, options.data_dir, options.device)
+        print("next: python -m nin_repro.claims")
+    else:
+        write_page(options.records, options.out, folder)
+
+
+if __name__ == "__main__":
+    sys.exit(as_command(main))

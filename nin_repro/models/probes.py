@@ -1,0 +1,81 @@
+"""What is measured on a trained network beside its error: its error on moved images, and where its last maps answer."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nin_repro.models.maps import strongest
+from nin_repro.models.network import Network
+from nin_repro.models.nin import NetworkInNetwork
+from nin_repro.training.evaluate import BATCH, logits
+
+DIRECTIONS = {"down": (1, 0), "up": (-1, 0), "right": (0, 1), "left": (0, -1)}  # (rows, columns) that images move by
+
+
+def shifted(images: Tensor, rows: int, columns: int) -> Tensor:
+    """Move the content of [N, H, W, C] down by `rows` and right by `columns` (negative: up, left); zeros come in.
+
+    Of preprocessed images these zeros are what the convolutions' own padding is made of.
+    """
+    height, width = images.shape[1:3]
+    moved = torch.zeros_like(images)
+    to_rows, to_columns = (
+        slice(max(step, 0), size + min(step, 0)) for step, size in ((rows, height), (columns, width))
+    )
+    of_rows, of_columns = (
+        slice(max(-step, 0), size + min(-step, 0)) for step, size in ((rows, height), (columns, width))
+    )
+    moved[:, to_rows, to_columns] = images[:, of_rows, of_columns]
+    return moved
+
+
+def translation_errors(
+    network: Network, images: Tensor, labels: Tensor, shifts: Sequence[int], say: Callable[[str], None]
+) -> list[list[float]]:
+    """Error in percent on float images [N, H, W, C]: for each shift in pixels, one for each of DIRECTIONS, in order.
+
+    Without dropout; the network is left in training mode. `say` is told of each shift.
+    """
+    found: list[list[float]] = []
+    for pixels in shifts:
+        errors: list[float] = []
+        for rows, columns in DIRECTIONS.values():
+            if pixels == 0 and errors:
+                errors.append(errors[0])
+                continue
+            moved = shifted(images, pixels * rows, pixels * columns)
+            wrong = (logits(network, moved).argmax(1) != labels).sum().item()
+            errors.append(100 * wrong / len(labels))
+        say(f"  moved by {pixels} px: error {sum(errors) / len(errors):.2f} %")
+        found.append(errors)
+    return found
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Of each image: how its strongest values divide among the maps [N, K] (rows add up to 1, or to 0 where no map
+    answers), and whether the network is right [N]."""
+
+    shares: Tensor
+    right: Tensor
+
+
+@torch.no_grad()
+def map_shares(network: NetworkInNetwork, images: Tensor, labels: Tensor) -> Shares:
+    """Where the largest 10 % of the last maps' values lie (Figure 4's rule, `maps.strongest`), by their sum.
+
+    Float images [N, H, W, C], labels [N]. Values below zero, which only a network without a last ReLU has, are no
+    activation and count as 0. Without dropout; the network is left in training mode.
+    """
+    shares, right = [], []
+    network.eval()
+    for chunk, truth in zip(images.split(BATCH), labels.split(BATCH), strict=True):
+        maps = network.features(chunk.permute(0, 3, 1, 2))
+        mass = strongest(maps).clamp(min=0).double().sum((2, 3))
+        total = mass.sum(1, keepdim=True)
+        shares.append(torch.where(total > 0, mass / total.clamp(min=torch.finfo(mass.dtype).tiny), 0))
+        right.append(network.head(maps).argmax(1) == truth)
+    network.train()
+    return Shares(torch.cat(shares), torch.cat(right))

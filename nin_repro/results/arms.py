@@ -1,0 +1,222 @@
+"""Which runs a claim is judged by: arms of one recipe, pairs that differ in one thing, and the rule of a verdict."""
+
+import math
+import statistics as numbers
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nin_repro.results.ablations import changes, leaves
+from nin_repro.results.measurements import Measurement
+from nin_repro.results.records import Record
+from nin_repro.results.tables import FEWEST_RUNS, PAPER_BUDGET, Verdict, t975
+
+SUPPORTED, NOT_SUPPORTED, NOT_ENOUGH = "supported", "not supported", "not enough runs"
+PAPER_DATASETS = ("cifar10", "cifar100", "mnist", "svhn")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One run as a claim sees it. `values` is None if it is dead; else the first value is what is judged."""
+
+    key: str
+    seed: int
+    path: Path
+    values: tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class Arm:
+    """All runs of one recipe, measured in the same way."""
+
+    family: str
+    experiment: str
+    budget: str
+    epochs: int
+    recipe: Mapping[str, Any]
+    images: int  # that were measured on; 0: all, by the run itself
+    samples: tuple[Sample, ...]
+
+    @property
+    def living(self) -> list[tuple[float, ...]]:
+        return [one.values for one in self.samples if one.values is not None]
+
+    @property
+    def n(self) -> int:
+        return len(self.living)
+
+    @property
+    def dead(self) -> int:
+        return len(self.samples) - self.n
+
+    @property
+    def full(self) -> bool:
+        return self.budget == PAPER_BUDGET and self.dataset in PAPER_DATASETS
+
+    @property
+    def dataset(self) -> str:
+        return str(self.recipe["dataset"]["name"])
+
+    def mean(self, which: int = 0) -> float | None:
+        return math.fsum(one[which] for one in self.living) / self.n if self.n else None
+
+    def std(self, which: int = 0) -> float | None:
+        return numbers.stdev(one[which] for one in self.living) if self.n > 1 else None
+
+    def shown(self, which: int = 0) -> str:
+        """Mean and standard deviation, two digits."""
+        mean, std = self.mean(which), self.std(which)
+        return "" if mean is None else f"{mean:.2f}" + ("" if std is None else f" ± {std:.2f}")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two arms; d = weight * (mean of `first`) - (mean of `second`), so that the claim says d > 0."""
+
+    first: Arm
+    second: Arm
+    weight: float = 1.0
+    which: int = 0
+
+    @property
+    def enough(self) -> bool:
+        return min(self.first.n, self.second.n) >= FEWEST_RUNS
+
+    @property
+    def difference(self) -> float | None:
+        first, second = self.first.mean(self.which), self.second.mean(self.which)
+        return None if first is None or second is None else self.weight * first - second
+
+    @property
+    def limit(self) -> float | None:
+        if not self.enough:
+            return None
+        first, second = self.first.std(self.which), self.second.std(self.which)
+        assert first is not None and second is not None
+        variance = (self.weight * first) ** 2 / self.first.n + second**2 / self.second.n
+        return t975(min(self.first.n, self.second.n) - 1) * math.sqrt(variance)
+
+    @property
+    def sign(self) -> int:
+        """1: the claim is supported; -1: contradicted; 0: no difference seen, or not judged."""
+        d, limit = self.difference, self.limit
+        return 0 if d is None or limit is None or abs(d) <= limit else 1 if d > 0 else -1
+
+    @property
+    def full(self) -> bool:
+        return self.first.full and self.second.full
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One comparison, or one arm, with what it says about its claim: None if there are too few runs."""
+
+    label: str
+    supports: bool | None
+    full: bool
+    why: str
+
+
+def decide(found: Sequence[Judged]) -> Verdict:
+    """One verdict from several comparisons, by RULE."""
+    judged = [one for one in found if one.supports is not None]
+    best = [one for one in judged if one.full] or judged
+    if not best:
+        what = "no runs of it yet"
+        if found:
+            what = f"of {len(found)} to be judged none has {FEWEST_RUNS} living runs on each side"
+        return Verdict(NOT_ENOUGH, what)
+    word = SUPPORTED if all(one.supports for one in best) else NOT_SUPPORTED
+    scale = "" if best[0].full else "at a reduced budget, "
+    agree = sum(bool(one.supports) for one in best)
+    count = "" if len(best) == 1 else f"{agree} of {len(best)} support it: "
+    return Verdict(word, f"{scale}{count}" + "; ".join(f"{one.label}: {one.why}" for one in best))
+
+
+# --- arms and pairs --------------------------------------------------------------------------------------------------
+
+Values = Callable[[Any], "tuple[float, ...] | None"]
+
+
+def arms_of(runs: Iterable[Record | Measurement], values: Values, others: Iterable[Record] = ()) -> list[Arm]:
+    """The runs by recipe. `values` of a living run; None leaves it out. `others`: dead runs of them are counted too."""
+    groups: dict[tuple[str, int], list[Record | Measurement]] = defaultdict(list)
+    for run in runs:
+        groups[run.family, getattr(run, "images", 0)].append(run)
+    dead = [record for record in others if record.protocol == "final" and not record.alive]
+    found = []
+    for (family, images), group in sorted(groups.items()):
+        first = group[0]
+        samples = {one.key: Sample(one.key, one.seed, one.path, None) for one in dead if one.family == family}
+        for one in group:
+            value = values(one) if one.alive else None
+            if value is not None or not one.alive:
+                samples[one.key] = Sample(one.key, one.seed, one.path, value)
+        ordered = tuple(sorted(samples.values(), key=lambda sample: (sample.seed, sample.key)))
+        epochs = max(one.epochs for one in group)
+        found.append(Arm(family, first.experiment or "", first.budget, epochs, first.recipe, images, ordered))
+    return [arm for arm in found if arm.samples]
+
+
+def effective(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves of a recipe but for the seed; what cannot have an effect in it is left out."""
+    found = leaves({name: value for name, value in recipe.items() if name != "seed"})
+    regularizer = recipe.get("regularizer", {})
+    without = []
+    if not regularizer.get("dropout") and not regularizer.get("head_dropout"):
+        without.append("regularizer.convention")
+    if regularizer.get("head") == "gap":
+        without += ["regularizer.fc_std", "regularizer.fc_lr_factor"]
+    return {name: value for name, value in found.items() if name not in without}
+
+
+MAY_BE_ABSENT = ("regularizer.convention", "regularizer.fc_std", "regularizer.fc_lr_factor")
+
+
+def alike(first: Arm, second: Arm, but: Sequence[str]) -> bool:
+    """Whether two arms differ in no key that has an effect in both, other than those named."""
+    one, other = effective(first.recipe), effective(second.recipe)
+    if first.images != second.images:
+        return False
+    for name in {*one, *other} - set(but):
+        absent = name not in one or name not in other
+        if not (absent and name in MAY_BE_ABSENT) and (absent or one[name] != other[name]):
+            return False
+    return True
+
+
+def has(arm: Arm, **settings: Any) -> bool:
+    """Whether an arm's regularizer has these settings."""
+    return all(arm.recipe["regularizer"].get(name) == value for name, value in settings.items())
+
+
+HEAD = ("regularizer.head", "regularizer.head_dropout")
+
+
+def head_pairs(arms: Sequence[Arm], dropped: bool) -> list[tuple[Arm, Arm]]:
+    """(fully connected, global average pooling) with all else equal; with or without dropout before the former."""
+    full = [arm for arm in arms if has(arm, head="fc") and bool(arm.recipe["regularizer"]["head_dropout"]) == dropped]
+    pooled = [arm for arm in arms if has(arm, head="gap")]
+    return [(first, second) for second in pooled for first in full if alike(first, second, HEAD)]
+
+
+def head_name(arm: Arm) -> str:
+    if has(arm, head="gap"):
+        return "GAP"
+    return "FC + dropout" if arm.recipe["regularizer"]["head_dropout"] else "FC"
+
+
+def setting(arm: Arm, bases: Mapping[str, Mapping[str, Any]]) -> str:
+    """In what an arm differs from its experiment's file, but for the regularizer that the claims are about."""
+    base = bases.get(arm.experiment)
+    changed = changes(arm.recipe, base) if base is not None else []
+    return " ".join(one for one in changed if not one.startswith("regularizer."))
+
+
+def label(arm: Arm) -> str:
+    """Data set, architecture, dropout between the blocks and length."""
+    dropout = arm.recipe["regularizer"].get("dropout")
+    kind = f"{arm.dataset} {arm.recipe['architecture']['kind']}, {'with' if dropout else 'no'} dropout between blocks"
+    return f"{kind}, {arm.epochs} epoch{'s' * (arm.epochs != 1)}"

@@ -1,0 +1,486 @@
+"""What the paper says of NIN beside its tables: each claim with one verdict, by the rules of `claim_texts`.
+
+From records, measurements of trained networks and numbers of single layers; no torch.
+"""
+
+import math
+import statistics as numbers
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nin_repro.results import claim_texts as texts
+from nin_repro.results.arms import (
+    NOT_ENOUGH,
+    NOT_SUPPORTED,
+    SUPPORTED,
+    Arm,
+    Comparison,
+    Judged,
+    Sample,
+    alike,
+    arms_of,
+    decide,
+    has,
+    head_name,
+    head_pairs,
+    label,
+    setting,
+)
+from nin_repro.results.claim_texts import RULE, SAME, Text
+from nin_repro.results.measurements import SHIFTS, Measurement
+from nin_repro.results.records import Record
+from nin_repro.results.render import clean, grid, link, plain
+from nin_repro.results.tables import FEWEST_RUNS, PAPER_BUDGET, Verdict, t975
+
+
+@dataclass(frozen=True)
+class Claim:
+    text: Text
+    verdict: Verdict
+    tables: tuple[tuple[str, str, list[list[str]]], ...] = ()  # names, alignment, rows, as `render.grid` takes them
+    notes: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()  # that make what is missing for a verdict at the paper's budget
+    figures: tuple[str, ...] = ()  # file names without their ending
+
+
+# --- the claims ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an experiment's network takes. `times`: images a second of each run, by machine."""
+
+    experiments: tuple[str, ...]
+    dataset: str
+    kind: str  # of the architecture
+    head: str
+    parameters: int
+    multiply_adds: int  # per image, forward
+    augmented: bool
+    epochs: int
+    at_most: bool  # the schedule may end earlier
+    flops: float  # of the whole training
+    epoch_images: int
+    times: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    def epoch_seconds(self, machine: str) -> float:
+        return self.epoch_images / numbers.median(self.times[machine])
+
+
+class Page:
+    """Everything that the claims are judged by."""
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        measurements: Sequence[Measurement],
+        layers: Mapping[str, Any],
+        costs: Sequence[Cost],
+        bases: Mapping[str, Mapping[str, Any]],
+        problems: Sequence[str],
+        folder: Path,
+    ) -> None:
+        self.records = [one for one in records if one.protocol == "final" and complete(one.recipe)]
+        weights = {one.key: one.weights_sha256 for one in records}
+        measurements = [one for one in measurements if complete(one.recipe)]
+        doubted = [one for one in measurements if weights.get(one.key, one.weights_sha256) != one.weights_sha256]
+        self.measurements = [one for one in measurements if one not in doubted]
+        self.problems = [
+            *problems,
+            *(f"{one.path.name}: not used: its record tells of other weights" for one in doubted),
+        ]
+        self.layers, self.costs, self.bases, self.folder = layers, costs, bases, folder
+
+    def claims(self) -> list[Claim]:
+        return [
+            self.translation(),
+            self.maps(),
+            self.gap_regularises(),
+            self.dropout(),
+            self.one_function(),
+            self.convex(),
+            self.cost(),
+        ]
+
+    def moved_arms(self) -> list[Arm]:
+        """Arms of translation: the mean increase, then the error at each shift."""
+        return arms_of(self.measurements, lambda one: (one.increase, *one.curve), self.records)
+
+    def translation(self) -> Claim:
+        arms = self.moved_arms()
+        pairs = [(first, second, False) for first, second in head_pairs(arms, dropped=False)]
+        pairs += [(first, second, True) for first, second in head_pairs(arms, dropped=True)]
+        judged, rows = [], []
+        for first, second, dropped in pairs:
+            found = Comparison(first, second)
+            if not dropped:
+                judged.append(_judge(found, f"the error rises by {_two(found.difference)} points less with GAP"))
+            rows.append(
+                [*self._about(second, f"{head_name(first)} - GAP"), *_numbers(found), _seen(found, not dropped)]
+            )
+        table = []
+        for arm in _of(arms, pairs):
+            errors = [arm.shown(1 + i) for i in range(len(SHIFTS))]
+            shown = [*_counts(arm), *errors, arm.shown(), f"{arm.images:,}", self._runs(arm)]
+            table.append([*self._about(arm, head_name(arm)), *shown])
+        names = f"{ABOUT}|Head|n|Dead|{'|'.join(f'{shift} px' for shift in SHIFTS)}|Mean increase|Images|Runs"
+        return Claim(
+            texts.TRANSLATION,
+            decide(judged),
+            ((names, "lrllrr" + "r" * (len(SHIFTS) + 2) + "l", table), _compared(rows, "points")),
+            commands=(*TRAIN_HEADS, *MEASURE),
+            figures=("translation",) if pairs else (),
+        )
+
+    def maps(self) -> Claim:
+        def values(one: Measurement) -> tuple[float, ...] | None:
+            if one.maps is None:
+                return None
+            shares, rivals = one.maps["class_share"], one.maps["rival_share"]
+            lead = min(share - rival for share, rival in zip(shares, rivals, strict=True))
+            right = one.maps["share_right"]
+            return one.maps["share"], one.maps["share"] if right is None else right, min(shares), lead, len(shares)
+
+        measured = [one for one in self.measurements if _maps_are_classes(one.recipe)]
+        arms, judged, rows = arms_of(measured, values, self.records), [], []
+        for arm in arms:
+            mean, std, lead = arm.mean(), arm.std(), min((one[3] for one in arm.living), default=0.0)
+            low = None
+            if mean is not None and std is not None and arm.n >= FEWEST_RUNS:
+                low = mean - t975(arm.n - 1) * std / math.sqrt(arm.n)
+            supports = None if low is None else low > 50 and lead > 0
+            chance = f"{100 / arm.living[0][4]:.0f}" if arm.living else ""
+            why = f"{arm.shown()} % of the mass lies in the true map, chance {chance} %"
+            judged.append(Judged(f"{label(arm)}, n={arm.n}", supports, arm.full, why))
+            shown = [arm.shown(i) for i in (0, 1, 2)] + [f"{lead:+.2f}" if arm.n else "", _two(low), chance]
+            word = NOT_ENOUGH if supports is None else SUPPORTED if supports else NOT_SUPPORTED
+            rows.append([*self._about(arm), *_counts(arm), *shown, f"{arm.images:,}", word, self._runs(arm)])
+        names = f"{ABOUT}|n|Dead|Share|Of images it gets right|Weakest class|Least lead|95 % low|Chance|Images|"
+        return Claim(
+            texts.MAPS,
+            decide(judged),
+            ((names + "Verdict|Runs", "lrl" + "r" * 9 + "ll", rows), *self._by_class(arms)),
+            commands=(TRAIN_HEADS[0], *MEASURE),
+            notes=("Pictures of the maps: `python -m nin_repro.figures --run runs/<run directory>`.",),
+        )
+
+    def _by_class(self, arms: Sequence[Arm]) -> tuple[tuple[str, str, list[list[str]]], ...]:
+        """The mean share of each class, for data sets of few of them."""
+        shares = {one.key: one.maps["class_share"] for one in self.measurements if one.maps is not None}
+        rows = []
+        for arm in arms:
+            found = [shares[one.key] for one in arm.samples if one.values is not None]
+            if found and len(found[0]) <= 10:
+                means = [f"{math.fsum(column) / len(found):.1f}" for column in zip(*found, strict=True)]
+                rows.append([plain(label(arm)), *means, *[""] * (10 - len(means))])
+        return ((f"Share by class|{'|'.join(map(str, range(10)))}", "l" + "r" * 10, rows),)
+
+    def gap_regularises(self) -> Claim:
+        def values(one: Record) -> tuple[float, ...] | None:
+            if one.test_error is None or one.train_error is None:
+                return None
+            return one.test_error - one.train_error, one.test_error, one.train_error
+
+        arms = arms_of(self.records, values)
+        pairs = [(first, second, False) for first, second in head_pairs(arms, dropped=False)]
+        pairs += [(first, second, True) for first, second in head_pairs(arms, dropped=True)]
+        judged, rows = [], []
+        for first, second, dropped in pairs:
+            found, tested = Comparison(first, second), Comparison(first, second, which=1)
+            worse = tested.sign < 0
+            if not dropped:
+                words = f"the gap is {_two(found.difference)} points smaller with GAP"
+                words += f", but its test error is {_two(-(tested.difference or 0))} points higher" if worse else ""
+                judged.append(_judge(found, words, found.sign > 0 and not worse))
+            seen = "test error higher" if worse and found.sign > 0 else _seen(found, not dropped)
+            rows.append([*self._about(second, f"{head_name(first)} - GAP"), *_numbers(found), seen])
+        table = [
+            [*self._about(arm, head_name(arm)), *_counts(arm), arm.shown(2), arm.shown(1), arm.shown(), self._runs(arm)]
+            for arm in _of(arms, pairs)
+        ]
+        return Claim(
+            texts.GAP_REGULARISES,
+            decide(judged),
+            (
+                (f"{ABOUT}|Head|n|Dead|Train error|Test error|Gap|Runs", "lrllrrrrrl", table),
+                _compared(rows, "points"),
+            ),
+            commands=TRAIN_HEADS,
+        )
+
+    def dropout(self) -> Claim:
+        arms = arms_of(self.records, lambda one: None if one.test_error is None else (one.test_error,))
+        nin = [arm for arm in arms if arm.recipe["architecture"].get("kind") == "nin"]
+        judged, rows = [], []
+        for without in (arm for arm in nin if not arm.recipe["regularizer"].get("dropout")):
+            for with_ in (arm for arm in nin if has(arm, dropout=0.5)):
+                if not alike(without, with_, ("regularizer.dropout",)):
+                    continue
+                found = Comparison(without, with_, weight=0.8)
+                cut = _cut(without, with_)
+                judged.append(
+                    _judge(found, f"dropout changes the error by {cut} (relative)", also=f"{head_name(with_)}")
+                )
+                shown = [without.shown(), _both(without), with_.shown(), _both(with_), cut, *_numbers(found)]
+                rows.append([*self._about(with_, head_name(with_)), *shown, _seen(found)])
+                rows[-1].append(f"{self._runs(without)} / {self._runs(with_)}")
+        names = f"{ABOUT}|Head|Without|n (dead)|With|n (dead)|Change|d|Limit|Result|Runs without / with"
+        return Claim(
+            texts.DROPOUT,
+            decide(judged),
+            ((names, "lrllrrrrrrrll", rows),),
+            commands=(
+                "python -m nin_repro.train -m experiment=text/nin_no_dropout,table1/nin seed=0,1,2,3,4",
+                "python -m nin_repro.figures",
+            ),
+        )
+
+    def one_function(self) -> Claim:
+        found = self.layers["forms"]
+        worst = max(max(one["differences"]) for one in found)
+        rows = []
+        for one in found:
+            layer = [str(one["channels"]), " ".join(map(str, one["widths"])), f"{one['kernel']}x{one['kernel']}"]
+            rows.append([*layer, str(one["seed"]), *(f"{difference:.1e}" for difference in one["differences"])])
+        verdict = Verdict(
+            SUPPORTED if worst < SAME else NOT_SUPPORTED,
+            f"the largest of {sum(len(one['differences']) for one in found)} differences is {worst:.1e} of the largest "
+            "output; no runs needed",
+        )
+        names = "Input maps|Widths|Window|Seed|Perceptron|Parametric pooling"
+        return Claim(
+            texts.ONE_FUNCTION,
+            verdict,
+            ((names, "rlrrrr", rows),),
+        )
+
+    def convex(self) -> Claim:
+        fits, rows = self.layers["fits"], []
+        beyond = []
+        for name, target in fits.items():
+            arms = [_fit_arm(target[layer]["errors"]) for layer in ("maxout", "perceptron")]
+            found = Comparison(arms[0], arms[1])
+            shown = [f"{arm.mean():.3f} ± {arm.std():.3f}" for arm in arms]
+            spans = [f"{min(target[layer]['errors']):.3f}" for layer in ("maxout", "perceptron")]
+            bulge = f"{target['maxout']['bulge']:.0e}"
+            counts = [str(target[layer]["parameters"]) for layer in ("maxout", "perceptron")]
+            rows.append([name, str(found.first.n), *counts, *shown, *spans, f"{found.difference:+.3f}"])
+            rows[-1] += [f"{found.limit:.3f}", bulge]
+            if name != CONTROL:
+                beyond.append(found.sign > 0 and min(target["maxout"]["errors"]) > 0.4)
+        control = [fits[CONTROL][layer]["errors"] for layer in ("maxout", "perceptron")]
+        learned = max(map(numbers.fmean, control)) < 0.2
+        convex = all(target["maxout"]["bulge"] < SAME for target in fits.values())
+        supported = all(beyond) and learned and convex
+        worst = {name: numbers.fmean(target["maxout"]["errors"]) for name, target in fits.items()}
+        words = ", ".join(f"{name} {100 * value:.0f} %" for name, value in worst.items())
+        names = "Function|Seeds|Parameters: maxout|perceptron|Error: maxout|perceptron|Best: maxout|perceptron|d|Limit|"
+        return Claim(
+            texts.CONVEX,
+            Verdict(
+                SUPPORTED if supported else NOT_SUPPORTED,
+                f"the maxout unit leaves unexplained: {words}; no runs needed",
+            ),
+            ((names + "Bulge of maxout", "lrrrrrrrrrr", rows),),
+            notes=(
+                "This is about one layer. A maxout network of two layers is not limited so: the difference of two "
+                "convex functions, which its second layer can form, approximates any continuous function (Goodfellow "
+                "et al. 2013, section 4).",
+            ),
+            figures=("fits",),
+        )
+
+    def cost(self) -> Claim:
+        judged, rows, compared = [], [], []
+        for one in self.costs:
+            machines = sorted(one.times) or [""]
+            counts = [f"{one.parameters:,}", f"{one.multiply_adds / 1e6:,.1f} M"]
+            counts += [f"{'at most ' * one.at_most}{one.epochs}", f"{one.flops / 1e15:.2f}"]
+            for machine in machines:
+                times = ["", "", ""]
+                if machine:
+                    seconds = one.epoch_seconds(machine)
+                    times = [str(len(one.times[machine])), f"{seconds:,.1f}", f"{seconds * one.epochs / 3600:,.1f}"]
+                network = plain(f"{one.kind}, {one.head}")
+                rows.append([one.dataset, network, plain(", ".join(one.experiments)), *counts, plain(machine), *times])
+        for nin in (one for one in self.costs if one.kind == "nin"):
+            for other in (one for one in self.costs if one.kind != "nin"):
+                if nin.head != "gap" or (nin.dataset, nin.augmented) != (other.dataset, other.augmented):
+                    continue
+                fewer = nin.parameters < other.parameters
+                work = nin.flops / other.flops
+                supports, why = _longer(nin, other, fewer)
+                name = f"{nin.dataset}, {nin.experiments[0]} and {other.experiments[0]}"
+                judged.append(Judged(name, supports, True, why))
+                share = f"{nin.parameters / other.parameters:.2f}"
+                pair = [plain(nin.experiments[0]), plain(other.experiments[0])]
+                compared.append([nin.dataset, *pair, share, f"{work:.2f}", why])
+        names = (
+            "Data set|Network|Experiments|Parameters|Multiply-adds forward|Epochs|PFLOP|Machine|Runs|Seconds an epoch|"
+        )
+        return Claim(
+            texts.COST,
+            decide(judged),
+            (
+                (names + "Hours in all", "lllrrrrlrrr", rows),
+                (
+                    "Data set|NIN|Other|Parameters, NIN / other|Work of training, NIN / other|Measured",
+                    "lllrrl",
+                    compared,
+                ),
+            ),
+        )
+
+    # --- rows --------------------------------------------------------------------------------------------------------
+
+    def _about(self, arm: Arm, *more: str) -> list[str]:
+        changed = setting(arm, self.bases)
+        dropout = arm.recipe["regularizer"].get("dropout")
+        name = f"{arm.dataset} {arm.recipe['architecture'].get('kind')}{', dropout' if dropout else ''}"
+        if dropout:
+            name += f" ({arm.recipe['regularizer'].get('convention')})"
+        reduced = "" if arm.full else " (reduced)" if arm.budget != PAPER_BUDGET else " (not the paper's data)"
+        return [plain(name), f"{arm.epochs}{reduced}", plain(f"{arm.experiment} {changed}".strip()), *more]
+
+    def _runs(self, arm: Arm) -> str:
+        return " ".join(
+            link(one.key, one.path, self.folder) + ("" if one.values is not None else " (dead)") for one in arm.samples
+        )
+
+
+ABOUT = "Runs|Epochs|Experiment"
+CONTROL = "bowl"
+TRAIN_HEADS = ("python -m nin_repro.train -m experiment=table5/gap,table5/fc,table5/fc_dropout seed=0,1,2,3,4",)
+MEASURE = ("python -m nin_repro.claims --measure runs/cifar10-nin-seed*", "python -m nin_repro.claims")
+
+
+def complete(recipe: Mapping[str, Any]) -> bool:
+    """Whether a recipe has the keys that runs are told apart by."""
+    needed = {"dataset": ["name"], "architecture": ["kind"], "regularizer": ["dropout", "head", "head_dropout"]}
+    groups = {name: recipe.get(name) for name in needed}
+    return all(isinstance(group, dict) and {*needed[name]} <= {*group} for name, group in groups.items())
+
+
+def _maps_are_classes(recipe: Mapping[str, Any]) -> bool:
+    return recipe["architecture"]["kind"] == "nin" and recipe["regularizer"]["head"] == "gap"
+
+
+def _judge(found: Comparison, words: str, supports: bool | None = None, also: str = "") -> Judged:
+    arm = found.second
+    seeds = f"n={found.first.n} and {found.second.n}"
+    name = f"{label(arm)}{', ' if also else ''}{also}, {seeds}"
+    if not found.enough:
+        return Judged(name, None, found.full, "")
+    limits = f"{words} (d {found.difference:+.2f}, limit {found.limit:.2f}: {_seen(found)})"
+    return Judged(name, found.sign > 0 if supports is None else supports, found.full, limits)
+
+
+def _seen(found: Comparison, decides: bool = True) -> str:
+    if not found.enough:
+        return NOT_ENOUGH
+    word = {1: "as claimed", 0: "no difference seen", -1: "the opposite"}[found.sign]
+    return word if decides else f"{word} (does not decide)"
+
+
+def _numbers(found: Comparison) -> list[str]:
+    return ["" if found.difference is None else f"{found.difference:+.2f}", _two(found.limit)]
+
+
+def _two(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _counts(arm: Arm) -> list[str]:
+    return [str(arm.n), str(arm.dead)]
+
+
+def _both(arm: Arm) -> str:
+    return f"{arm.n} ({arm.dead})"
+
+
+def _cut(without: Arm, with_: Arm) -> str:
+    first, second = without.mean(), with_.mean()
+    return "" if not first or second is None else f"{100 * (second / first - 1):+.1f} %"
+
+
+def _compared(rows: list[list[str]], unit: str) -> tuple[str, str, list[list[str]]]:
+    return f"{ABOUT}|Compared|d, {unit}|Limit|Result", "lrllrrl", rows
+
+
+def _of(arms: Sequence[Arm], pairs: Iterable[tuple[Arm, Arm, bool]]) -> list[Arm]:
+    """The arms that are in any pair, in their order."""
+    used = {(arm.family, arm.images) for first, second, _ in pairs for arm in (first, second)}
+    return [arm for arm in arms if (arm.family, arm.images) in used]
+
+
+def _fit_arm(errors: Sequence[float]) -> Arm:
+    samples = tuple(Sample("", seed, Path(), (value,)) for seed, value in enumerate(errors))
+    return Arm("", "", "", 0, {}, 0, samples)
+
+
+def _longer(nin: Cost, other: Cost, fewer: bool) -> tuple[bool | None, str]:
+    """Whether NIN has fewer parameters and takes longer on every machine that timed both, and in words."""
+    both = [
+        machine
+        for machine in sorted({*nin.times} & {*other.times})
+        if min(len(nin.times[machine]), len(other.times[machine])) >= FEWEST_RUNS
+    ]
+    if not both:
+        return None, NOT_ENOUGH
+    ratios = [
+        nin.epoch_seconds(machine) * nin.epochs / (other.epoch_seconds(machine) * other.epochs) for machine in both
+    ]
+    words = ", ".join(
+        f"{ratio:.2f} times as long on {plain(machine)}" for ratio, machine in zip(ratios, both, strict=True)
+    )
+    return fewer and min(ratios) > 1, f"{'fewer' if fewer else 'more'} parameters, {words}"
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def markdown(claims: Sequence[Claim], problems: Sequence[str]) -> str:
+    """All claims as one Markdown page."""
+    lines = ["# What the paper says of NIN, measured", ""]
+    lines += [
+        "Written by `python -m nin_repro.claims` from records and measurements; errors in percent, mean ± standard "
+    ]
+    lines[-1] += "deviation over n living runs, differences in points. Keys lead to the runs."
+    lines += ["", "## How a verdict is reached", "", plain(RULE), "", "## Verdicts", ""]
+    lines += grid(
+        "Claim|Where|Verdict", "lll", [[plain(c.text.title), c.text.where, f"**{c.verdict.word}**"] for c in claims]
+    )
+    for number, claim in enumerate(claims, start=1):
+        lines += [
+            "",
+            f"## {number}. {plain(claim.text.title)}",
+            "",
+            f"*{claim.text.where}*. {plain(claim.text.rule)}",
+            "",
+        ]
+        lines += [f"**{claim.verdict.word.capitalize()}**: {plain(claim.verdict.text)}."]
+        for names, align, rows in claim.tables:
+            lines += ["", *grid(names, align, rows)] if rows else []
+        for name in claim.figures:
+            lines += ["", f"![{plain(claim.text.title)}]({name}.svg)"]
+        lines += ["", *claim.notes] if claim.notes else []
+        if claim.commands:
+            lines += ["", "At the paper's budget:", "", *(f"    {command}" for command in claim.commands)]
+    if problems:
+        lines += ["", "## Not used", "", *(f"- {plain(problem)}" for problem in problems)]
+    return "\n".join(lines) + "\n"
+
+
+def text(claims: Sequence[Claim], problems: Sequence[str]) -> str:
+    """The verdicts for a terminal."""
+    lines = []
+    for number, claim in enumerate(claims, start=1):
+        lines += [
+            f"{number}. {claim.text.title} ({claim.text.where})",
+            f"   {claim.verdict.word}: {clean(claim.verdict.text)}",
+        ]
+        if claim.verdict.word == NOT_ENOUGH:
+            lines += [f"     $ {command}" for command in claim.commands]
+    return "\n".join([*lines, *map(clean, problems)])

@@ -1,0 +1,505 @@
+"""What scripts/bench.py measures: three training loops, the device itself, and the preprocessing.
+
+Each is a class that lives in a process of its own and answers calls there. So the peak of its memory is its own, and
+what one sets for its whole process (heap, threads, precision) does not reach the others.
+"""
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # this checkout, whichever is installed
+
+from bench_workers import Setting  # noqa: E402
+
+from nin_repro import build  # noqa: E402
+from nin_repro.config.compose import load  # noqa: E402
+from nin_repro.data import sources  # noqa: E402
+from nin_repro.data.preprocess import preprocess  # noqa: E402
+from nin_repro.models.network import Dropout  # noqa: E402
+from nin_repro.models.spec import Shape, dropped, layers, relu_ends, widths  # noqa: E402
+from nin_repro.schema import Preprocessing  # noqa: E402
+from nin_repro.training.console import Console  # noqa: E402
+from nin_repro.training.evaluate import evaluate  # noqa: E402
+
+MB = 1e6
+
+
+def memory(name: str) -> float:
+    """VmRSS or VmHWM (its peak) of this process in MB; NaN where there is no /proc."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(name):
+                return int(line.split()[1]) * 1024 / MB
+    except OSError:
+        pass
+    return math.nan
+
+
+def pictures(setting: Setting) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Training images uint8 [N, 32, 32, 3] and labels int64 [N], test images and labels: CIFAR-10 or random ones."""
+
+    if setting.data_dir is not None:
+        found = sources.load("cifar10", Path(setting.data_dir), ("train", "test"))
+        return found.images["train"], found.labels["train"], found.images["test"], found.labels["test"]
+    draw = np.random.default_rng(0)
+    images, labels = draw.integers(0, 256, (60_000, 32, 32, 3), np.uint8), draw.integers(0, 10, 60_000)
+    return images[:50_000], labels[:50_000], images[50_000:], labels[50_000:]
+
+
+# --- the three loops ------------------------------------------------------------------------------------------------
+
+
+class Arm:
+    """A training loop. `step` makes one whole update; what it adds up is read by `totals`."""
+
+    def __init__(self, setting: Setting) -> None:
+
+        self.config, self.setting = load(setting.words), setting
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.manual_seed(0)
+        torch.set_num_threads(setting.threads or len(os.sched_getaffinity(0)))  # whatever OMP_NUM_THREADS says
+        images, labels, *test = pictures(setting)
+        self.build(np.array(images[: setting.images]), labels[: setting.images], *test)
+
+    def build(self, images: Any, labels: Any, test_images: Any, test_labels: Any) -> None:
+        raise NotImplementedError
+
+    def step(self) -> None:
+        raise NotImplementedError
+
+    def totals(self) -> list[float]:
+        """Mean loss and error (percent) of all images since the start."""
+        raise NotImplementedError
+
+    def run(self, steps: int, lead: int = 1) -> tuple[float, float]:
+        """Seconds a step on the clock, and of this process on all cores. The first `lead` steps are not timed."""
+        for _ in range(lead):
+            self.step()
+        spent: list[float] = []
+        return clock(self.step, self.device, steps, spent), spent[0]
+
+    def memory(self) -> dict[str, float]:
+        found = {"process": memory("VmHWM")}
+        if self.device.type == "cuda":
+            found["gpu"] = torch.cuda.max_memory_allocated() / MB
+        return found
+
+
+def clock(call: Callable[[], Any], device: Any, repeats: int = 1, cpu: list[float] | None = None) -> float:
+    """Seconds of one call, the device's work included; `cpu` gets the seconds of this process on all cores."""
+
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
+    started, used = time.perf_counter(), time.process_time()
+    for _ in range(repeats):
+        call()
+    wait()
+    if cpu is not None:
+        cpu.append((time.process_time() - used) / repeats)
+    return (time.perf_counter() - started) / repeats
+
+
+def plain_network(config: Any) -> Any:
+    """The network in torch's own layers, as anyone would write it, with the weights that ours starts from."""
+
+    blocks, channels, steps = config.architecture.blocks, 3, []
+    for number, block in enumerate(blocks.values(), start=1):
+        maps = widths(block.widths, 10)
+        for i, width in enumerate(maps):
+            steps.append(nn.Conv2d(channels, width, *((block.kernel, block.stride, block.pad) if i == 0 else (1,))))
+            if i < len(maps) - 1 or relu_ends(config.architecture, number):
+                steps.append(nn.ReLU(inplace=True))
+            channels = width
+        if block.pool != "none":
+            pool = nn.MaxPool2d if block.pool == "max" else nn.AvgPool2d
+            steps.append(pool(block.pool_size, block.pool_stride, ceil_mode=block.pool_ceil))
+        if number in dropped(len(blocks), config.regularizer):
+            steps.append(nn.Dropout(config.regularizer.dropout))
+    network = nn.Sequential(*steps, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    ours = build.network(config, Shape(3, 32, 32), 10)
+    ours.initialise(config.seed, 0)
+    mine = [layer for layer in network if isinstance(layer, nn.Conv2d)]
+    for layer, source in zip(mine, ours.convolutions(), strict=True):  # type: ignore[operator]
+        layer.load_state_dict(source.state_dict())
+    return network
+
+
+class Pictures:
+    """A torch Dataset of PIL images, transformed one by one."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, transform: Callable[[Any], Any]) -> None:
+        self.images, self.labels, self.transform = images, labels.tolist(), transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> tuple[Any, int]:
+        from PIL import Image
+
+        return self.transform(Image.fromarray(self.images[i])), self.labels[i]
+
+
+def channel_mean(images: np.ndarray) -> np.ndarray:
+    return images.reshape(-1, 3).mean(axis=0, dtype=np.float64) / 255
+
+
+class Usual(Arm):
+    """The loop of tutorials: DataLoader over PIL images, torchvision's augmentation, fp32 NCHW, `.item()` each step.
+
+    torch's defaults stand, on a GPU that of TF32 in convolutions too. On a CPU the loader works in the process itself:
+    with others beside it, it is slower on two cores.
+    """
+
+    def build(self, images: Any, labels: Any, *_: Any) -> None:
+        from torchvision import transforms
+
+        augment, sgd, gpu = self.config.dataset.augment, self.config.optimizer, self.device.type == "cuda"
+        crop = [transforms.RandomCrop(32, padding=augment.pad)] * (augment.pad > 0)
+        flip = [transforms.RandomHorizontalFlip()] * augment.flip
+        scale = [transforms.ToTensor(), transforms.Normalize(channel_mean(images).tolist(), (1, 1, 1))]
+        workers = min(4, len(os.sched_getaffinity(0))) if gpu else 0
+        loader: Any = DataLoader(
+            Pictures(images, labels, transforms.Compose(crop + flip + scale)),  # type: ignore[arg-type]
+            sgd.batch_size,
+            shuffle=sgd.order == "shuffled",
+            num_workers=workers,
+            pin_memory=gpu,
+            persistent_workers=workers > 0,
+        )
+        self.batches = (batch for _ in iter(int, 1) for batch in loader)
+        self.network = plain_network(self.config).to(self.device)
+        self.optimizer = torch.optim.SGD(
+            self.network.parameters(), sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay
+        )
+        self.ahead = 2 * workers  # batches that are ready when a round begins
+        self.loss, self.wrong, self.seen = 0.0, 0, 0
+
+    def run(self, steps: int, lead: int = 1) -> tuple[float, float]:
+        return super().run(steps, lead + self.ahead)
+
+    def step(self) -> None:
+        images, labels = next(self.batches)
+        images, labels = images.to(self.device), labels.to(self.device)
+        self.optimizer.zero_grad()
+        logits = self.network(images)
+        loss = F.cross_entropy(logits, labels)
+        loss.backward()
+        if self.config.optimizer.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optimizer.clip_norm)
+        self.optimizer.step()
+        self.loss += loss.item() * len(labels)
+        self.wrong += (logits.argmax(1) != labels).sum().item()
+        self.seen += len(labels)
+
+    def totals(self) -> list[float]:
+        return [self.loss / self.seen, 100 * self.wrong / self.seen]
+
+
+class Good(Arm):
+    """A careful eager loop: images on the device, channels-last, fused SGD, no waiting; bf16 autocast on a GPU."""
+
+    def build(self, images: Any, labels: Any, *_: Any) -> None:
+        sgd, pad = self.config.optimizer, self.config.dataset.augment.pad
+        torch.backends.cudnn.benchmark = True
+        mean = torch.from_numpy(channel_mean(images)).float()
+        floats = (torch.from_numpy(images) / 255 - mean).to(self.device)
+        self.images = F.pad(floats, (0, 0, pad, pad, pad, pad))  # once: crops are then gathered from it
+        self.labels = torch.from_numpy(labels).to(self.device)
+        self.network = plain_network(self.config).to(self.device, memory_format=torch.channels_last)
+        self.optimizer = torch.optim.SGD(
+            self.network.parameters(), sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay, fused=True
+        )
+        self.sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        self.chosen = self._order()
+
+    def _order(self) -> Iterator[Any]:
+        count, shuffled = len(self.labels), self.config.optimizer.order == "shuffled"
+        while True:
+            order = torch.randperm(count, device=self.device) if shuffled else torch.arange(count, device=self.device)
+            yield from order.split(self.config.optimizer.batch_size)
+
+    def _batch(self, chosen: Any) -> Any:
+        """Images [B, 3, 32, 32] in channels-last memory."""
+        augment, count, device = self.config.dataset.augment, len(chosen), self.device
+        rows = columns = torch.arange(32, device=device).expand(count, 32)
+        if augment.flip:
+            columns = torch.where(torch.rand(count, 1, device=device) < 0.5, 31 - columns, columns)
+        if augment.pad:
+            down, right = torch.randint(2 * augment.pad + 1, (2, count, 1), device=device)
+            rows, columns = rows + down, columns + right
+        return self.images[chosen[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+    def step(self) -> None:
+        chosen = next(self.chosen)
+        images, labels = self._batch(chosen), self.labels[chosen]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            logits = self.network(images)
+            loss = F.cross_entropy(logits, labels)
+        loss.backward()
+        if self.config.optimizer.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optimizer.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        wrong = (logits.detach().argmax(1) != labels).sum()
+        self.sums += torch.stack((loss.detach().double() * len(labels), wrong, torch.full_like(wrong, len(labels))))
+
+    def totals(self) -> list[float]:
+        loss, wrong, seen = self.sums.tolist()
+        return [loss / seen, 100 * wrong / seen]
+
+
+class Ours(Arm):
+    """nin_repro's own `Trainer`, built and set up as a run does it, with its bookkeeping between the steps."""
+
+    def build(self, images: Any, labels: Any, test_images: Any, test_labels: Any) -> None:
+        console, nowhere = Console(Path(os.devnull)), Path(os.devnull)  # `WORDS` keep it from saving anything
+        console.shown = math.inf  # no status lines between ours
+        test = test_images[: self.setting.evaluated], test_labels[: self.setting.evaluated]
+        split = sources.Split(images, labels, *test, images, 10, "", "", "test")
+        machine = build.machine(self.config)
+        self.work = build.trainer(self.config, split, machine, console, nowhere, lambda row: None)
+        self.epoch, self.positions = 0, iter(())
+
+    def step(self) -> None:
+        work = self.work
+        position = next(self.positions, None)
+        if position is None:
+            self.order, self.positions = work.batches.order(work.key, self.epoch), iter(range(len(work.batches)))
+            self.epoch, position, self.started = self.epoch + 1, next(self.positions), time.monotonic()
+        work._step(self.order, position)
+        work._between_steps(self.started, position + 1)
+
+    def totals(self) -> list[float]:
+        loss, wrong, seen = self.work.totals.tolist()
+        return [loss / seen, 100 * wrong / seen]
+
+    def stages(self) -> dict[str, float]:
+        """Seconds of the parts of one step, with the device waited for after each."""
+        spent: dict[str, float] = {}
+
+        def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+            def wrapped(*arguments: Any, **named: Any) -> Any:
+                results: list[Any] = []
+                spent[name] = clock(lambda: results.append(call(*arguments, **named)), self.device)
+                return results[0]
+
+            return wrapped
+
+        work = self.work
+        parts = [("input", work.batches, "gather"), ("forward", work.network, "forward")]
+        parts += [("backward", torch.Tensor, "backward"), ("optimizer", work.sgd, "step")]
+        with ExitStack() as stack:
+            for name, owner, method in parts:
+                stack.enter_context(patch.object(owner, method, timed(name, getattr(owner, method))))
+            total = clock(self.step, self.device)
+        return spent | {"rest": total - sum(spent.values())}
+
+    def look(self) -> float:
+        """Seconds of the look at whether the network is alive, which comes every hundred updates."""
+        return clock(self.work._look, self.device)
+
+    def evaluate(self) -> float:
+        """Test images a second, without dropout."""
+        work = self.work
+        return len(work.evaluation[1]) / clock(lambda: evaluate(work.network, *work.evaluation), self.device)
+
+
+class OursTf32(Ours):
+    """Ours with convolutions and products in TF32, which the recipe does not ask for."""
+
+    def build(self, *arrays: Any) -> None:
+        if self.device.type != "cuda":
+            raise RuntimeError("TF32 is for GPUs")
+        super().build(*arrays)
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+
+
+# --- the device -----------------------------------------------------------------------------------------------------
+
+
+class Part(NamedTuple):
+    """A layer of the network by itself, with what it has to compute and to move for one image."""
+
+    name: str
+    call: Callable[[Any], Any]
+    inputs: tuple[int, ...]  # C, H, W
+    flops: tuple[float, float]  # forward, backward
+    values: tuple[float, float]  # fp32 numbers read and written, forward and backward; weights apart
+    weights: list[Any]
+
+
+class Device:
+    """What this device reaches at its best, and with each layer of the network."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.config, self.setting = load(setting.words), setting
+        self.machine = build.machine(self.config)
+        self.device, self.gpu = self.machine.device, self.machine.device.type == "cuda"
+        self.repeats = 10 if self.gpu else 1
+        self.parts = list(self._parts())
+        self.tensors = {part.name: self._tensors(part) for part in self.parts}
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": self.device.type, "words": self.machine.words, "threads": self.machine.threads}
+
+    def ceiling(self) -> dict[str, float]:
+        """GFLOP/s of a large matrix product in fp32 and of each convolution forward; GB/s of a copy (read + write)."""
+        bytes_copied = (2_048 if self.gpu else self.setting.copied) * MB
+        source = torch.ones(int(bytes_copied / 4), device=self.device)
+        target = torch.empty_like(source)
+        found = {"matmul": self._matmul(torch.float32)}
+        found["copy"] = 2 * bytes_copied / 1e9 / clock(lambda: target.copy_(source), self.device, self.repeats)
+        for part in self.parts:
+            if part.weights:  # a short one repeated, lest it slip through between two disturbances
+                flops = part.flops[0] * self.config.optimizer.batch_size
+                repeats = max(self.repeats, min(20, round(2 * self.setting.matmul**3 / flops)))
+                call = partial(part.call, self.tensors[part.name][0])
+                found[part.name] = flops / clock(call, self.device, repeats) / 1e9
+        return found
+
+    def tensor_cores(self) -> dict[str, float]:
+        """GFLOP/s of a large matrix product in bf16 and in TF32; on a GPU only."""
+        found = {"matmul bf16": self._matmul(torch.bfloat16)}
+        torch.backends.cuda.matmul.allow_tf32 = True
+        try:
+            found["matmul tf32"] = self._matmul(torch.float32)
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = False
+        return found
+
+    def _matmul(self, kind: Any) -> float:
+        side = 8_192 if self.gpu else self.setting.matmul
+        a, b = (torch.randn(side, side, device=self.device).to(kind) for _ in range(2))
+        torch.mm(a, b)
+        return 2 * side**3 / clock(lambda: torch.mm(a, b), self.device, self.repeats) / 1e9
+
+    def layers(self) -> dict[str, tuple[float, float]]:
+        """Seconds of a batch forward and backward, of each layer alone."""
+        found = {}
+        for part in self.parts:
+            x, into = self.tensors[part.name]
+            forward = clock(lambda x=x, part=part: part.call(x), self.device, self.repeats)
+            y = part.call(x)
+            push, wanted = torch.ones_like(y), [*into, *part.weights]
+            backward = clock(
+                lambda y=y, wanted=wanted, push=push: torch.autograd.grad(y, wanted, push, retain_graph=True),
+                self.device,
+                self.repeats,
+            )
+            found[part.name] = forward, backward
+        return found
+
+    def work(self) -> dict[str, list[list[float]]]:
+        """FLOPs and bytes of a batch, forward and backward, of each layer: the least it can do.
+
+        Forward reads the input and the weights and writes the output. Backward reads the output's gradient, input
+        and weights, and writes the gradients of both; the first layer needs none of its input.
+        """
+        batch, found = self.config.optimizer.batch_size, {}
+        for part in self.parts:
+            weights = sum(weight.numel() for weight in part.weights)
+            moved = [
+                4 * (batch * part.values[0] + weights),
+                4 * (batch * part.values[1] + weights * (1 if part is self.parts[0] else 2)),
+            ]
+            found[part.name] = [[batch * flops for flops in part.flops], moved]
+        return found
+
+    def _tensors(self, part: Part) -> tuple[Any, list[Any]]:
+        """An input in channels-last memory, and what is differentiated besides weights: it, but for the first layer."""
+        x = torch.randn(self.config.optimizer.batch_size, *part.inputs, device=self.device)
+        x = x.to(memory_format=torch.channels_last)
+        if part is self.parts[0]:
+            return x, []
+        x.requires_grad_()
+        return x, [x]
+
+    def _parts(self) -> Iterator[Part]:
+        """The layers as `MlpconvBlock` runs them: the last ReLU of a block comes after its max pooling."""
+        network: Any = build.network(self.config, Shape(3, 32, 32), 10)
+        network.initialise(0, 0)
+        network.to(self.device).train()
+        convolutions = iter(network.convolutions())
+        dropouts = iter([module for module in network.blocks if isinstance(module, Dropout)])
+        pooled = iter([block for block in self.config.architecture.blocks.values() if block.pool != "none"])
+        specs, shape = layers(self.config.dataset, self.config.architecture, self.config.regularizer), Shape(3, 32, 32)
+        for i, spec in enumerate(specs):
+            weights: list[Any] = []
+            if spec.multiply_adds:
+                layer = next(convolutions)
+                weights = [layer.weight, layer.bias]
+                relu = spec.kind.endswith("ReLU") and not specs[i + 1].kind.startswith("max")
+                call = _relu_after(layer) if relu else layer
+            elif "pooling" in spec.kind and spec.name != "gap":
+                call = _pooling(next(pooled))
+            elif spec.kind.startswith("dropout"):
+                call = next(dropouts)
+            elif spec.name == "gap":
+                call = lambda x: x.mean((2, 3))  # noqa: E731
+            else:
+                continue
+            flops = 2.0 * spec.multiply_adds, (2.0 if i == 0 else 4.0) * spec.multiply_adds
+            read, written = shape.size, spec.output.size
+            again = read if weights else 0  # a convolution's backward pass reads its input once more
+            values = read + written, written + again + (0 if i == 0 else read)
+            yield Part(spec.name, call, tuple(shape), flops, values, weights)
+            shape = spec.output
+
+
+def _relu_after(layer: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda x: F.relu(layer(x), inplace=True)
+
+
+def _pooling(block: Any) -> Callable[[Any], Any]:
+    if block.pool == "avg":
+        return lambda x: F.avg_pool2d(x, block.pool_size, block.pool_stride, ceil_mode=block.pool_ceil)
+    return lambda x: F.relu(
+        F.max_pool2d(x, block.pool_size, block.pool_stride, ceil_mode=block.pool_ceil), inplace=True
+    )
+
+
+# --- the preprocessing ----------------------------------------------------------------------------------------------
+
+
+class Preparation:
+    """Contrast normalisation and whitening of the paper's recipe, into a cache directory."""
+
+    def __init__(self, setting: Setting) -> None:
+        train, _, test, _ = pictures(setting)
+        count = setting.whitened // 6
+        side = setting.side
+        self.train = np.array(train[: setting.whitened - count, :side, :side])
+        self.test = np.array(test[:count, :side, :side])
+
+    def prepare(self, folder: str) -> dict[str, float]:
+        """Seconds, and the peak of memory over the raw images in MB."""
+        params = Preprocessing(divide=1, gcn=55, zca=0.1, mean="none")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        before, started = memory("VmRSS"), time.perf_counter()
+        preprocess(self.train, [self.train, self.test], params, Path(folder), "bench")
+        return {"seconds": time.perf_counter() - started, "peak": memory("VmHWM") - before}
+
+
+KINDS: dict[str, Callable[[Setting], Any]] = {
+    "usual": Usual,
+    "good": Good,
+    "ours": Ours,
+    "ours_tf32": OursTf32,
+    "device": Device,
+    "preparation": Preparation,
+}

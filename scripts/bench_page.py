@@ -1,0 +1,232 @@
+"""What scripts/bench.py makes of its measurements: quartiles, the comparison with earlier ones, a page, a chart."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nin_repro.files import atomic
+from nin_repro.training.console import duration
+
+Entry = dict[str, Any]  # median, q1, q3, n, unit
+LEAST, LEAST_QUICK = 0.05, 0.2  # a change of the median below this share is never named
+LOWER_IS_BETTER = ("s", "MB")
+RULE = (
+    f"An entry is named as slower if its median is worse by more than {LEAST:.0%} ({LEAST_QUICK:.0%} if a side is a "
+    "quick measurement) and by more than the noise, which is the sum of the two interquartile ranges. Seconds and "
+    "rates are first corrected by how much faster or slower the device's own ceiling is now. Entries of fewer than 3 "
+    "samples are not compared."
+)
+WORDS = {
+    "usual": "usual loop",
+    "good": "good loop",
+    "ours": "ours",
+    "ours_tf32": "ours in TF32",
+}
+
+
+def quartiles(values: list[float], unit: str) -> Entry:
+    """Median and quartiles, to five digits."""
+    q1, median, q3 = (float(f"{value:.5g}") for value in np.percentile(values, (25, 50, 75)))
+    return {"median": median, "q1": q1, "q3": q3, "n": len(values), "unit": unit}
+
+
+def slug(name: str) -> str:
+    """Lower case, and a hyphen for all that is neither letter nor digit; processors without clock and trademarks."""
+    name = re.sub(r"\((R|TM)\)|@.*|\bCPU\b|\d+-Core Processor", " ", name)
+    return "-".join(re.findall(r"[a-z0-9]+", name.lower())) or "unknown"
+
+
+# --- comparison -----------------------------------------------------------------------------------------------------
+
+
+def entries(found: Any, path: str = "") -> Iterator[tuple[str, Entry]]:
+    """All entries in a result by their place in it, such as `arms.ours.step`."""
+    if isinstance(found, dict) and "median" in found:
+        yield path, found
+    elif isinstance(found, dict):
+        for name, value in found.items():
+            yield from entries(value, f"{path}.{name}" if path else name)
+
+
+def compare(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Lines that name what got slower by `RULE`."""
+    lines = [f"compared with {before['date']}, commit {before['commit'][:10]}:"]
+    pace = now["ceiling"][now["ceiling_is"]]["median"] / before["ceiling"][before["ceiling_is"]]["median"]
+    least = LEAST if before["setting"] == now["setting"] == "full" else LEAST_QUICK
+    if abs(pace - 1) > LEAST:
+        lines.append(f"  the device itself computes at {pace:.2f} times its speed of then; corrected for below")
+    known, slower, compared = dict(entries(before)), 0, 0
+    for path, new in entries(now):
+        old = known.get(path)
+        if old is None or path.startswith(("ceiling.", "tensor_cores.")) or min(old["n"], new["n"]) < 3:
+            continue
+        if path.startswith("preprocessing.") and before["preprocessing"]["images"] != now["preprocessing"]["images"]:
+            continue
+        compared += 1
+        worse = _worse(old, new, pace, least)
+        if worse is not None:
+            slower += 1
+            lines.append(f"  slower: {path}: {_words(old)} -> {_words(new)}, {worse:.0%} worse")
+    lines.append(f"  {slower or 'none'} of {compared} entries got slower. {RULE}")
+    return lines
+
+
+def _worse(old: Entry, new: Entry, pace: float, least: float) -> float | None:
+    """By which share an entry got worse; None if that is within the noise."""
+    factor = {"s": pace, "images/s": 1 / pace}.get(new["unit"], 1.0)
+    median, q1, q3 = (new[name] * factor for name in ("median", "q1", "q3"))
+    lower = new["unit"] in LOWER_IS_BETTER
+    lost = median - old["median"] if lower else old["median"] - median
+    worse = lost / max(old["median"] if lower else median, 1e-12)
+    return worse if worse > least and lost > (old["q3"] - old["q1"]) + (q3 - q1) else None
+
+
+# --- the page -------------------------------------------------------------------------------------------------------
+
+
+def _words(entry: Entry) -> str:
+    """`0.93 s (0.92 to 0.95, n = 15)`."""
+    unit, factor = entry["unit"], 1.0
+    if unit == "share":
+        unit, factor = "%", 100.0
+    elif unit == "s" and entry["median"] < 1:
+        unit, factor = "ms", 1e3
+    middle, low, high = (_digits(factor * entry[name]) for name in ("median", "q1", "q3"))
+    return f"{middle} {unit} ({low} to {high}, n = {entry['n']})"
+
+
+def _digits(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    cells = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return ["| " + " | ".join(row) + " |" for row in cells] + [""]
+
+
+def page(found: dict[str, Any], name: str) -> str:
+    """A result as Markdown. `name` is that of the files beside it."""
+    dirty = ", with changes that are not committed" if found["dirty"] else ""
+    lines = [
+        f"# Speed on {found['device']}",
+        "",
+        f"`python scripts/bench.py{' --quick' * (found['setting'] == 'quick')}` on {found['date']}, commit "
+        f"{found['commit'][:10]}{dirty}; torch {found['versions']['torch']}, {found['threads']} threads, load of the "
+        f"machine before {found['load_before']:g}; {found['images_from']}. Median (quartiles, number of samples).",
+        "",
+        f"![images a second of the loops]({name}.svg)",
+        "",
+        *_arms(found),
+        *_ceiling(found),
+        *_layers(found),
+    ]
+    if "stages" in found:
+        lines += ["## One step of ours", "", "With the device waited for after each stage.", ""]
+        lines += _table(["stage", "time"], [[stage, _words(entry)] for stage, entry in found["stages"].items()])
+        lines += [f"Evaluation: {_words(found['evaluation'])}.", ""]
+    if "commands" in found:
+        lines += ["## Commands, shell to exit", ""]
+        lines += _table(["command", "time"], [[command, _words(entry)] for command, entry in found["commands"].items()])
+    if "preprocessing" in found:
+        lines += [f"## Contrast normalisation and whitening of {found['preprocessing']['images']:,} images", ""]
+        lines += _table(["", "measured"], [[what, _words(entry)] for what, entry in entries(found["preprocessing"])])
+    if found["failures"]:
+        lines += ["## Not measured", "", *(f"- {what}: {why}" for what, why in found["failures"].items()), ""]
+    return "\n".join([*lines, "## Comparing", "", RULE, ""])
+
+
+def _arms(found: dict[str, Any]) -> list[str]:
+    """The loops and how ours stands to them."""
+    rows = []
+    for name, arm in found["arms"].items():
+        peak = ", ".join(
+            f"{mb:,} MB {'' if kind == 'process' else 'GPU'}".strip() for kind, mb in arm["peak_memory_mb"].items()
+        )
+        speed, step, used = (_words(arm[key]) for key in ("images_per_second", "step", "cpu_seconds_of_a_step"))
+        rows.append([WORDS.get(name, name), speed, step, used, peak])
+    lines = ["## Three loops", ""]
+    lines += _table(["loop", "images a second", "a step", "CPU time of a step", "peak memory of the process"], rows)
+    for other in ("usual", "good"):
+        if f"ours_over_{other}" in found:
+            lines.append(f"- ours over the {WORDS[other]}, in pairs: {_words(found[f'ours_over_{other}'])}")
+    return [
+        *lines,
+        "",
+        f"The paper's network for CIFAR-10, batches of {found['batch']}, the same initial weights; each step pads by "
+        "4, crops and flips at random, updates, and adds up loss and error. Usual: DataLoader over PIL images with "
+        "torchvision's transforms, fp32 NCHW, `torch.optim.SGD`, `.item()` each step, torch's defaults. Good: images "
+        "on the device, channels-last, fused SGD, nothing waits; bf16 autocast and cuDNN's search on a GPU. Ours: "
+        "`Trainer._step` and what a run does between steps, fp32 without TF32. The loops take turns, each in a process "
+        "of its own.",
+        "",
+    ]
+
+
+def _ceiling(found: dict[str, Any]) -> list[str]:
+    epoch, ceiling = found["epoch"], found["ceiling"]
+    rows = [[name, _words(entry)] for name, entry in [*ceiling.items(), *found.get("tensor_cores", {}).items()]]
+    return [
+        "## The ceiling of this device, measured in the same turns",
+        "",
+        *_table(["", "measured"], rows),
+        f"Matrix product in fp32; copy counts bytes read and written; layers are convolutions forward. Ours reaches "
+        f"{_words(found['share_of_ceiling'])} of the best, {found['ceiling_is']}.",
+        "",
+        f"An epoch of {epoch['images']:,} images is {epoch['tflop']:g} TFLOP: at the ceiling "
+        f"{epoch['floor_seconds']:g} s, with ours {epoch['seconds']:g} s ({duration(epoch['seconds'])}), "
+        "without evaluation.",
+        "",
+    ]
+
+
+def _layers(found: dict[str, Any]) -> list[str]:
+    """Each layer alone against the roofline."""
+    rows = []
+    for name, row in found.get("layers", {}).items():
+        for way, cell in row.items():
+            seconds = cell["seconds"]
+            spread = f"{1e3 * seconds['q1']:.3g} to {1e3 * seconds['q3']:.3g}"
+            numbers = [1e3 * seconds["median"], cell["gflop"], cell["mb"], 1e3 * cell["roofline_seconds"]]
+            shown = [f"{number:.3g}" for number in numbers]
+            rows.append([f"{name} {way}", shown[0], spread, *shown[1:], f"{100 * cell['share']:.0f} %"])
+    if not rows:
+        return []
+    head = ["layer alone", "ms", "quartiles", "GFLOP", "MB", "roofline ms", "share"]
+    return [
+        "## Layers against the roofline",
+        "",
+        *_table(head, rows),
+        "Roofline: the larger of FLOP over the best GFLOP/s and bytes over the copy's GB/s. Bytes are the least there "
+        "can be, everything fused: forward reads input and weights and writes the output; backward reads the output's "
+        "gradient, input and weights, and writes two gradients. Convolutions with their bias and ReLU; a small layer "
+        "that fits into the caches may pass 100 %.",
+        "",
+    ]
+
+
+def chart(found: dict[str, Any], path: Path) -> None:
+    """Images a second of the loops as bars, quartiles as whiskers."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    arms = {WORDS.get(name, name): arm["images_per_second"] for name, arm in found["arms"].items()}
+    figure = Figure(figsize=(6.4, 0.6 + 0.5 * len(arms)), layout="constrained")
+    axes = figure.subplots()
+    medians = [entry["median"] for entry in arms.values()]
+    whiskers = [[e["median"] - e["q1"] for e in arms.values()], [e["q3"] - e["median"] for e in arms.values()]]
+    colours = ["#0072b2" if name.startswith("ours") else "#999999" for name in arms]
+    axes.barh(list(arms), medians, xerr=whiskers, color=colours, height=0.6, capsize=3)
+    for i, entry in enumerate(arms.values()):
+        axes.annotate(f"{entry['median']:,.3g}", (entry["q3"], i), (6, 0), textcoords="offset points", va="center")
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlabel(f"training images a second on {found['device']}")
+    axes.spines[["top", "right"]].set_visible(False)
+    with matplotlib.rc_context({"svg.hashsalt": "nin_repro"}), atomic(path, "wb") as file:
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})

@@ -1,0 +1,73 @@
+"""`python scripts/smoke.py [EXPERIMENT ...]`: the first updates of every experiment, at full size, on its real data.
+
+For each experiment the mean loss of the first and of the last five updates, the largest gradient norm, and images/s. A
+loss that does not fall within 20 updates is no fault here: from the released initial weights the networks stay at the
+loss of guessing for hundreds of updates. What must not happen is an error, or a loss that is not finite. Nothing is
+written. A parent's weights are those of its own first updates.
+"""
+
+import argparse
+import dataclasses
+import os
+import sys
+import time
+from pathlib import Path
+
+from nin_repro import build
+from nin_repro.config.compose import experiments, load
+from nin_repro.data.sources import open_split
+from nin_repro.files import UsageError
+from nin_repro.run import as_command
+from nin_repro.training.console import Console
+from nin_repro.training.schedule import Reached
+
+IMAGES = 2560  # of the training set, and tenth of it for evaluation: the size of the data is not what is tried
+
+
+def first_updates(name: str, steps: int, words: list[str], ancestors: dict[str, build.Ancestor]) -> str:
+    """Make the first updates of an experiment; a line about them. Its weights go to `ancestors`."""
+    config = load([f"experiment={name}", f"budget.max_steps={steps}", f"budget.train_images={IMAGES}", *words])
+    if config.parent is not None and config.parent.experiment not in ancestors:
+        first_updates(config.parent.experiment, steps, words, ancestors)
+    parent = None if config.parent is None else ancestors[config.parent.experiment]
+    split = open_split(config.dataset.name, Path(config.data_dir), config.protocol)
+    few = slice(IMAGES // 10)
+    split = dataclasses.replace(split, eval_images=split.eval_images[few], eval_labels=split.eval_labels[few])
+    machine = build.machine(config)
+    with Console(Path(os.devnull)) as console:
+        work = build.trainer(config, split, machine, console, Path(os.devnull), lambda row: None, parent)
+    order, losses, norms, started = work.batches.order(work.key, 0), [], [], time.monotonic()
+    for i in range(steps):
+        work._step(order, i % len(work.batches))
+        work._check_fault()
+        losses.append(work.window[0].item() - sum(losses))
+        norms.append(work.sgd.norm.item())
+    seconds = time.monotonic() - started
+    weights = {key: values.clone() for key, values in work.network.state_dict().items()}
+    ancestors[name] = build.Ancestor(weights, Reached(0.0, 1.0, config.optimizer.momentum))
+    first, last = (sum(part) / len(part) for part in (losses[:5], losses[-5:]))
+    rate = work.progress.trained / seconds
+    return f"{name:26} loss {first:8.4f} -> {last:8.4f}   gradient norm up to {max(norms):8.3g}   {rate:7,.0f} images/s"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("experiment", nargs="*", help="names (default: all but the searches)")
+    parser.add_argument("--steps", type=int, default=20, help="updates of each (default %(default)s)")
+    parser.add_argument("--set", nargs="*", default=[], help="further key=value words, such as data_dir=... threads=1")
+    options = parser.parse_args()
+    names = options.experiment or [name for name in experiments() if not name.startswith("search/")]
+    ancestors: dict[str, build.Ancestor] = {}
+    missing = []
+    for name in names:
+        try:
+            print(first_updates(name, options.steps, options.set, ancestors), flush=True)
+        except UsageError as error:
+            missing.append(name)
+            print(f"{name:26} {error}", flush=True)
+    if missing:
+        raise UsageError(f"{len(missing)} of {len(names)} could not be tried: {', '.join(missing)}")
+
+
+if __name__ == "__main__":
+    sys.exit(as_command(main))

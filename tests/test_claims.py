@@ -1,0 +1,463 @@
+"""The claims beside the tables: what is measured on networks, which runs are compared, and the verdicts."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fake_records import digest, record, stored
+from torch import nn
+
+from nin_repro import claims as command_module
+from nin_repro.claims import map_numbers
+from nin_repro.config.compose import load
+from nin_repro.files import UsageError
+from nin_repro.models import forms
+from nin_repro.models.nin import NetworkInNetwork
+from nin_repro.models.probes import DIRECTIONS, Shares, map_shares, shifted, translation_errors
+from nin_repro.models.spec import Shape
+from nin_repro.results import arms, claims, measurements
+from nin_repro.results.arms import NOT_ENOUGH, NOT_SUPPORTED, SUPPORTED
+from nin_repro.results.claimplots import draw_translation
+from nin_repro.results.claims import Cost, Page
+from nin_repro.results.records import Record
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+# --- what is measured on a network -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [-4, -1, 0, 2])
+@pytest.mark.parametrize("columns", [-3, 0, 1])
+def test_moved_images_are_the_images_with_zeros_coming_in(rows: int, columns: int) -> None:
+    images = np.random.default_rng(0).normal(size=(2, 6, 5, 3))
+    expected = np.zeros_like(images)
+    for y in range(6):
+        for x in range(5):
+            if 0 <= y - rows < 6 and 0 <= x - columns < 5:
+                expected[:, y, x] = images[:, y - rows, x - columns]
+    assert np.array_equal(shifted(torch.from_numpy(images), rows, columns).numpy(), expected)
+
+
+class Corner(nn.Module):
+    """Says class 1 if the top left pixel is not zero."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        seen = (x[:, 0, 0, 0] != 0).float()
+        return torch.stack([1 - seen, seen], 1)
+
+
+def test_errors_on_moved_images_are_by_shift_and_direction() -> None:
+    images = torch.zeros(3, 4, 4, 1)
+    images[0, 0, 0] = images[1, 0, 2] = images[2, 1, 0] = 1.0
+    found = translation_errors(Corner(), images, torch.tensor([1, 0, 0]), (0, 2), lambda line: None)  # type: ignore[arg-type]
+    assert list(DIRECTIONS) == ["down", "up", "right", "left"]
+    # The first always leaves the corner; only moved left does another come there.
+    assert found == [[0.0] * 4, pytest.approx([100 / 3, 100 / 3, 100 / 3, 200 / 3])]
+
+
+def small_network() -> NetworkInNetwork:
+    config = load(["experiment=quickstart"])
+    network = NetworkInNetwork(Shape(1, 8, 8), 10, config.architecture, config.regularizer)  # type: ignore[arg-type]
+    network.initialise(0, 0)
+    return network
+
+
+def test_shares_are_those_of_the_largest_tenth_of_all_maps() -> None:
+    network, random = small_network(), np.random.default_rng(0)
+    images = torch.from_numpy(random.normal(size=(7, 8, 8, 1)).astype(np.float32))
+    labels = torch.from_numpy(random.integers(0, 10, 7))
+    found = map_shares(network, images, labels)
+    network.eval()
+    with torch.no_grad():
+        last = network.blocks(images.permute(0, 3, 1, 2)).double().numpy()
+    for maps, share in zip(last, found.shares.numpy(), strict=True):
+        order = np.argsort(-maps.ravel(), kind="stable")[: maps.size // 10]
+        mass = np.zeros(maps.size)
+        mass[order] = np.maximum(maps.ravel()[order], 0)
+        by_map = mass.reshape(maps.shape).sum((1, 2))
+        assert share == pytest.approx(by_map / by_map.sum() if by_map.sum() else by_map)
+    assert found.shares.sum() > 0
+    with torch.no_grad():
+        assert torch.equal(found.right, network(images.permute(0, 3, 1, 2)).argmax(1) == labels)
+
+
+def test_a_network_that_answers_nothing_has_no_share() -> None:
+    network = small_network()
+    for layer in network.convolutions():
+        nn.init.constant_(layer.bias, -1.0)  # type: ignore[arg-type]
+        nn.init.zeros_(layer.weight)
+    found = map_shares(network, torch.ones(3, 8, 8, 1), torch.tensor([0, 1, 2]))
+    assert bool((found.shares == 0).all())
+
+
+def test_shares_by_class_know_the_nearest_rival() -> None:
+    shares = torch.tensor([[0.6, 0.4, 0.0], [0.2, 0.8, 0.0], [0.5, 0.1, 0.4], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    found = map_numbers(Shares(shares, torch.tensor([True, False, True, False])), torch.tensor([0, 0, 2, 2]))
+    assert found["share"] == pytest.approx((60 + 20 + 40 + 0) / 4)
+    assert found["share_right"] == pytest.approx((60 + 40) / 2)
+    assert (found["silent_images"], found["class_images"]) == (1, [2, 2])
+    assert (found["class_share"], found["rival"], found["rival_share"]) == ([40.0, 20.0], [1, 0], [60.0, 25.0])
+
+
+# --- single layers ---------------------------------------------------------------------------------------------------
+
+
+def test_forms_agree_and_a_wrong_form_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert max(forms.compare_forms(3, [6, 5, 4], 5, 0)["differences"]) < 1e-14
+    monkeypatch.setattr(forms, "FORMS", (lambda block, images: forms.sliding_perceptron(block, images.flip(2)),))
+    assert forms.compare_forms(3, [6, 5, 4], 5, 0)["differences"][0] > 0.01
+
+
+def test_a_maxout_unit_fits_the_convex_function_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forms, "FIT", forms.FIT | {"seeds": 3, "side": 7, "steps": 150, "rate": 0.1})
+    found = forms.fit_layers()
+    assert {found[name][layer]["parameters"] for name in found for layer in ("maxout", "perceptron")} == {45}
+    assert min(found["bowl"]["maxout"]["errors"]) < 0.3
+    assert min(found["cap"]["maxout"]["errors"]) > 0.95  # no better than a constant
+    assert min(found["cap"]["perceptron"]["errors"]) < 0.3
+    assert found["cap"]["perceptron"]["bulge"] > 1e-3 > 1e-12 > found["saddle"]["maxout"]["bulge"]
+    # The kept values are those that the error is of.
+    target, best = (np.array(value) for value in (found["saddle"]["target"], found["saddle"]["maxout"]["best"]))
+    error = np.sqrt(np.mean((best - target) ** 2)) / target.std()
+    assert error == pytest.approx(min(found["saddle"]["maxout"]["errors"]), abs=1e-3)
+
+
+# --- verdicts --------------------------------------------------------------------------------------------------------
+
+
+def recipe(dropout: float = 0.5, head: str = "gap", head_dropout: float = 0.0, **more: Any) -> dict[str, Any]:
+    regularizer = {"dropout": dropout, "head": head, "head_dropout": head_dropout, "fc_std": 0.05}
+    groups = {"regularizer": regularizer | {"convention": more.pop("convention", "released")}}
+    kind = more.pop("kind", "nin")
+    return {"dataset": {"name": "cifar10"}, "architecture": {"kind": kind}, "optimizer": {"lr": 0.1}} | groups | more
+
+
+def runs(of: dict[str, Any], errors: list[float], train: float = 1.0, **more: Any) -> list[dict[str, Any]]:
+    family = digest(json.dumps([of, more.get("budget")]))
+    return [
+        record("table5/gap", seed, error, recipe=of | {"seed": seed}, family=family, train_error=train, **more)
+        for seed, error in enumerate(errors)
+    ]
+
+
+def measurement(of: dict[str, Any], seed: int, errors: list[float], share: float = 60.0, **more: Any) -> dict[str, Any]:
+    family = digest(json.dumps([of, None]))
+    maps = {"share": share, "share_right": share, "class_share": [share, share], "rival_share": [20.0, 20.0]}
+    value = {"format": 1, "key": digest(f"{family} {seed}"), "family": family, "experiment": "table5/gap"}
+    value |= {"budget": "paper", "seed": seed, "status": "done", "dead_classes": [], "epochs": 260, "command": "c"}
+    value |= {"commit": "0", "weights_sha256": "0" * 64, "recipe": of | {"seed": seed}, "test_error": errors[0]}
+    moved = {"shifts": [0, 1, 2, 3, 4], "directions": list(DIRECTIONS), "errors": [[error] * 4 for error in errors]}
+    maps_of = maps if of["regularizer"]["head"] == "gap" else None
+    return value | {"images": 100, "translation": moved, "maps": maps_of} | more
+
+
+def written(folder: Path, *values: dict[str, Any]) -> list[measurements.Measurement]:
+    folder.mkdir(exist_ok=True)
+    for value in values:
+        (folder / f"{value['key']}.json").write_text(json.dumps(value))
+    found, problems = measurements.read_all(folder)
+    assert problems == []
+    return found
+
+
+LAYERS: dict[str, Any] = {
+    "forms": [{"channels": 3, "widths": [2], "kernel": 5, "seed": 0, "differences": [1e-16, 2e-16]}],
+    "fits": {
+        name: {
+            "target": [[0.0, 1.0], [1.0, 0.0]],
+            "maxout": {"parameters": 45, "errors": [bad, bad + 0.01, bad], "bulge": 0.0, "best": [[0.0, 1.0]] * 2},
+            "perceptron": {"parameters": 45, "errors": [0.1, 0.11, 0.1], "bulge": 0.1, "best": [[0.0, 1.0]] * 2},
+        }
+        for name, bad in (("bowl", 0.1), ("cap", 0.9), ("saddle", 0.5))
+    },
+}
+
+
+def page(found: list[Record], measured: list[measurements.Measurement] | None = None, **more: Any) -> Page:
+    options = {"layers": LAYERS, "costs": [], "bases": {}, "problems": [], "folder": Path()} | more
+    return Page(found, measured or [], **options)
+
+
+def test_dropout_must_cut_a_fifth_beyond_luck(tmp_path: Path) -> None:
+    def judged(name: str, with_: list[float], **more: Any) -> tuple[str, str]:
+        values = [*runs(recipe(0.0), [14.4, 14.5, 14.6], **more), *runs(recipe(0.5), with_, **more)]
+        verdict = page(stored(tmp_path / name, *values)).dropout().verdict
+        return verdict.word, verdict.text
+
+    word, text = judged("a", [10.3, 10.4, 10.5])
+    assert word == SUPPORTED and "-28.3 %" in text and "n=3 and 3" in text and "reduced" not in text
+    assert judged("b", [11.4, 11.6, 11.5])[0] == NOT_SUPPORTED  # a fifth, but not more than luck says
+    assert judged("c", [14.4, 14.5, 14.6])[0] == NOT_SUPPORTED
+    assert judged("d", [10.3, 10.4])[0] == NOT_ENOUGH
+    word, text = judged("e", [10.3, 10.4, 10.5], budget="short")
+    assert word == SUPPORTED and text.startswith("at a reduced budget")
+
+
+def test_the_limit_of_a_difference_is_its_interval_over_seeds(tmp_path: Path) -> None:
+    values = [*runs(recipe(head="fc"), [10.0, 11.0, 12.0, 13.0]), *runs(recipe(), [9.0, 9.5, 10.0])]
+    found_arms = arms.arms_of(stored(tmp_path, *values), lambda one: (one.test_error,))
+    ((fully, pooled),) = arms.head_pairs(found_arms, dropped=False)
+    found = arms.Comparison(fully, pooled)
+    assert found.difference == pytest.approx(11.5 - 9.5)
+    assert found.limit == pytest.approx(4.3027 * np.sqrt((5 / 3) / 4 + 0.25 / 3))  # t(0.975, 2)
+    assert found.sign == 0
+
+
+def test_dead_runs_are_counted_and_no_samples(tmp_path: Path) -> None:
+    values = [*runs(recipe(0.0), [14.4, 14.5, 14.6, 90.0]), *runs(recipe(0.5), [10.3, 10.4, 10.5, 90.0])]
+    values[3] |= {"status": "dead"}
+    values[7] |= {"dead_classes": [3]}
+    claim = page(stored(tmp_path, *values)).dropout()
+    assert claim.verdict.word == SUPPORTED and "n=3 and 3" in claim.verdict.text
+    ((_, _, (row,)),) = claim.tables
+    assert row.count("3 (1)") == 2 and "(dead)" in row[-1]
+
+
+def test_only_runs_that_differ_in_nothing_else_are_compared(tmp_path: Path) -> None:
+    without, with_ = [14.4, 14.5, 14.6], [10.3, 10.4, 10.5]
+    other_rate = runs(recipe(0.5) | {"optimizer": {"lr": 0.2}}, with_)
+    other_budget = runs(recipe(0.5) | {"budget": {"epochs": 2}}, with_)
+    other_head = runs(recipe(0.5, "fc"), with_)
+    later_key = runs(recipe(0.5) | {"optimizer": {"lr": 0.1, "nesterov": True}}, with_)
+    claim = page(stored(tmp_path / "a", *runs(recipe(0.0), without), *other_rate, *other_budget, *other_head)).dropout()
+    assert claim.verdict.word == NOT_ENOUGH and claim.tables[0][2] == []
+    claim = page(stored(tmp_path / "b", *runs(recipe(0.0), without), *later_key)).dropout()
+    assert claim.verdict.word == NOT_ENOUGH
+    # Without any dropout, how it would be scaled has no effect.
+    inverted = runs(recipe(0.5, convention="inverted"), with_)
+    claim = page(stored(tmp_path / "c", *runs(recipe(0.0), without), *inverted)).dropout()
+    assert claim.verdict.word == SUPPORTED
+
+
+def test_the_papers_budget_outranks_a_reduced_one(tmp_path: Path) -> None:
+    full = [*runs(recipe(0.0), [14.4, 14.5, 14.6]), *runs(recipe(0.5), [10.3, 10.4, 10.5])]
+    short = {"budget": {"epochs": 2}}
+    reduced = runs(recipe(0.0) | short, [30.0, 30.1, 30.2], budget="short")
+    reduced += runs(recipe(0.5) | short, [50.0, 50.1, 50.2], budget="short")
+    verdict = page(stored(tmp_path / "a", *full, *reduced)).dropout().verdict
+    assert verdict.word == SUPPORTED and "reduced" not in verdict.text
+    verdict = page(stored(tmp_path / "b", *full[:5], *reduced)).dropout().verdict
+    assert verdict.word == NOT_SUPPORTED and "reduced" in verdict.text
+
+
+def test_a_smaller_gap_by_a_worse_fit_is_no_regularisation(tmp_path: Path) -> None:
+    fully = runs(recipe(head="fc"), [11.5, 11.6, 11.7], train=1.0)
+    better = page(stored(tmp_path / "a", *fully, *runs(recipe(), [10.4, 10.5, 10.6], train=4.0))).gap_regularises()
+    assert better.verdict.word == SUPPORTED and "4.10 points smaller" in better.verdict.text
+    worse = page(stored(tmp_path / "b", *fully, *runs(recipe(), [13.4, 13.5, 13.6], train=12.0))).gap_regularises()
+    assert worse.verdict.word == NOT_SUPPORTED and "test error is 1.90 points higher" in worse.verdict.text
+    dropped = runs(recipe(head="fc", head_dropout=0.5), [11.0, 11.1, 11.2], train=2.0)
+    only = page(stored(tmp_path / "c", *dropped, *runs(recipe(), [10.4, 10.5, 10.6], train=4.0))).gap_regularises()
+    assert only.verdict.word == NOT_ENOUGH and "as claimed (does not decide)" in str(only.tables)
+
+
+def test_translation_compares_how_much_the_error_rises(tmp_path: Path) -> None:
+    def moved(head: str, seed: int, rise: float) -> dict[str, Any]:
+        start = 5.0 if head == "gap" else 1.0  # GAP starts higher: only the rise counts
+        return measurement(recipe(head=head), seed, [start + rise * i + seed / 10 for i in range(5)])
+
+    values = [moved("gap", seed, 1.0 + seed / 10) for seed in range(3)]
+    values += [moved("fc", seed, 4.0 + seed / 10) for seed in range(3)]
+    found = written(tmp_path, *values)
+    claim = page([], found).translation()
+    assert claim.verdict.word == SUPPORTED and "d +7.50" in claim.verdict.text  # 2.5 times (4 - 1)
+    assert page([], [one for one in found if one.seed]).translation().verdict.word == NOT_ENOUGH
+    fewer = [measurement(recipe(), seed, [1.0] * 5, images=50) for seed in range(3)]
+    assert page([], written(tmp_path / "b", *fewer, *values[3:])).translation().verdict.word == NOT_ENOUGH
+
+
+def test_a_dead_record_is_counted_with_its_measured_siblings(tmp_path: Path) -> None:
+    of = recipe()
+    found = written(tmp_path / "m", *(measurement(of, seed, [1.0] * 5) for seed in range(3)))
+    dead = runs(of, [90.0] * 4, status="dead")[3] | {"family": found[0].family}
+    dead["key"] = digest(f"{found[0].family} 3")
+    claim = page(stored(tmp_path / "r", dead), found).maps()
+    assert claim.tables[0][2][0][3:5] == ["3", "1"]
+
+
+def test_maps_need_half_of_the_mass_and_the_lead_in_every_class(tmp_path: Path) -> None:
+    def judged(name: str, shares: list[float], **maps: Any) -> str:
+        values = [measurement(recipe(), seed, [1.0] * 5, share) for seed, share in enumerate(shares)]
+        values[0]["maps"] |= maps
+        return page([], written(tmp_path / name, *values)).maps().verdict.word
+
+    assert judged("a", [60.0, 61.0, 62.0]) == SUPPORTED
+    assert judged("b", [40.0, 41.0, 42.0]) == NOT_SUPPORTED
+    assert judged("c", [40.0, 60.0, 80.0]) == NOT_SUPPORTED  # the interval reaches below a half
+    assert judged("d", [60.0, 61.0, 62.0], class_share=[60.0, 30.0], rival_share=[20.0, 31.0]) == NOT_SUPPORTED
+    assert judged("e", [60.0, 61.0]) == NOT_ENOUGH
+
+
+def test_measurements_of_other_weights_or_broken_files_are_not_used(tmp_path: Path) -> None:
+    good = measurement(recipe(), 0, [1.0] * 5)
+    (one,) = written(tmp_path / "m", good)
+    told = runs(recipe(), [1.0], weights_sha256="1" * 64)[0] | {"key": one.key, "family": one.family}
+    claims_of = page(stored(tmp_path / "r", told), [one])
+    assert claims_of.measurements == [] and "other weights" in claims_of.problems[0]
+    broken: dict[str, Any] = {
+        "a": "{",
+        "b": json.dumps(good | {"key": "b", "format": 9}),
+        "c": json.dumps(good),
+        "d": json.dumps(good | {"key": "d", "translation": {"shifts": [0, 1], "errors": [[1], [2]]}}),
+        "e": json.dumps(good | {"key": "e", "maps": {"share": "many"}}),
+        "f": json.dumps({"format": 1, "key": "f"}),
+        "g": "[" * 100_000,
+    }
+    for name, text in broken.items():
+        (tmp_path / "m" / f"{name}.json").write_text(text)
+    found, problems = measurements.read_all(tmp_path / "m")
+    assert [run.key for run in found] == [one.key] and len(problems) == len(broken)
+
+
+def test_single_layers_are_judged_by_their_numbers() -> None:
+    assert page([]).one_function().verdict.word == SUPPORTED
+    assert page([]).convex().verdict.word == SUPPORTED
+    wrong = json.loads(json.dumps(LAYERS))
+    wrong["forms"][0]["differences"][1] = 1e-6
+    wrong["fits"]["bowl"]["maxout"]["errors"] = [0.5] * 3  # the control fails: so it may be the fitting
+    assert page([], layers=wrong).one_function().verdict.word == NOT_SUPPORTED
+    assert page([], layers=wrong).convex().verdict.word == NOT_SUPPORTED
+
+
+def test_longer_training_is_judged_on_one_machine_only() -> None:
+    def cost(kind: str, parameters: int, machine: str, speed: float, runs: int = 3) -> Cost:
+        times = {machine: [speed] * runs}
+        return Cost((f"x/{kind}",), "mnist", kind, "gap", parameters, 10, False, 10, False, 1e15, 60_000, times)
+
+    def judged(nin: Cost, other: Cost) -> str:
+        return page([], costs=[nin, other]).cost().verdict.word
+
+    nin = cost("nin", 100, "a", 200)
+    assert judged(nin, cost("maxout", 200, "a", 300)) == SUPPORTED
+    assert judged(nin, cost("maxout", 50, "a", 300)) == NOT_SUPPORTED
+    assert judged(nin, cost("maxout", 200, "a", 100)) == NOT_SUPPORTED
+    assert judged(nin, cost("maxout", 200, "b", 300)) == NOT_ENOUGH
+    assert judged(nin, cost("maxout", 200, "a", 300, runs=2)) == NOT_ENOUGH
+
+
+def test_the_page_states_the_rule_before_the_numbers_and_hostile_words_do_no_harm(tmp_path: Path) -> None:
+    hostile = "a|b<script>`x`"
+    values = [*runs(recipe(0.0), [14.4, 14.5, 14.6]), *runs(recipe(0.5), [10.3, 10.4, 10.5])]
+    values = [one | {"recipe": one["recipe"] | {"optimizer": {"lr": hostile}}} for one in values]
+    shown = page(stored(tmp_path, *values), folder=tmp_path, bases={"table5/gap": recipe()}, problems=[hostile])
+    text = claims.markdown(shown.claims(), shown.problems)
+    assert hostile not in text and "<script>" not in text
+    assert text.index("How a verdict is reached") < text.index("## Verdicts") < text.index("must fall by more than")
+    assert text.index("must fall by more than") < text.index("14.50 ± 0.10")
+    words = [SUPPORTED, NOT_SUPPORTED, NOT_ENOUGH]
+    assert sum(text.count(f"| **{word}** |") for word in words) == len(shown.claims()) == 7
+    assert f"[{digest(values[0]['family'] + ' 0')}](table5/gap/" in text
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a real, if short, run on the digits."""
+    folder = tmp_path_factory.mktemp("trained")
+    words = ["experiment=quickstart", "budget.max_steps=12", "restarts=0", "wandb.mode=disabled", "record=always"]
+    subprocess.run(
+        [sys.executable, "-m", "nin_repro.train", *words],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        check=True,
+        timeout=120,
+    )
+    (run,) = folder.glob("runs/digits*")
+    return run
+
+
+def test_a_run_is_measured_once_and_its_error_is_the_records(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = trained.parents[1] / "data"
+    command_module.measure([trained], tmp_path, None, data, "cpu")
+    told = json.loads((trained / "result.json").read_text())
+    ((one,), problems) = measurements.read_all(tmp_path)
+    assert problems == [] and (one.key, one.images) == (told["key"], 359)
+    assert one.curve[0] == pytest.approx(told["test_error"], abs=0.3)
+    assert one.maps is not None and sum(one.maps["class_images"]) == 359
+    assert "already measured" not in capsys.readouterr().out
+    command_module.measure([trained], tmp_path, None, data, "cpu")
+    assert "already measured on 359 images" in capsys.readouterr().out
+    command_module.measure([trained], tmp_path, 50, data, "cpu")
+    assert measurements.read_all(tmp_path)[0][0].images == 50
+
+
+def test_an_error_that_is_not_the_records_is_refused(trained: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    told = json.loads((copy / "result.json").read_text())
+    (copy / "result.json").write_text(json.dumps(told | {"test_error": told["test_error"] - 5}))
+    with pytest.raises(UsageError, match="data or code are not those of the run"):
+        command_module.measure([copy], tmp_path / "out", None, trained.parents[1] / "data", "cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_finished_run_is_refused_before_anything_is_measured(
+    command: Command, trained: Path, tmp_path: Path
+) -> None:
+    done = command("claims", "--measure", str(trained), "nowhere")
+    assert done.returncode == 2 and not (tmp_path / "results").exists()
+    assert done.stderr.startswith("error: --measure nowhere: no finished run") and done.stderr.count("\n") == 1
+    with pytest.raises(UsageError, match="--images 0"):
+        command_module.measure([trained], tmp_path / "out", 0, None, "cpu")
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    (copy / "checkpoint.pt").unlink()
+    with pytest.raises(UsageError, match=r"checkpoint\.pt is missing"):
+        command_module.measure([copy], tmp_path / "out", None, None, "cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dead_run_is_counted_without_numbers(trained: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    told = json.loads((copy / "result.json").read_text()) | {"status": "dead"}
+    (copy / "result.json").write_text(json.dumps(told))
+    command_module.measure([copy], tmp_path / "out", None, None, "cpu")
+    ((one,), _) = measurements.read_all(tmp_path / "out")
+    assert (one.status, one.translation, one.alive) == ("dead", None, False)
+
+
+def test_the_page_needs_no_torch_once_layers_are_kept(tmp_path: Path) -> None:
+    out = tmp_path / "results" / "claims"
+    out.mkdir(parents=True)
+    (out / "layers.json").write_text(json.dumps({"format": command_module.LAYERS} | LAYERS))
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.modules['torch'] = None; from nin_repro.claims import main; main()"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(NOT_ENOUGH) == 5 and f"   {SUPPORTED}: " in done.stdout
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["claims.md", "fits.png", "fits.svg", "layers.json"]  # no translation: there is nothing to draw
+    assert "table5/gap,table5/fc,table5/fc_dropout" in (out / "claims.md").read_text()
+
+
+def test_curves_differ_without_colour_and_have_bands_over_seeds(tmp_path: Path) -> None:
+    values = [measurement(recipe(head="gap"), seed, [1.0 + seed] * 5) for seed in range(3)]
+    values += [measurement(recipe(head="fc"), seed, [2.0 + seed] * 5) for seed in range(3)]
+    values += [measurement(recipe(head="fc", head_dropout=0.5), seed, [3.0] * 5) for seed in range(3)]
+    axes = draw_translation(page([], written(tmp_path, *values)).moved_arms()).axes[0]
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    assert set(lines) == {"GAP, 3 seeds", "FC, 3 seeds", "FC + dropout, 3 seeds"}
+    assert len({(line.get_linestyle(), line.get_marker()) for line in lines.values()}) == 3
+    assert list(lines["GAP, 3 seeds"].get_ydata()) == [2.0] * 5
+    heights = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (1.0, 3.0)

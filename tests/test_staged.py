@@ -1,0 +1,186 @@
+"""Runs that start from other runs: staged training, and the two stages of the maxout networks."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from nin_repro import build
+from nin_repro.config.compose import load, parent_words
+from nin_repro.config.recipe import directory, key, recipe
+from nin_repro.data.sources import obtain
+from nin_repro.files import UsageError
+from nin_repro.models.network import Network
+from nin_repro.models.spec import Shape
+from nin_repro.training import checkpoint
+from nin_repro.training.schedule import Reached
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+QUICK = ["dataset=digits", "dataset.preprocessing.divide=16", "budget.train_images=200", "budget.epochs=2"]
+QUIET = ["wandb.mode=disabled", "record=always"]
+
+
+def network(*words: str) -> Network:
+    config = load([*words, "dataset.resize=28"])
+    return build.network(config, Shape(1, 28, 28), 10)
+
+
+def trained(*words: str) -> Network:
+    """A network whose biases are not zero."""
+    found = network(*words)
+    found.initialise(0, 0)
+    with torch.no_grad():
+        for name, values in found.named_parameters():
+            if name.endswith("bias"):
+                values.normal_(0.1, 0.1)
+    return found
+
+
+def grown(experiment: str, parent: Network) -> Network:
+    """The network of a stage at its start, its parent's weights given."""
+    config = load([f"experiment={experiment}"])
+    found = network(f"experiment={experiment}")
+    build.inherit(config, found, build.Ancestor(parent.state_dict(), Reached(1.0, 1.0, 0.0)))
+    found.initialise(1, 0)
+    return found
+
+
+def test_an_identity_start_is_the_function_of_the_stage_before() -> None:
+    images = torch.randn(5, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    first = trained("experiment=extra/staged/identity_v0").eval()
+    second = grown("extra/staged/identity_v1", first).eval()
+    third = grown("extra/staged/identity_v2", second).eval()
+    said = first(images)
+    assert said.std() > 1e-3
+    # The last block's new 1x1 follows one without a ReLU before it, so its identity adds one: nothing negative passes.
+    torch.testing.assert_close(second.features(images), first.features(images).relu())
+    torch.testing.assert_close(third(images), second(images))
+
+
+def test_the_published_start_carries_weights_over_and_fills_the_new_ones() -> None:
+    first = trained("experiment=extra/staged/v0")
+    second = grown("extra/staged/v1", first)
+    before, after = first.state_dict(), second.state_dict()
+    new = {name for name in after if name.endswith("weight")} - before.keys()
+    assert len(new) == 2 and all((after[name] == 1).all() for name in new)
+    for name, values in before.items():
+        assert torch.equal(after[name], values) == name.endswith("weight"), name  # biases start afresh
+    third = grown("extra/staged/v2", second)
+    filled = {name for name in third.state_dict() if name.endswith("weight")} - after.keys()
+    assert len(filled) == 1 and all((third.state_dict()[name] == 0.01).all() for name in filled)
+
+
+def test_a_parent_that_does_not_fit_is_refused() -> None:
+    config = load(["experiment=extra/staged/v1"])
+    wide = trained("experiment=extra/staged/v0", "architecture.blocks.mlpconv1.widths=[12,10]")
+    with pytest.raises(UsageError, match=r"have no place in this network"):
+        build.inherit(
+            config, network("experiment=extra/staged/v1"), build.Ancestor(wide.state_dict(), Reached(1, 1, 0))
+        )
+
+
+def test_a_recipe_names_its_parents_key_and_moves_with_it() -> None:
+    def parent(*words: str) -> str:
+        return str(recipe(load(["experiment=extra/staged/v2", *words]))["parent"]["key"])
+
+    assert parent() == key(load(["experiment=extra/staged/v1"]))
+    assert parent("seed=3", "dataset.resize=28") == key(
+        load(["experiment=extra/staged/v1", "seed=3", "dataset.resize=28"])
+    )
+    assert parent("optimizer.lr=0.1", "runs_dir=elsewhere", "about.claim=x") == parent()
+    grandparent = recipe(load(["experiment=extra/staged/v1", "seed=3"]))["parent"]["key"]
+    assert grandparent == key(load(["experiment=extra/staged/v0", "seed=3"]))
+
+
+def test_what_a_parent_is_told_of_the_command_line() -> None:
+    parent = load(["experiment=table4/maxout"]).parent
+    assert parent is not None
+    words = [
+        "experiment=table4/maxout",
+        "seed=1",
+        "dataset=mnist",
+        "budget.epochs=2",
+        "optimizer.lr=1",
+        "protocol=final",
+    ]
+    words += ["architecture.irange=1", "data_dir=d", "parent.fill=1", "hydra.run.dir=x", "restarts=1"]
+    assert parent_words(parent, words) == [
+        *("experiment=table4/maxout_first", "seed=1", "dataset=mnist", "budget.epochs=2", "data_dir=d", "restarts=1")
+    ]
+    assert parent_words(parent, ["protocol=validate"])[1:] == ["protocol=validate"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["optimizer.schedule.kind=parent"], "choose an experiment that has one"),
+        (["optimizer.schedule.stop=likelihood"], "choose an experiment that has one"),
+        (["optimizer.schedule.stop=validation"], "set protocol=validate and optimizer.schedule.stop_patience"),
+        (["experiment=table4/maxout", "protocol=validate"], "it needs protocol=final"),
+        (["experiment=table4/maxout", "parent.experiment=table4/maxot_first"], "did you mean 'table4/maxout_first'"),
+        (["experiment=extra/staged/v1", "parent.fill=identty"], "parent.fill=identty"),
+        (["optimizer.schedule.warmup=[5,5]"], "2 numbers for 3 blocks"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(words: list[str], said: str) -> None:
+    with pytest.raises(UsageError, match=said) as refusal:
+        load(words)
+    assert "\n" not in str(refusal.value)
+
+
+def test_one_command_trains_all_stages_and_a_second_call_none(command: Command, tmp_path: Path) -> None:
+    obtain("digits", tmp_path / "data")
+    words = ["experiment=extra/staged/v2", *QUICK, *QUIET]
+    first = command("train", *words)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert first.stdout.count("its parent: ") == 2
+    records = [json.loads(path.read_text()) for path in sorted((tmp_path / "results").rglob("*.json"))]
+    by_key = {record["key"]: record for record in records}
+    assert len(records) == 3
+    last = next(record for record in records if record["experiment"] == "extra/staged/v2")
+    middle = by_key[last["recipe"]["parent"]["key"]]
+    assert middle["experiment"] == "extra/staged/v1"
+    assert by_key[middle["recipe"]["parent"]["key"]]["experiment"] == "extra/staged/v0"
+    second = command("train", *words)
+    assert second.returncode == 0 and "already done" in second.stdout and "its parent" not in second.stdout
+
+
+def test_a_parent_whose_weights_are_gone_is_told_in_one_line(command: Command, tmp_path: Path) -> None:
+    obtain("digits", tmp_path / "data")
+    words = [*QUICK, *QUIET]
+    assert command("train", "experiment=extra/staged/v0", *words).returncode == 0
+    run = directory(load(["experiment=extra/staged/v0", *words]))
+    (tmp_path / run / "checkpoint.pt").unlink()
+    found = command("train", "experiment=extra/staged/v1", *words)
+    assert found.returncode == 1 and "checkpoint.pt is missing" in found.stdout.splitlines()[-1]
+
+
+def test_a_run_that_stops_by_the_validation_error_ends_with_the_weights_of_its_best_epoch(
+    command: Command, tmp_path: Path
+) -> None:
+    obtain("digits", tmp_path / "data")
+    words = ["dataset=digits", "dataset.preprocessing.divide=16", "budget.epochs=12", *QUIET]
+    first = ["experiment=table4/maxout_first", *words, *SMALL_MAXOUT, "optimizer.schedule.stop_patience=2"]
+    done = command("train", *first)
+    assert done.returncode == 0, done.stdout + done.stderr
+    config = load(first)
+    record = json.loads((tmp_path / directory(config) / "result.json").read_text())
+    errors = record["curve"]["validation_error"]
+    assert record["test_error"] is None and record["validation_error"] == min(errors)
+    best = errors.index(min(errors))
+    assert len(errors) == 12 or len(errors) == best + 1 + 2
+    assert record["reached"]["rate"] == record["curve"]["rate"][best]
+    weights = checkpoint.load(tmp_path / directory(config) / "checkpoint.pt")
+    assert weights is not None and checkpoint.fingerprint(weights["weights"]) == record["weights_sha256"]
+
+
+SMALL_MAXOUT = [
+    "architecture=maxout_mnist_pi",
+    "architecture.full.full1.units=16",
+    "architecture.full.full2.units=16",
+    "architecture.irange=0.1",
+    "optimizer.lr=0.1",
+]
