@@ -40,7 +40,7 @@ def in_words(config: Config) -> str:
     waiting = seen / config.optimizer.batch_size * PER_STEP
     open_end = plan(config.optimizer.schedule, config.budget)[1] is None or config.optimizer.schedule.stop != "never"
     most = "at most " if open_end else ""
-    rates = RATES[type(config.architecture)]
+    rates = RATES.get(type(config.architecture), RATES[Nin])  # of a network that is not built in nothing is known
     slowness = 1.0 if not isinstance(config.architecture, Nin) else _slowness(network)
     times = ", ".join(f"{_rough(adds * slowness / rate + waiting)} on {device}" for device, rate in rates.items())
     flops = 2 * adds
