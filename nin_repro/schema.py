@@ -293,6 +293,7 @@ class Parent:
     biases: bool  # the parent's too, and 0 for layers that it lacks; false: all as without a parent
     weights: bool = True  # false: nothing is taken over, only its likelihood (optimizer.schedule.stop)
     key: str = ""  # of the parent run, worked out when the configuration is checked
+    family: str = ""  # of it, as well; not part of the recipe
 
 
 @dataclass(frozen=True)
@@ -357,4 +358,4 @@ def default(known: Field[Any]) -> Any:
 # The fields that can change a result, and so make up the recipe (and `seed`, which is in the key but not the family).
 RECIPE = ("dataset", "architecture", "regularizer", "optimizer", "budget", "protocol", "restarts", "seed", "parent")
 # Labels inside them that cannot.
-LABELS = {"budget": ("name",), "parent": ("experiment",)}
+LABELS = {"budget": ("name",), "parent": ("experiment", "family")}

@@ -10,7 +10,7 @@ import torch
 
 from nin_repro import build
 from nin_repro.config.compose import load, parent_words
-from nin_repro.config.recipe import directory, key, recipe
+from nin_repro.config.recipe import directory, family, key, recipe
 from nin_repro.data.sources import obtain
 from nin_repro.files import UsageError
 from nin_repro.models.network import Network
@@ -93,6 +93,15 @@ def test_a_recipe_names_its_parents_key_and_moves_with_it() -> None:
     assert parent("optimizer.lr=0.1", "runs_dir=elsewhere", "about.claim=x") == parent()
     grandparent = recipe(load(["experiment=extra/staged/v1", "seed=3"]))["parent"]["key"]
     assert grandparent == key(load(["experiment=extra/staged/v0", "seed=3"]))
+
+
+def test_seeds_of_a_staged_run_are_one_family_and_other_parents_are_not() -> None:
+    families = [
+        family(load(["experiment=extra/staged/v2", *words])) for words in ([], ["seed=1"], ["parent.biases=true"])
+    ]
+    assert families[0] == families[1] != families[2]
+    other = load(["experiment=extra/staged/v2", "parent.experiment=extra/staged/identity_v1"])
+    assert family(other) != families[0]
 
 
 def test_what_a_parent_is_told_of_the_command_line() -> None:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nin_repro.config.check import WHERE, convert, keys, nearest
-from nin_repro.config.recipe import key, require_sense
+from nin_repro.config.recipe import family, key, require_sense
 from nin_repro.files import UsageError
 from nin_repro.models.own import defaults, own_kinds, settings
 from nin_repro.schema import RECIPE, Config, Parent
@@ -185,9 +185,10 @@ def checked(composed: DictConfig, words: Sequence[str] = ()) -> Config:
     require_sense(config)
     if config.parent is None or config.parent.key:
         return config
-    found = key(load(parent_words(config.parent, words)))
-    composed.parent.key = found
-    return dataclasses.replace(config, parent=dataclasses.replace(config.parent, key=found))
+    parent = load(parent_words(config.parent, words))
+    composed.parent.key, composed.parent.family = key(parent), family(parent)
+    named = dataclasses.replace(config.parent, key=key(parent), family=family(parent))
+    return dataclasses.replace(config, parent=named)
 
 
 def parent_words(parent: Parent, words: Sequence[str]) -> list[str]:

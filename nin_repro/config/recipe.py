@@ -48,8 +48,14 @@ def key(config: Config) -> str:
 
 
 def family(config: Config) -> str:
-    """The name of all runs that differ from this one in nothing but the seed: what a table's cell averages over."""
-    return digest({name: value for name, value in recipe(config).items() if name != "seed"})
+    """The name of all runs that differ from this one in nothing but the seed: what a table's cell averages over.
+
+    A parent has the seed of its child, so here it counts by its own family.
+    """
+    found = {name: value for name, value in recipe(config).items() if name != "seed"}
+    if config.parent is not None:
+        found["parent"] = found["parent"] | {"key": config.parent.family}
+    return digest(found)
 
 
 def directory(config: Config) -> Path:

@@ -12,6 +12,7 @@ from nin_repro.results.tables import Stats, statistics
 
 MOST = 3  # keys that may differ; more is another experiment, not an ablation
 APART = ("seed", "budget")  # compared at the same budget, over all seeds
+PARENT = "parent.key"  # so are the runs that they start from
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,9 @@ def leaves(value: Any, path: str = "") -> dict[str, Any]:
 
 def changes(recipe: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
     """`key=value` for each leaf in which a recipe differs from a base, but for seed and budget; sorted."""
-    ours, theirs = ({k: v for k, v in leaves(one).items() if k.split(".")[0] not in APART} for one in (recipe, base))
+    ours, theirs = (
+        {k: v for k, v in leaves(one).items() if k.split(".")[0] not in APART and k != PARENT} for one in (recipe, base)
+    )
     names = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
     return [f"{name}={json.dumps(ours.get(name)).replace(chr(34), '')}" for name in names]
 

@@ -227,7 +227,7 @@ def _whole_epochs(record: Record, cell: Cell) -> bool:
     budget = record.recipe.get("budget") or {}
     cut = budget.get("train_images") is not None or budget.get("max_steps") is not None
     ours, theirs = (
-        {k: v for k, v in one.items() if k not in ("seed", "budget")} for one in (record.recipe, cell.recipe)
+        {k: v for k, v in one.items() if k not in ("seed", "budget", "parent")} for one in (record.recipe, cell.recipe)
     )
     return bool(theirs) and ours == theirs and not cut
 
