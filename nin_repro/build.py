@@ -19,6 +19,7 @@ from nin_repro.files import UsageError
 from nin_repro.models.network import Fill, Inheritance, Network, Role, make_network
 from nin_repro.models.spec import Shape, layers, training_multiply_adds
 from nin_repro.schema import Config
+from nin_repro.training.capture import cuda_graph
 from nin_repro.training.console import Console
 from nin_repro.training.loop import Limits, Trainer
 from nin_repro.training.schedule import Rate, Reached, plan
@@ -50,9 +51,14 @@ def machine(config: Config) -> Machine:
             raise UsageError(
                 f"device={config.device}, but {torch.cuda.device_count()} CUDA devices are visible: choose device=cpu"
             )
-        # The recipe is fp32: without this, cuDNN computes convolutions with 10 bits of mantissa.
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        # Unless it is told, cuDNN computes convolutions with 10 bits of mantissa.
+        products = "tf32" if config.precision == "tf32" else "ieee"
+        torch.backends.cudnn.conv.fp32_precision = torch.backends.cuda.matmul.fp32_precision = products  # type: ignore[attr-defined]
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         torch.backends.cudnn.deterministic = True
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or its sums depend on what other streams do
+    elif config.precision == "tf32":
+        raise UsageError("precision=tf32 needs a GPU, and this run is on the CPU: choose fp32 or bf16")
     per_image = training_multiply_adds(layers(config.dataset, config.architecture, config.regularizer))
     small = per_image * config.optimizer.batch_size < ONE_THREAD_BELOW
     threads = config.threads or (1 if small else len(os.sched_getaffinity(0)))
@@ -82,7 +88,7 @@ def network(config: Config, shape: Shape, classes: int) -> Network:
     if size is not None:
         shape = Shape(shape.channels, size, size)
     net = make_network(shape, classes, config.architecture, config.regularizer)
-    net.resize = size
+    net.resize, net.bf16 = size, config.precision == "bf16"
     return net
 
 
@@ -168,6 +174,9 @@ def trainer(
     labels, eval_labels = (torch.from_numpy(array).to(found.device) for array in (train_labels, split.eval_labels))
     height, width, channels = train.shape[1:]
     net = network(config, Shape(channels, height, width), split.classes).to(found.device)
+    gpu = found.device.type == "cuda"
+    if gpu:
+        net.to(memory_format=torch.channels_last)  # as the images are; otherwise cuDNN turns them round at each layer
     reached = None
     if ancestor is not None:
         inherit(config, net, ancestor)
@@ -201,4 +210,6 @@ def trainer(
         record_row=record_row,
         eval_name=split.eval_name,
         watched=(images[-held:], labels[-held:]) if held else None,
+        capture=cuda_graph if gpu and config.cuda_graphs else None,
+        unattended=gpu,
     )

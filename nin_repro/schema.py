@@ -338,6 +338,11 @@ class Config:
     train_eval_every: Whole  # the same for the evaluated training error
     checkpoint_seconds: NotNegative
     wandb: Wandb
+    # What the network computes in; weights, momentum and the head stay fp32. tf32: fp32 with products of 10 bits of
+    # mantissa, on a GPU only. bf16: everything between the images and the head.
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    cuda_graphs: bool = True  # launch an update as a whole on a GPU; false: kernel by kernel, with the same result
+    together: Count = 1  # members of a sweep (-m) that this process trains at the same time
     parent: Parent | None = None
     select: bool = False  # after a sweep with protocol=validate: train its best choice with protocol=final
 
@@ -356,6 +361,17 @@ def default(known: Field[Any]) -> Any:
 
 
 # The fields that can change a result, and so make up the recipe (and `seed`, which is in the key but not the family).
-RECIPE = ("dataset", "architecture", "regularizer", "optimizer", "budget", "protocol", "restarts", "seed", "parent")
+RECIPE = (
+    "dataset",
+    "architecture",
+    "regularizer",
+    "optimizer",
+    "budget",
+    "protocol",
+    "restarts",
+    "seed",
+    "parent",
+    "precision",
+)
 # Labels inside them that cannot.
 LABELS = {"budget": ("name",), "parent": ("experiment", "family")}

@@ -273,15 +273,16 @@ class Ours(Arm):
         split = sources.Split(images, labels, *test, images, 10, "", "", "test")
         machine = build.machine(self.config)
         self.work = build.trainer(self.config, split, machine, console, nowhere, lambda row: None)
-        self.epoch, self.positions = 0, iter(())
+        self.positions: Iterator[int] = iter(())
 
     def step(self) -> None:
         work = self.work
         position = next(self.positions, None)
         if position is None:
-            self.order, self.positions = work.batches.order(work.key, self.epoch), iter(range(len(work.batches)))
-            self.epoch, position, self.started = self.epoch + 1, next(self.positions), time.monotonic()
-        work._step(self.order, position)
+            work.rate.epoch = work.progress.step // len(work.batches)
+            self.positions, self.started = iter(range(work.begin_epoch(), len(work.batches))), time.monotonic()
+            position = next(self.positions)
+        work.step(position)
         work._between_steps(self.started, position + 1)
 
     def totals(self) -> list[float]:

@@ -160,7 +160,7 @@ def _arms(found: dict[str, Any]) -> list[str]:
         "4, crops and flips at random, updates, and adds up loss and error. Usual: DataLoader over PIL images with "
         "torchvision's transforms, fp32 NCHW, `torch.optim.SGD`, `.item()` each step, torch's defaults. Good: images "
         "on the device, channels-last, fused SGD, nothing waits; bf16 autocast and cuDNN's search on a GPU. Ours: "
-        "`Trainer._step` and what a run does between steps, fp32 without TF32. The loops take turns, each in a process "
+        "`Trainer.step` and what a run does between steps, fp32 without TF32. The loops take turns, each in a process "
         "of its own.",
         "",
     ]

@@ -36,9 +36,11 @@ def first_updates(name: str, steps: int, words: list[str], ancestors: dict[str, 
     machine = build.machine(config)
     with Console(Path(os.devnull)) as console:
         work = build.trainer(config, split, machine, console, Path(os.devnull), lambda row: None, parent)
-    order, losses, norms, started = work.batches.order(work.key, 0), [], [], time.monotonic()
+    losses, norms, started = [], [], time.monotonic()
     for i in range(steps):
-        work._step(order, i % len(work.batches))
+        if i % len(work.batches) == 0:
+            work.begin_epoch()
+        work.step(i % len(work.batches))
         work._check_fault()
         losses.append(work.window[0].item() - sum(losses))
         norms.append(work.sgd.norm.item())

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from nin_repro import build
+from nin_repro import build, rng
 from nin_repro.config.compose import load
 from nin_repro.data.batches import Batches, crop_and_flip
 from nin_repro.data.sources import Split
@@ -78,14 +78,14 @@ def result(trainer: Trainer) -> tuple[str, list[dict[str, Any]], Any]:
 
 def stop_after(trainer: Trainer, steps: int) -> None:
     """Ask the trainer to stop when it has made so many updates."""
-    original = trainer._step
+    original = trainer.step
 
     def step(*arguments: Any) -> None:
         original(*arguments)
         if trainer.progress.step == steps:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    trainer._step = step  # type: ignore[method-assign]
+    trainer.step = step  # type: ignore[method-assign]
 
 
 VALIDATION = ["protocol=validate", "optimizer.schedule.stop=validation", "optimizer.schedule.stop_patience=1"]
@@ -296,7 +296,7 @@ def test_a_network_without_last_relu_is_never_silent(make: Make) -> None:
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(make: Make, tmp_path: Path) -> None:
     run = make("checkpoint_seconds=0")
-    original = run._step
+    original = run.step
 
     def step(*arguments: Any) -> None:
         if run.progress.step == 4:
@@ -304,7 +304,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(make: Make, tmp_path:
             run.batches.images.fill_(float("nan"))
         original(*arguments)
 
-    run._step = step  # type: ignore[method-assign]
+    run.step = step  # type: ignore[method-assign]
     with pytest.raises(NotFinite, match=r"epoch 1, step 5, learning rates 0.1, 0.2, 0.01, 0.02"):
         run.run()
     saved = checkpoint.load(tmp_path / "run.pt")
@@ -332,8 +332,8 @@ def test_a_damaged_checkpoint_is_never_loaded(damage: str, tmp_path: Path) -> No
 
 def test_an_epoch_shows_every_image_once() -> None:
     data = Batches(torch.arange(70.0).view(70, 1, 1, 1).expand(70, 8, 8, 1), torch.arange(70), 16, Augment(0, False))
-    order = data.order((1, 2), 3)
-    batches = [data.gather(order, position, (1, 2), 0) for position in range(len(data))]
+    data.begin((1, 2), 3)
+    batches = [data.gather(torch.tensor([i]), data.size(i), rng.Clock()) for i in range(len(data))]
     assert [len(labels) for _, labels in batches] == [16, 16, 16, 16, 6]
     assert sorted(torch.cat([labels for _, labels in batches]).tolist()) == list(range(70))
     for pixels, labels in batches:
@@ -344,7 +344,7 @@ def test_an_epoch_shows_every_image_once() -> None:
 def test_crops_and_flips_are_windows_of_the_padded_image(flip: bool) -> None:
     draw = np.random.default_rng(0)
     batch = draw.normal(size=(200, 6, 5, 3)).astype(np.float32)
-    found = crop_and_flip(torch.from_numpy(batch), Augment(2, flip), (3, 4), 5).numpy()
+    found = crop_and_flip(torch.from_numpy(batch), Augment(2, flip), rng.Clock((3, 4), 5)).numpy()
     padded = np.pad(batch, ((0, 0), (2, 2), (2, 2), (0, 0)))
     seen = set()
     for image, whole in zip(found, padded, strict=True):
@@ -359,8 +359,8 @@ def test_crops_and_flips_are_windows_of_the_padded_image(flip: bool) -> None:
         seen |= set(places)
     assert {place[:2] for place in seen} == {(down, right) for down in range(5) for right in range(5)}
     assert {place[2] for place in seen} == ({True, False} if flip else {False})
-    again = crop_and_flip(torch.from_numpy(batch), Augment(2, flip), (3, 4), 5).numpy()
-    later = crop_and_flip(torch.from_numpy(batch), Augment(2, flip), (3, 4), 6).numpy()
+    again = crop_and_flip(torch.from_numpy(batch), Augment(2, flip), rng.Clock((3, 4), 5)).numpy()
+    later = crop_and_flip(torch.from_numpy(batch), Augment(2, flip), rng.Clock((3, 4), 6)).numpy()
     assert np.array_equal(again, found) and not np.array_equal(later, found)
 
 
@@ -403,6 +403,7 @@ def test_the_order_of_the_files_ends_each_with_a_small_batch() -> None:
     images = torch.zeros(25_000, 1, 1, 1)
     images[:, 0, 0, 0] = torch.arange(25_000)
     batches = Batches(images, torch.arange(25_000), 128, Augment(0, False), shuffled=False)
-    found = [batches.gather(batches.order((0, 0), 3), i, (0, 0), i)[1] for i in range(len(batches))]
+    batches.begin((0, 0), 3)
+    found = [batches.gather(torch.tensor([i]), batches.size(i), rng.Clock())[1] for i in range(len(batches))]
     assert [len(batch) for batch in found] == [*([128] * 78 + [16]) * 2, *[128] * 39, 8]
     assert torch.equal(torch.cat(found), torch.arange(25_000))

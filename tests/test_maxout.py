@@ -312,13 +312,13 @@ def norms(trainer: Trainer) -> list[float]:
 def test_norms_stay_under_their_limits(make: Make) -> None:
     words = ["optimizer.lr=1", "optimizer.conv_lr_factor=1", "optimizer.batch_size=16", "optimizer.schedule.epochs=4"]
     trainer = make(small(*words), split(90))
-    original, seen = trainer._step, []
+    original, seen = trainer.step, []
 
     def step(*arguments: Any) -> None:
         original(*arguments)
         seen.append(norms(trainer))
 
-    trainer._step = step  # type: ignore[method-assign]
+    trainer.step = step  # type: ignore[method-assign]
     trainer.run()
     assert len(seen) == 24 and np.max(seen) < 1 + 2e-6
     assert (np.max(seen, axis=0) > 1 - 2e-6).all()  # each of them bound
@@ -340,14 +340,14 @@ def test_a_run_that_is_stopped_after_any_step_ends_as_one_that_was_not(words: li
     assert whole.progress.step == 12
     for stop in range(1, 13):
         first = make(config, split(60), f"cut{stop}")
-        original = first._step
+        original = first.step
 
         def step(*arguments: Any, original: Any = original, first: Trainer = first, stop: int = stop) -> None:
             original(*arguments)
             if first.progress.step == stop:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        first._step = step  # type: ignore[method-assign]
+        first.step = step  # type: ignore[method-assign]
         with pytest.raises(Interrupted):
             first.run()
         second = make(config, split(60), f"cut{stop}")

@@ -176,7 +176,7 @@ def test_dropout_is_a_function_of_seed_layer_and_step_and_not_of_memory_layout()
     x = torch.ones(4, 6, 5, 5)
     first = Dropout(0.5, "released", 1, clock)(x)
     assert torch.equal(Dropout(0.5, "released", 1, clock)(x.contiguous(memory_format=torch.channels_last)), first)
-    kept = rng.keep_mask((1, 2), rng.DROPOUT + 1, 7, x.numel(), 0.5).view(4, 5, 5, 6).permute(0, 3, 1, 2)
+    kept = rng.keep_mask(rng.Clock((1, 2), 7), rng.DROPOUT + 1, x.numel(), 0.5).view(4, 5, 5, 6).permute(0, 3, 1, 2)
     assert torch.equal(first, kept.float())
     assert not torch.equal(Dropout(0.5, "released", 2, clock)(x), first)
     clock.step = 8

@@ -104,7 +104,12 @@ class Reference:
 
     def dropped(self, x: np.ndarray, p: float, layer: int, step: int, key: tuple[int, int]) -> np.ndarray:
         """What x is multiplied with."""
-        mask = rng.keep_mask(key, rng.DROPOUT + layer, step, x.size, p).numpy().reshape(x.shape).astype(np.float64)
+        mask = (
+            rng.keep_mask(rng.Clock(key, step), rng.DROPOUT + layer, x.size, p)
+            .numpy()
+            .reshape(x.shape)
+            .astype(np.float64)
+        )
         return mask if self.regularizer.convention == "released" else mask / (1 - p)
 
     def loss(self, x: np.ndarray, labels: np.ndarray, step: int, key: tuple[int, int]) -> float:

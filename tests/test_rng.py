@@ -63,14 +63,14 @@ def test_permutation_favours_no_place() -> None:
 
 def test_half_of_the_elements_are_kept_whatever_the_way_of_drawing() -> None:
     for drop in (0.5, 0.2, 0.8):
-        kept = rng.keep_mask((1, 2), rng.DROPOUT, 9, 200_001, drop)
+        kept = rng.keep_mask(rng.Clock((1, 2), 9), rng.DROPOUT, 200_001, drop)
         assert kept.shape == (200_001,) and set(kept.tolist()) == {0, 1}
         assert abs(kept.float().mean().item() - (1 - drop)) < 0.006  # over five standard deviations
 
 
 def test_masks_of_neighbouring_steps_and_layers_are_independent() -> None:
     def mask(purpose: int, step: int) -> torch.Tensor:
-        return rng.keep_mask((1, 2), purpose, step, 100_000, 0.5).float()
+        return rng.keep_mask(rng.Clock((1, 2), step), purpose, 100_000, 0.5).float()
 
     for other in (mask(17, 0), mask(16, 1)):
         assert abs((mask(16, 0) * other).mean().item() - 0.25) < 0.007

@@ -9,14 +9,14 @@ from nin_repro.schema import Augment
 FILE = 10_000  # images in one of the files that the released code reads one after the other
 
 
-def crop_and_flip(images: Tensor, augment: Augment, key: tuple[int, int], step: int) -> Tensor:
+def crop_and_flip(images: Tensor, augment: Augment, clock: rng.Clock) -> Tensor:
     """Zero-pad, crop at a random place and flip at random: float [N, H, W, C] to the same shape.
 
     As the released `cifar-cropped` provider: 4 zeros on each side of the whitened image, offsets 0 to 8, flip with
     probability 1/2, drawn anew for each image and update.
     """
     count, height, width, channels = images.shape
-    draws = rng.words(key, rng.SHIFT, step, 3 * count, images.device).view(count, 3)
+    draws = clock.words(rng.SHIFT, 3 * count, images.device).view(count, 3)
     span = 2 * augment.pad + 1
     down, right, mirrored = draws[:, 0] % span, draws[:, 1] % span, draws[:, 2] >> 31
     across = torch.arange(width, device=images.device).expand(count, width)
@@ -48,6 +48,9 @@ class Batches:
         span = count if shuffled else FILE
         files = [(first, min(first + span, count)) for first in range(0, count, span)]
         self.bounds = [(i, min(i + batch_size, end)) for start, end in files for i in range(start, end, batch_size)]
+        self.current = torch.arange(count, device=images.device)  # the order of this epoch
+        self._first = torch.tensor([start for start, _ in self.bounds], device=images.device)
+        self._span = torch.arange(batch_size, device=images.device)
 
     def __len__(self) -> int:
         """Updates in an epoch; the last batch holds what is left over."""
@@ -59,11 +62,22 @@ class Batches:
             return torch.arange(len(self.images), device=self.images.device)
         return rng.permutation(key, epoch, len(self.images), self.images.device)
 
-    def gather(self, order: Tensor, position: int, key: tuple[int, int], step: int) -> tuple[Tensor, Tensor]:
-        """Batch number `position` of an epoch: images [B, C, H, W] in channels-last memory, labels [B]."""
+    def begin(self, key: tuple[int, int], epoch: int) -> None:
+        """Put the images in the order of an epoch, for `gather`."""
+        self.current.copy_(self.order(key, epoch))
+
+    def size(self, position: int) -> int:
+        """Images in batch number `position` of an epoch."""
         start, end = self.bounds[position]
-        chosen = order[start:end]
+        return end - start
+
+    def gather(self, position: Tensor, size: int, clock: rng.Clock) -> tuple[Tensor, Tensor]:
+        """Batch number `position`, int64 [1] on the device, of the epoch that began, which has this size.
+
+        Returns images [B, C, H, W] in channels-last memory, and labels [B].
+        """
+        chosen = self.current[self._first[position] + self._span[:size]]
         images = self.images[chosen]
         if self.augmenting:
-            images = crop_and_flip(images, self.augment, key, step)
+            images = crop_and_flip(images, self.augment, clock)
         return images.permute(0, 3, 1, 2), self.labels[chosen]

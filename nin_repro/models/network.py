@@ -11,15 +11,8 @@ from torch.nn import functional as F
 from nin_repro import rng
 from nin_repro.models.own import imported
 from nin_repro.models.spec import Shape
+from nin_repro.rng import Clock
 from nin_repro.schema import HEADS, NETWORKS, Architecture, Own, Regularizer
-
-
-@dataclass
-class Clock:
-    """Which update a network is in. The trainer sets it before every step; dropout reads it."""
-
-    key: tuple[int, int] = (0, 0)
-    step: int = 0
 
 
 class Dropout(nn.Module):
@@ -37,9 +30,8 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x * (1 - self.p) if self.convention == "released" else x
-        kept = rng.keep_mask(
-            self.clock.key, rng.DROPOUT + self.layer, self.clock.step, x.numel(), self.p, x.device
-        )  # in memory order, images [N, C, H, W] counted as N, H, W, C
+        kept = rng.keep_mask(self.clock, rng.DROPOUT + self.layer, x.numel(), self.p, x.device)
+        # in memory order, images [N, C, H, W] counted as N, H, W, C
         mask = kept.view(x.shape) if x.dim() == 2 else kept.view(x.shape[0], *x.shape[2:], x.shape[1]).movedim(3, 1)
         dropped = x * mask
         return dropped / (1 - self.p) if self.convention == "inverted" else dropped
@@ -121,6 +113,7 @@ class Network(nn.Module):
     settings: type[Own]  # of a network that is not built in
     head: Head
     resize: int | None = None  # pixels of each side that images are scaled to first
+    bf16: bool = False  # whether the body computes in bf16, from weights that stay fp32
     inheritance: Inheritance | None = None
 
     def __init__(self) -> None:
@@ -136,10 +129,13 @@ class Network(nn.Module):
         """The layers that have weights, input to output, without the head."""
 
     def features(self, x: Tensor) -> Tensor:
-        """What the head sees of images [N, C, H, W]."""
+        """What the head sees of images [N, C, H, W]; fp32 as they are, whatever the body computes in."""
         if self.resize is not None:
             x = F.interpolate(x, (self.resize, self.resize), mode="bilinear", align_corners=False)
-        return self.body(x)
+        if not self.bf16:
+            return self.body(x)
+        with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False):
+            return self.body(x).float()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))

@@ -1,10 +1,11 @@
 """The training loop, from top to bottom: `Trainer.run` makes attempts, an attempt is epochs, an epoch is steps."""
 
+import contextlib
 import dataclasses
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from nin_repro import rng
 from nin_repro.data.batches import Batches
 from nin_repro.models.network import Network
 from nin_repro.training import checkpoint
+from nin_repro.training.capture import Answers, Capture, Replay
 from nin_repro.training.console import Console, duration
 from nin_repro.training.evaluate import Evaluation, evaluate, is_dead
 from nin_repro.training.schedule import Rate
@@ -24,7 +26,35 @@ from nin_repro.training.sgd import SGD
 
 PROBE_EVERY = 100  # updates between looks at whether the network is alive
 START = 2000  # updates at the start of an attempt that are recorded by the hundred: most deaths fall there
-FAULT_EVERY = 50  # updates between looks at the fault flag where a look makes the host wait for the device
+
+
+class Stop:
+    """The signal that asked this process to stop, if one did. Several runs in one process share it."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def ask(self, number: int, _: object = None) -> None:
+        if self.signal is not None:  # asked twice: do not wait for the step
+            raise KeyboardInterrupt
+        self.signal = number
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Inside, SIGINT and SIGTERM ask to stop. Only Python's main thread can listen; others share what it hears."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self.signal = None
+        handlers = {number: signal.signal(number, self.ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+
+STOP = Stop()
 
 
 class Interrupted(Exception):
@@ -79,6 +109,8 @@ class Trainer:
         record_row: called with each epoch's row, in order.
         eval_name: what the evaluation images are called in rows: "test" or "validation".
         watched: images and labels whose loss decides when the run stops, for a schedule that asks for it.
+        capture: makes one launch of an update's many, on a device where launches cost more than the work.
+        unattended: look up only where it is needed, at the start and between epochs, and do not make the device wait.
     """
 
     def __init__(
@@ -94,13 +126,16 @@ class Trainer:
         record_row: Callable[[dict[str, Any]], None],
         eval_name: str = "test",
         watched: tuple[Tensor, Tensor] | None = None,
+        capture: Capture | None = None,
+        unattended: bool = False,
     ) -> None:
         self.network, self.make_optimizer, self.make_rate = network, optimizer, rate
         self.batches, self.evaluation, self.limits = batches, evaluation, limits
         self.console, self.checkpoint_path, self.record_row = console, checkpoint_path, record_row
         self.eval_name, self.watched = eval_name, watched
+        self.capture, self.unattended = capture, unattended
         self.device = batches.images.device
-        self.stop_signal: int | None = None
+        self.stop = STOP
         self.progress = Progress()
         self.final: tuple[Evaluation, Evaluation] | None = None  # on evaluation and on training images, at the end
         self._begin_attempt()
@@ -112,9 +147,7 @@ class Trainer:
             Interrupted: a signal came; the state is saved.
             NotFinite: the loss or a gradient was not finite, in a run that has no other starts.
         """
-        heard = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-        handlers = {number: signal.signal(number, self._ask_to_stop) for number in heard}
-        try:
+        with self.stop.listening(), _own_stream(self.device):
             while died := self._attempt():
                 again = self.progress.attempt < self.limits.restarts and (
                     died != "classes" or self.limits.restart_for_classes
@@ -125,10 +158,7 @@ class Trainer:
                 attempt = self.progress.attempt + 1
                 self.progress = dataclasses.replace(self.progress, attempt=attempt, step=0, silent=[])
                 self._begin_attempt()
-            return "done"
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+        return "done"
 
     def _note_death(self, died: str, again: bool) -> None:
         progress, starts = self.progress, self.limits.restarts + 1
@@ -144,14 +174,22 @@ class Trainer:
         seed, attempt = self.limits.seed, self.progress.attempt
         self.network.initialise(seed, attempt)
         self.network.train()
+        self.now = torch.zeros(2, dtype=torch.int64, device=self.device)  # update, batch of the epoch; the device's own
         self.key = rng.seed_words("train", seed, attempt)
-        self.network.clock.key = self.key
+        self.network.clock.set(self.key, self.now[:1])
         self.sgd = self.make_optimizer(self.network)
         self.rate = self.make_rate()
         self.totals = torch.zeros(3, dtype=torch.float64, device=self.device)  # summed loss, wrong, images of an epoch
         self.window = torch.zeros(2, dtype=torch.float64, device=self.device)  # summed loss, largest gradient norm
         self.chosen: dict[str, Tensor] = {}  # the best weights so far, where the validation error decides
         self.saved_at = time.monotonic()
+        how = self.capture, self.network.clock, self._not_captured
+        self.update, self.answers = Replay(self._update, *how), Answers(self.network, *how)
+
+    def _not_captured(self, why: str) -> None:
+        if self.capture is not None:
+            self.capture = self.update.capture = self.answers.replay.capture = None
+            self.console.line(f"no CUDA graphs, which is slower and gives the same numbers: {why}")
 
     def _attempt(self) -> str | None:
         """Train until the schedule ends; how the start died, "network", "classes" or "diverged", or None."""
@@ -168,7 +206,7 @@ class Trainer:
             return "diverged"
         if self.chosen:
             self.network.load_state_dict(self.chosen)
-        dead = is_dead(self.network, self.batches.images, self.batches.labels)[0]
+        dead = is_dead(self.answers, self.batches.images, self.batches.labels)[0]
         if dead and self.progress.attempt < self.limits.restarts:
             return "network"
         if not dead:
@@ -187,14 +225,12 @@ class Trainer:
             self.progress.seconds = before.seconds + elapsed
             self.progress.train_seconds = before.train_seconds + elapsed
 
-        self.sgd.momentum = self.rate.momentum(self.sgd.initial_momentum)
-        order = self.batches.order(self.key, self.rate.epoch)
-        first = self.progress.step - self.rate.epoch * len(self.batches)
+        first = self.begin_epoch()
         for position in range(first, len(self.batches)):
             if self._out_of_steps():
                 break
-            self._step(order, position)
-            dead = self.progress.step % PROBE_EVERY == 0 and self._look()
+            self.step(position)
+            dead = self._probes(position) and self._look()
             count_time()
             if dead:
                 return True
@@ -206,47 +242,72 @@ class Trainer:
         self.progress.seconds = before.seconds + time.monotonic() - started
         return False
 
-    def _step(self, order: Tensor, position: int) -> None:
+    def begin_epoch(self) -> int:
+        """Get ready for the epoch that is next, or for what is left of it; the position of its next batch."""
+        momentum = self.rate.momentum(self.sgd.initial_momentum)
+        if momentum != self.sgd.momentum:
+            self.sgd.momentum = momentum
+            self.update.forget()  # the momentum is in it as a number
+        self.batches.begin(self.key, self.rate.epoch)
+        first = self.progress.step - self.rate.epoch * len(self.batches)
+        self.now[0], self.now[1] = self.progress.step, first
+        return first
+
+    def step(self, position: int) -> None:
         """One update. Nothing here waits for the device."""
         self.network.clock.step = self.progress.step
-        images, labels = self.batches.gather(order, position, self.key, self.progress.step)
+        scale, size = self.rate.scale, self.batches.size(position)
+        self.sgd.set_scale(scale, scale if self.rate.schedule.bias_drops else 1.0, self.progress.step)
+        self.update(size)
+        self.rate.end_step()
+        self.progress.step += 1
+        self.progress.trained += size
+
+    def _update(self, size: int) -> None:
+        """What the device does in an update with so many images: from tensors to the same tensors (capture.py)."""
+        self.network.zero_grad()
+        images, labels = self.batches.gather(self.now[1:], size, self.network.clock)
         logits = self.network(images)
         loss = F.cross_entropy(logits, labels)
         loss.backward()
         loss = loss.detach()
-        scale = self.rate.scale
-        self.sgd.set_scale(scale, scale if self.rate.schedule.bias_drops else 1.0, self.progress.step)
         self.sgd.step(loss)
         self.network.after_update()
-        self.rate.end_step()
         wrong = (logits.detach().argmax(1) != labels).sum()
         self.totals += torch.stack(
-            (loss.double() * len(labels), wrong.double(), torch.full_like(loss, len(labels), dtype=torch.float64))
+            (loss.double() * size, wrong.double(), torch.full_like(loss, size, dtype=torch.float64))
         )
         self.window[0] += loss
         self.window[1] = torch.maximum(self.window[1], self.sgd.norm.double())
-        self.progress.step += 1
-        self.progress.trained += len(labels)
+        self.now += 1
+
+    def _probes(self, position: int) -> bool:
+        """Whether to look at the network after this batch of the epoch."""
+        if self.unattended and self.progress.step > START:
+            return position == len(self.batches) - 1
+        return self.progress.step % PROBE_EVERY == 0
 
     def _look(self) -> bool:
         """Note how the last updates went, and whether the network is dead."""
         self._check_fault()
         loss, norm = self.window.tolist()
         self.window.zero_()
-        dead, self.progress.silent = is_dead(self.network, self.batches.images, self.batches.labels)
+        dead, self.progress.silent = is_dead(self.answers, self.batches.images, self.batches.labels)
         if self.progress.step <= START or dead:
-            found = {"attempt": self.progress.attempt, "step": self.progress.step, "loss": round(loss / PROBE_EVERY, 4)}
+            step, epoch_began = self.progress.step, self.rate.epoch * len(self.batches)
+            updates = PROBE_EVERY if step % PROBE_EVERY == 0 and step <= START else step - max(START, epoch_began)
+            found = {"attempt": self.progress.attempt, "step": step, "loss": round(loss / updates, 4)}
             found |= {"gradient_norm": round(norm, 4), "silent_classes": len(self.progress.silent)}
             self.progress.start.append(found)
         return dead
 
     def _between_steps(self, epoch_started: float, steps_done: int) -> None:
         """Faults, status line, checkpoint, stop requests. None of it changes what is trained."""
-        if self.device.type == "cpu" or self.progress.step % FAULT_EVERY == 0:
+        if not self.unattended:  # after a fault nothing moves, so it may be found late
             self._check_fault()
         if self.console.due():
             self.console.status(self._status(epoch_started, steps_done))
-        if self.stop_signal is not None:
+        if self.stop.signal is not None:
             self.save()
         self._stop_if_asked()
         if time.monotonic() - self.saved_at >= self.limits.checkpoint_seconds:
@@ -269,11 +330,11 @@ class Trainer:
         self.rate.end_epoch(row["train_error_running"])
         stop = self.rate.schedule.stop
         if stop == "validation" or (self.limits.eval_every and epoch % self.limits.eval_every == 0):
-            found = evaluate(self.network, *self.evaluation)
+            found = evaluate(self.answers, *self.evaluation)
             row |= {f"{self.eval_name}_loss": found.loss, f"{self.eval_name}_error": found.error}
             self.progress.silent = found.silent
         if stop == "likelihood" and self.watched is not None:
-            row |= {"watched_loss": evaluate(self.network, *self.watched).loss}
+            row |= {"watched_loss": evaluate(self.answers, *self.watched).loss}
             self.rate.watch(row["watched_loss"])
         if stop == "validation":
             if self.rate.watch(row["validation_error"]):
@@ -282,7 +343,7 @@ class Trainer:
         else:
             self.progress.reached = reached
         if self.limits.train_eval_every and epoch % self.limits.train_eval_every == 0:
-            found = evaluate(self.network, self.batches.images, self.batches.labels)
+            found = evaluate(self.answers, self.batches.images, self.batches.labels)
             row |= {"train_error": found.error}
         row |= {"silent_classes": len(self.progress.silent), "seconds": round(self.progress.seconds, 3)}
         row |= {"images_per_second": images_per_second and round(images_per_second, 1)}
@@ -296,21 +357,16 @@ class Trainer:
         count = len(self.evaluation[1]) + len(training[1])
         self.console.status(f"measuring the errors without dropout on {count:,} images")
         return (
-            evaluate(self.network, *self.evaluation, self._stop_if_asked),
-            evaluate(self.network, *training, self._stop_if_asked),
+            evaluate(self.answers, *self.evaluation, self._stop_if_asked),
+            evaluate(self.answers, *training, self._stop_if_asked),
         )
 
     def _stop_if_asked(self) -> None:
-        if self.stop_signal is not None:
-            raise Interrupted(self.stop_signal, self._where())
+        if self.stop.signal is not None:
+            raise Interrupted(self.stop.signal, self._where())
 
     def _out_of_steps(self) -> bool:
         return self.limits.max_steps is not None and self.progress.step >= self.limits.max_steps
-
-    def _ask_to_stop(self, number: int, _: object) -> None:
-        if self.stop_signal is not None:  # asked twice: do not wait for the step
-            raise KeyboardInterrupt
-        self.stop_signal = number
 
     def _check_fault(self) -> None:
         if self.sgd.fault.item():
@@ -375,6 +431,20 @@ class Trainer:
         self.totals.copy_(state["totals"])
         self.window.copy_(state["window"])
         self.chosen = {name: values.to(self.device) for name, values in state["chosen"].items()}
+
+
+@contextlib.contextmanager
+def _own_stream(device: torch.device) -> Iterator[None]:
+    """On a GPU, a stream of this thread's own: the default one cannot be captured, and runs shall not wait in turn."""
+    if device.type != "cuda":
+        yield
+        return
+    with torch.cuda.device(device):
+        before, stream = torch.cuda.current_stream(), torch.cuda.Stream()
+        stream.wait_stream(before)
+        with torch.cuda.stream(stream):
+            yield
+        before.wait_stream(stream)
 
 
 def _silent(count: int) -> str:

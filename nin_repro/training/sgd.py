@@ -6,7 +6,8 @@ They are the same as long as the rate stands still; when it drops, the old incre
 cuda-convnet, so the buffers are rescaled here by old rate / new rate.
 
 `torch._fused_sgd_` is called directly: any optimizer of torch.optim imports torch._dynamo first, over a second. It
-also divides the gradients by `grad_scale` and leaves everything alone when `found_inf` is 1, both on the device.
+also divides the gradients by `grad_scale` and leaves everything alone when `found_inf` is 1, both on the device. All
+that an update reads or writes stays in its place there, so that it can be captured (training/capture.py).
 """
 
 import itertools
@@ -28,10 +29,22 @@ class Group:
     bias: bool
     warmup: int = 0  # updates over which the rate rises
     scale: float = 1.0  # what the schedule and the warm-up make of the rate
-    buffers: list[Tensor] = field(default_factory=list)
+    buffers: list[Tensor] = field(init=False)
+    rate: Tensor = field(init=False)  # lr * scale, where the kernel reads it
 
     def __post_init__(self) -> None:
         self.buffers = [torch.zeros_like(parameter) for parameter in self.parameters]
+        if self.parameters:
+            device = self.parameters[0].device  # the kernel for the CPU computes with a double, that of CUDA wants fp32
+            kind = torch.float64 if device.type == "cpu" else torch.float32
+            self.rate = torch.tensor(self.lr * self.scale, dtype=kind, device=device)
+
+    def rescale(self, scale: float) -> None:
+        """Multiply the initial rate by this; what has momentum keeps its size."""
+        if scale != self.scale:
+            torch._foreach_mul_(self.buffers, self.scale / scale)
+            self.scale = scale
+            self.rate.fill_(self.lr * scale)
 
 
 class SGD:
@@ -48,22 +61,21 @@ class SGD:
         self.updates = torch.zeros((), dtype=torch.int64, device=device)  # made so far; stands still after a fault
 
     def set_scale(self, scale: float, bias_scale: float, step: int) -> None:
-        """Multiply the initial rates by these factors in update `step`, from 0; what has momentum keeps its size."""
+        """Multiply the initial rates by these factors in update `step`, from 0."""
         for group in self.groups:
             new = bias_scale if group.bias else scale
             if step < group.warmup:
                 new *= (step + 1) / group.warmup
-            if new != group.scale:
-                torch._foreach_mul_(group.buffers, group.scale / new)
-                group.scale = new
+            group.rescale(new)
 
     @torch.no_grad()
     def step(self, loss: Tensor) -> None:
         """Apply the gradients that `loss.backward()` left in the parameters, and drop them."""
         gradients = [[p.grad for p in group.parameters if p.grad is not None] for group in self.groups]
-        self.norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(itertools.chain(*gradients)))))
+        norms = torch._foreach_norm(list(itertools.chain(*gradients)))
+        self.norm.copy_(torch.linalg.vector_norm(torch.stack(norms)))
         bad = ~(torch.isfinite(self.norm) & torch.isfinite(loss))
-        self.fault = torch.maximum(self.fault, bad.to(self.fault.dtype))
+        self.fault.copy_(torch.maximum(self.fault, bad.to(self.fault.dtype)))
         self.updates += self.fault == 0
         shrink = None
         if self.clip_norm is not None:
@@ -76,7 +88,7 @@ class SGD:
                 group.buffers,
                 weight_decay=group.weight_decay,
                 momentum=max(self.momentum, TINY),
-                lr=group.lr * group.scale,
+                lr=group.rate,
                 dampening=0.0,
                 nesterov=False,
                 maximize=False,
@@ -97,7 +109,7 @@ class SGD:
     def load(self, state: dict) -> None:
         buffers = iter(state["buffers"])
         for group, scale in zip(self.groups, state["scales"], strict=True):
-            group.scale = scale
+            group.rescale(scale)
             for buffer in group.buffers:
                 buffer.copy_(next(buffers))
         self.updates.copy_(state["updates"])

@@ -1,0 +1,186 @@
+"""A captured update computes what one launched kernel by kernel does: its Python runs once, its numbers go on moving.
+
+No GPU is needed for that: `recorded` keeps the operations of a piece of work with the very arguments that they had,
+and does them again in the same memory, as a CUDA graph does. What changes from one update to the next and is not in a
+tensor that stays in its place would stand still.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from nin_repro import rng
+from nin_repro.training import checkpoint, loop
+from nin_repro.training.capture import WARM, Body, Replay
+from tests.test_loop import Make, make, result, stop_after  # noqa: F401 - make is a fixture
+
+
+class Recorder(TorchDispatchMode):
+    """Keeps all operations in order. One that hands a number to Python cannot be captured."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done: list[tuple[Any, tuple[Any, ...], dict[str, Any], Any]] = []
+
+    def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if call is torch.ops.aten._local_scalar_dense.default:
+            raise RuntimeError("the host waits for the device")
+        found = call(*args, **(kwargs or {}))
+        self.done.append((call, args, kwargs or {}, found))
+        return found
+
+    @torch.no_grad()
+    def again(self) -> None:
+        for call, args, kwargs, before in self.done:
+            found = call(*args, **kwargs)
+            if not any(result.alias_info for result in call._schema.returns):  # neither a view nor in place
+                for old, new in zip(tree_leaves(before), tree_leaves(found), strict=True):
+                    if isinstance(old, Tensor):
+                        old.copy_(new)
+
+
+def recorded(body: Body) -> Body:
+    """What `cuda_graph` is on a GPU. There capturing executes nothing; here it does, so the first replay has been."""
+    recorder = Recorder()
+    with recorder:
+        body()
+    times = iter(range(10**9))
+    return lambda: None if next(times) == 0 else recorder.again()
+
+
+def captured(trainer: loop.Trainer) -> loop.Trainer:
+    """Capture the trainer's updates and answers, from the next one on."""
+    trainer.unattended = True
+    trainer.capture = trainer.update.capture = trainer.answers.replay.capture = recorded
+    return trainer
+
+
+MAXOUT = ["experiment=table1/maxout_aug", "dataset=digits", "architecture.blocks.conv1.maps=4"]
+RECIPES = {
+    "dropout, augmentation and a drop": ["dataset.augment.pad=1", "dataset.augment.flip=true"],
+    "warm-up, and a last batch of each file": ["optimizer.schedule.warmup=[7,3,5]", "optimizer.order=files"],
+    "fully connected, other dropout": ["regularizer=fc_both_dropout", "regularizer.dropout=0.2"],
+    "a rate that falls with every update": [
+        "optimizer.schedule.kind=exponential",
+        "optimizer.schedule.factor=0.97",
+        "optimizer.schedule.floor=0.1",
+    ],
+    "momentum that rises with every epoch": [
+        "optimizer.schedule.kind=linear",
+        "optimizer.schedule.decay_epochs=3",
+        "optimizer.schedule.momentum_final=0.95",
+        "optimizer.schedule.momentum_epochs=3",
+    ],
+    "bf16": ["precision=bf16"],
+    "no clipping, evaluated more often": ["optimizer.clip_norm=null", "train_eval_every=1"],
+}
+
+
+@pytest.mark.parametrize("words", RECIPES.values(), ids=RECIPES.keys())
+def test_a_captured_run_is_the_run_kernel_by_kernel(words: list[str], make: Make) -> None:  # noqa: F811
+    plain, fast = make(*words, name="plain"), captured(make(*words, name="fast"))
+    assert plain.run() == fast.run() == "done"
+    assert fast.capture is recorded and fast.update.forms and fast.answers.replay.forms
+    assert result(fast) == result(plain)
+    assert fast.progress.start == plain.progress.start
+
+
+def test_a_captured_run_that_is_stopped_after_any_step_ends_as_one_that_was_not(make: Make) -> None:  # noqa: F811
+    words = ["dataset.augment.pad=1"]
+    whole = make(*words, name="whole")
+    whole.run()
+    for stop in range(1, whole.progress.step + 1, 2):
+        first = captured(make(*words, name=f"cut{stop}"))
+        stop_after(first, stop)
+        with pytest.raises(loop.Interrupted):
+            first.run()
+        second = captured(make(*words, name=f"cut{stop}"))
+        assert second.progress.step == stop and second.run() == "done"
+        assert result(second) == result(whole)
+
+
+def test_every_start_of_a_captured_run_is_captured_anew(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    words = ["restarts=1", "optimizer.schedule.epochs=2", "optimizer.schedule.drops=[]"]
+    monkeypatch.setattr(loop, "is_dead", lambda *_: (plain.progress.attempt == 0 and fast.progress.attempt == 0, []))
+    plain, fast = make(*words, name="plain"), make(*words, name="fast")
+    assert plain.run() == "done" and plain.progress.attempt == 1
+    plain.progress.attempt = 0
+    begin = fast._begin_attempt
+    monkeypatch.setattr(fast, "_begin_attempt", lambda: (begin(), captured(fast)))
+    captured(fast)
+    assert fast.run() == "done" and fast.progress.attempt == 1 and fast.update.forms
+    assert checkpoint.fingerprint(fast.network.state_dict()) == checkpoint.fingerprint(plain.network.state_dict())
+
+
+def test_what_cannot_be_captured_is_launched_one_by_one(make: Make) -> None:  # noqa: F811
+    plain, fast, said = make(name="plain"), captured(make(name="fast")), []
+
+    def wait(*_: object) -> None:
+        fast.sgd.norm.item()
+
+    fast.network.register_forward_hook(wait)
+    fast.console.line = said.append  # type: ignore[method-assign,assignment]
+    assert plain.run() == fast.run() == "done"
+    assert not fast.update.forms and sum("no CUDA graphs" in line and "waits" in line for line in said) == 1
+    assert result(fast) == result(plain)
+
+
+def test_an_unattended_epoch_waits_for_the_device_only_at_its_end(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr(loop, "START", 0)
+    monkeypatch.setattr(loop, "PROBE_EVERY", 2)
+    run = make()
+    run.unattended = True
+    run.begin_epoch()
+    with Recorder():  # refuses to wait
+        for position in range(len(run.batches) - 1):
+            run.step(position)
+            assert not run._probes(position)
+            run._between_steps(0.0, position + 1)
+    assert run._probes(len(run.batches) - 1)
+
+
+def test_a_fault_in_a_captured_update_is_found_with_the_weights_before_it(make: Make) -> None:  # noqa: F811
+    run = captured(make())
+    original = run.step
+
+    def step(position: int) -> None:
+        if run.progress.step == 2 + WARM:
+            run.before = checkpoint.fingerprint(run.network.state_dict())  # type: ignore[attr-defined]
+            run.batches.images.fill_(float("nan"))
+        original(position)
+
+    run.step = step  # type: ignore[method-assign]
+    with pytest.raises(loop.NotFinite, match=r"epoch 1, step 5"):
+        run.run()
+    assert checkpoint.fingerprint(run.network.state_dict()) == run.before  # type: ignore[attr-defined]
+
+
+def test_words_drawn_ahead_are_those_of_their_update() -> None:
+    clock, now = rng.Clock(), torch.zeros(1, dtype=torch.int64)
+    clock.set((3, 4), now)
+    clock.words(16, 10), clock.words(17, 33), clock.words(16, 30)
+    for step in (0, 1, 63, 64, 65, 2**33 + 5):
+        clock.step = step
+        now.fill_(step)
+        with clock.captured():
+            for purpose, count in ((16, 30), (16, 7), (17, 33)):
+                assert torch.equal(clock.words(purpose, count), rng.words((3, 4), purpose, step, count))
+
+
+def test_work_is_launched_one_by_one_before_it_is_captured() -> None:
+    calls: list[str] = []
+
+    def capture(body: Body) -> Callable[[], None]:
+        calls.append("capture")
+        return lambda: calls.append("replay")
+
+    work = Replay(lambda size: calls.append(f"body {size}"), capture, rng.Clock(), calls.append)
+    work.clock.set((0, 0), torch.zeros(1, dtype=torch.int64))
+    for size in (8, 8, 8, 4, 8):
+        work(size)
+    assert calls == ["body 8", "body 8", "capture", "replay", "body 4", "replay"]
