@@ -115,6 +115,7 @@ def _parent(request: Request) -> Request:
     config, text = load_with_text(words)
     if key(config) != parent.key:
         raise UsageError(f"parent.key={parent.key} is not the key of {shlex.join(words)}, {key(config)}: leave it out")
+    config = dataclasses.replace(config, wait=request.config.wait)
     return Request(config, words, parent.experiment, text)
 
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from nin_repro.files import UsageError, write_json
 from nin_repro.results.tables import Stats
-from nin_repro.run import Outcome, fail
+from nin_repro.run import Outcome, Request, fail
 from nin_repro.training.rundir import RunDirectory
 
 FINISHED = ("done", "dead")
@@ -29,6 +29,18 @@ class Member:
         return [word for word in self.overrides if word.partition("=")[0] not in keys]
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """A member that is to be trained together with others (together=N)."""
+
+    number: int
+    overrides: list[str]
+    select: bool
+    request: Request
+
+
+# Members wait for the end of Hydra's loop, which calls one after the other.
+waiting: list[Waiting] = []
 # Of the sweep that this process started, set when it ends: Hydra gives a callback no way to return anything.
 folder = Path()
 members: list[Member] = []
@@ -63,9 +75,27 @@ class Outcomes(Callback):
         """Show a table of the members, and keep them for the process."""
         global folder, members
         folder = Path(config.hydra.sweep.dir)
+        _train_together(folder)
         members = read(folder)
         print(f"\n{len(members)} runs in this sweep:")
         show(apart([member.overrides for member in members]), [member.outcome for member in members])
+
+
+def _train_together(folder: Path) -> None:
+    """Train the members that wait."""
+    if not waiting:
+        return
+    from nin_repro import together
+
+    names = apart([one.overrides for one in waiting])
+    names = [name or f"{one.number + 1}" for name, one in zip(names, waiting, strict=True)]
+    if len(set(names)) < len(names):
+        names = [f"{one.number + 1}. {name}" for name, one in zip(names, waiting, strict=True)]
+    requests = {name: one.request for name, one in zip(names, waiting, strict=True)}
+    outcomes = together.train(requests, max(one.request.config.together for one in waiting))
+    for one, outcome in zip(waiting, outcomes, strict=True):
+        leave(folder, one.number, Member(one.overrides, one.request.experiment, one.select, outcome))
+    waiting.clear()
 
 
 def apart(overrides: list[list[str]]) -> list[str]:

@@ -33,10 +33,17 @@ def task(composed: DictConfig) -> None:
     try:
         config, words = checked(composed, overrides), overrides
         select = config.select
+        if config.together > 1:
+            require_here(several, settings.launcher)
+            words = [word for word in words if not word.startswith("together=")]
         if select:
             sweep.require_search(config.protocol, (settings.sweeper.params or {}) if several else None, overrides)
-            words = [*overrides, "select=false"]  # of the command that repeats this run alone
-        outcome = execute(Request(config, words, experiment, to_yaml(composed)))
+            words = [*words, "select=false"]  # of the command that repeats this run alone
+        request = Request(config, words, experiment, to_yaml(composed))
+        if config.together > 1:
+            sweep.waiting.append(sweep.Waiting(settings.job.num, overrides, select, request))
+            return
+        outcome = execute(request)
     except UsageError as error:
         outcome = Outcome("refused", fail(error), str(error))
     exit_code = outcome.code
@@ -45,6 +52,20 @@ def task(composed: DictConfig) -> None:
         if outcome.state == "interrupted":
             print(f"and the sweep:\n  {command_line()}")
             raise SystemExit(outcome.code)
+
+
+def require_here(several: bool, launcher: DictConfig) -> None:
+    """Refuse together=N where there are no members, or where each has a process of its own.
+
+    Raises:
+        UsageError: that is so.
+    """
+    if not several:
+        raise UsageError("together= trains several members of a sweep at the same time: add -m, or leave it out")
+    if not launcher._target_.endswith(".BasicLauncher"):
+        raise UsageError(
+            "together= trains members in this process, and this launcher gives each a process of its own: leave one out"
+        )
 
 
 def swept(overrides: list[str]) -> str:
@@ -116,6 +137,9 @@ def main() -> int:
             require_known([word for word in sys.argv[1:] if "=" in word and not word.startswith("-")])
         offer_own()
         task()
+        if any(member.outcome.state == "interrupted" for member in sweep.members):  # of those that trained together
+            print(f"and the sweep:\n  {command_line()}")
+            return sweep.worst_code()
         code = train_choice() if any(member.select for member in sweep.members) else 0
     except UsageError as error:
         return fail(error)

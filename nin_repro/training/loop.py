@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,38 +21,10 @@ from nin_repro.training.console import Console, duration
 from nin_repro.training.evaluate import Evaluation, evaluate, is_dead
 from nin_repro.training.schedule import Rate
 from nin_repro.training.sgd import SGD
+from nin_repro.training.stop import STOP
 
 PROBE_EVERY = 100  # updates between looks at whether the network is alive
 START = 2000  # updates at the start of an attempt that are recorded by the hundred: most deaths fall there
-
-
-class Stop:
-    """The signal that asked this process to stop, if one did. Several runs in one process share it."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-
-    def ask(self, number: int, _: object = None) -> None:
-        if self.signal is not None:  # asked twice: do not wait for the step
-            raise KeyboardInterrupt
-        self.signal = number
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """Inside, SIGINT and SIGTERM ask to stop. Only Python's main thread can listen; others share what it hears."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        self.signal = None
-        handlers = {number: signal.signal(number, self.ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-
-
-STOP = Stop()
 
 
 class Interrupted(Exception):
@@ -135,7 +105,6 @@ class Trainer:
         self.eval_name, self.watched = eval_name, watched
         self.capture, self.unattended = capture, unattended
         self.device = batches.images.device
-        self.stop = STOP
         self.progress = Progress()
         self.final: tuple[Evaluation, Evaluation] | None = None  # on evaluation and on training images, at the end
         self._begin_attempt()
@@ -147,7 +116,7 @@ class Trainer:
             Interrupted: a signal came; the state is saved.
             NotFinite: the loss or a gradient was not finite, in a run that has no other starts.
         """
-        with self.stop.listening(), _own_stream(self.device):
+        with STOP.listening(), _own_stream(self.device):
             while died := self._attempt():
                 again = self.progress.attempt < self.limits.restarts and (
                     died != "classes" or self.limits.restart_for_classes
@@ -307,7 +276,7 @@ class Trainer:
             self._check_fault()
         if self.console.due():
             self.console.status(self._status(epoch_started, steps_done))
-        if self.stop.signal is not None:
+        if STOP.signal is not None:
             self.save()
         self._stop_if_asked()
         if time.monotonic() - self.saved_at >= self.limits.checkpoint_seconds:
@@ -362,8 +331,8 @@ class Trainer:
         )
 
     def _stop_if_asked(self) -> None:
-        if self.stop.signal is not None:
-            raise Interrupted(self.stop.signal, self._where())
+        if STOP.signal is not None:
+            raise Interrupted(STOP.signal, self._where())
 
     def _out_of_steps(self) -> bool:
         return self.limits.max_steps is not None and self.progress.step >= self.limits.max_steps
