@@ -5,6 +5,7 @@ Figure 3 needs no torch, data or network. Figure 4 needs the run's directory and
 
 import argparse
 import dataclasses
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,18 +41,21 @@ PRINTED = {"cifar10": "CIFAR-10", "mnist": "MNIST", "fashion_mnist": "Fashion-MN
 MOST_CLASSES = 10  # a row and a column each
 
 
-def compare(found: Sequence[Record], budget: str, epochs: int | None = None) -> tuple[Comparison, list[str]]:
-    """Figure 3 at a budget, and lines that say what is in it and what fills the rest. `epochs`: instead of its own.
+def compare(found: Sequence[Record], words: Sequence[str] = ()) -> tuple[Comparison, list[str]]:
+    """Figure 3 at the budget that `words` make, and lines that say what is in it and what fills the rest.
 
     Raises:
-        UsageError: there is no such budget.
+        UsageError: there is no such budget, or they say something else.
     """
+    for word in words:
+        if re.split(r"[.=]", word)[0] != "budget":
+            raise UsageError(f"{word}: Figure 3 compares two experiments at one budget: give budget=short and the like")
     runs: dict[bool, Runs] = {}
     commands, lines = {}, []
     for dropout, name in EXPERIMENTS.items():
-        words = [f"budget={budget}"] + [f"budget.epochs={epochs}"] * (epochs is not None)
         config = load([f"experiment={name}", *words])
-        reduced = "" if budget_name(config) == PAPER_BUDGET else f" {' '.join(words)} record=always"
+        budget = budget_name(config)
+        reduced = "" if budget == PAPER_BUDGET else f" {' '.join(words)} record=always"
         commands[dropout] = f"python -m nin_repro.train -m experiment={name} seed=0,1,2,3,4{reduced}"
         runs[dropout] = choose(found, name, family(config), budget)
         alive, dead = len(runs[dropout].alive), runs[dropout].dead
@@ -123,16 +127,16 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("results/figures"), help="where files go (default %(default)s)"
     )
-    parser.add_argument("--budget", default=PAPER_BUDGET, help="of the runs in Figure 3 (default %(default)s)")
-    parser.add_argument("--epochs", type=int, help="budget.epochs of the runs in Figure 3, if it was set")
+    parser.add_argument(
+        "budget", nargs="*", help="of the runs in Figure 3, as they had it: budget=short budget.epochs=4 (default: all)"
+    )
     parser.add_argument("--run", type=Path, help="directory of a trained run: draws Figure 4 of it too")
     parser.add_argument("--data-dir", type=Path, help="where the run's data set is, if it has moved")
     options = parser.parse_args()
     found, problems = records.read_all(options.records)
-    comparison, lines = compare(found, options.budget, options.epochs)
+    comparison, lines = compare(found, options.budget)
     print("\n".join([*map(clean, problems), *lines]))
-    reduced = [options.budget] * (options.budget != PAPER_BUDGET) + [str(options.epochs)] * (options.epochs is not None)
-    name = "-".join(["figure3", *reduced])
+    name = "-".join(["figure3", *(word.partition("=")[2] for word in options.budget)])
     written = figure4(options.run, options.data_dir, options.out) if options.run is not None else []
     for path in [*save(draw_figure3(comparison), options.out / name), *written]:
         print(path)

@@ -24,7 +24,7 @@ from bench_workers import Failed, Setting, Worker, workers
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # this checkout, whichever is installed
 
-from bench_page import Entry, chart, compare, page, quartiles, slug  # noqa: E402
+from bench_page import PAIRS, Entry, chart, compare, page, quartiles, slug  # noqa: E402
 
 from nin_repro.config.compose import load  # noqa: E402
 from nin_repro.files import UsageError, atomic, write_json  # noqa: E402
@@ -45,6 +45,7 @@ TINY = replace(
 TINY = replace(TINY, data_dir=None, whitened=600, side=8, commands=("refused override",), threads=1)
 TINY = replace(TINY, imported=("torchvision",))  # so that two of the loops need not import it
 EPOCH = 50_000  # images
+GPU_ONLY = ("ours_eager", "ours_tf32", "ours_fp32", "ours_5", "mnist_1", "mnist_8")
 
 
 @dataclass
@@ -100,11 +101,11 @@ def measure(setting: Setting) -> dict[str, Any]:
     load_before = os.getloadavg()[0]
     with ExitStack() as stack:
         with progress.section("start", failures):
-            kinds = ["device", "usual", "good", "ours", "ours_tf32"]
-            pool = stack.enter_context(workers(kinds, setting, failures))
+            pool = stack.enter_context(workers(["device", "usual", "good", "ours", *GPU_ONLY], setting, failures))
             device = pool["device"]("describe") if "device" in pool else {}
             if device.get("kind") != "cuda":
-                failures.pop("ours_tf32", None)  # only a GPU has it
+                for name in GPU_ONLY:
+                    failures.pop(name, None)
         with progress.section("loops and ceiling", failures):
             found |= _loops(setting, pool, failures, progress)
         if not found:
@@ -113,10 +114,6 @@ def measure(setting: Setting) -> dict[str, Any]:
             found |= _inside_ours(setting, pool["ours"])
         with progress.section("layers", failures):
             found["layers"] = _layers(setting, pool["device"], found["ceiling"])
-        if device["kind"] == "cuda":
-            progress.left["tensor cores"] = 2.0
-            with progress.section("tensor cores", failures):
-                found["tensor_cores"] = _tensor_cores(setting, pool["device"], found)
     with progress.section("commands", failures):
         found["commands"] = _commands(setting)
     with progress.section("preprocessing", failures):
@@ -195,10 +192,10 @@ def _loops(setting: Setting, pool: dict[str, Worker], failures: dict[str, str], 
             "loss": loss,
             "error": error,
         }
-    for other in ("usual", "good"):
-        if other in arms:
-            pairs = zip(seconds[other], seconds["ours"], strict=True)
-            found[f"ours_over_{other}"] = quartiles([theirs / mine for theirs, mine in pairs], "x")
+    for one, other in PAIRS:
+        if {one, other} <= set(arms):
+            pairs = zip(seconds[other], seconds[one], strict=True)
+            found[f"{one}_over_{other}"] = quartiles([theirs / mine for theirs, mine in pairs], "x")
     shares = [flops / 1e9 / s / c[best] for s, c in zip(seconds["ours"], ceilings, strict=True)]
     found |= {"ceiling": ceiling, "ceiling_is": best, "share_of_ceiling": quartiles(shares, "share")}
     found["epoch"] = {
@@ -235,14 +232,6 @@ def _layers(setting: Setting, device: Worker, ceiling: dict[str, Entry]) -> dict
             row[way]["share"] = round(least / measured["median"], 4)
         found[name] = row
     return found
-
-
-def _tensor_cores(setting: Setting, device: Worker, found: dict[str, Any]) -> dict[str, Entry]:
-    """Lower precisions' ceilings, and our share of the highest; GPU only."""
-    samples = [device("tensor_cores") for _ in range(setting.rounds)]
-    ceilings = {name: quartiles([s[name] for s in samples], "GFLOP/s") for name in samples[0]}
-    rate = found["epoch"]["tflop"] * 1e3 / found["epoch"]["seconds"]
-    return ceilings | {"our share of bf16": quartiles([rate / s["matmul bf16"] for s in samples], "share")}
 
 
 def _commands(setting: Setting) -> dict[str, Entry]:

@@ -4,11 +4,13 @@ Each is a class that lives in a process of its own and answers calls there. So t
 what one sets for its whole process (heap, threads, precision) does not reach the others.
 """
 
+import dataclasses
 import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -33,6 +35,7 @@ from nin_repro.data.preprocess import preprocess  # noqa: E402
 from nin_repro.models.network import Dropout  # noqa: E402
 from nin_repro.models.spec import Shape, dropped, layers, relu_ends, widths  # noqa: E402
 from nin_repro.schema import Preprocessing  # noqa: E402
+from nin_repro.training.capture import own_stream  # noqa: E402
 from nin_repro.training.console import Console  # noqa: E402
 from nin_repro.training.evaluate import evaluate  # noqa: E402
 
@@ -69,12 +72,16 @@ class Arm:
 
     def __init__(self, setting: Setting) -> None:
 
-        self.config, self.setting = load(setting.words), setting
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.config, self.setting = load(replaced(setting.words, self.words())), setting
         torch.manual_seed(0)
         torch.set_num_threads(setting.threads or len(os.sched_getaffinity(0)))  # whatever OMP_NUM_THREADS says
         images, labels, *test = pictures(setting)
         self.build(np.array(images[: setting.images]), labels[: setting.images], *test)
+
+    def words(self) -> list[str]:
+        """What this arm has of the configuration by itself."""
+        return []
 
     def build(self, images: Any, labels: Any, test_images: Any, test_labels: Any) -> None:
         raise NotImplementedError
@@ -98,6 +105,11 @@ class Arm:
         if self.device.type == "cuda":
             found["gpu"] = torch.cuda.max_memory_allocated() / MB
         return found
+
+
+def replaced(words: Iterable[str], others: Iterable[str]) -> list[str]:
+    """Words of a command line, with others in the place of those that have the same key."""
+    return [*({word.partition("=")[0]: word for word in [*words, *others]}).values()]
 
 
 def clock(call: Callable[[], Any], device: Any, repeats: int = 1, cpu: list[float] | None = None) -> float:
@@ -264,7 +276,17 @@ class Good(Arm):
 
 
 class Ours(Arm):
-    """nin_repro's own `Trainer`, built and set up as a run does it, with its bookkeeping between the steps."""
+    """nin_repro's own `Trainer`, built and set up as a run does it, with its bookkeeping between the steps.
+
+    Its fast mode: on a GPU bf16 and CUDA graphs, on a CPU fp32.
+    """
+
+    def words(self) -> list[str]:
+        return ["precision=bf16"] if self.device.type == "cuda" else []
+
+    def run(self, steps: int, lead: int = 1) -> tuple[float, float]:
+        with own_stream(self.device):
+            return super().run(steps, lead)
 
     def build(self, images: Any, labels: Any, test_images: Any, test_labels: Any) -> None:
         console, nowhere = Console(Path(os.devnull)), Path(os.devnull)  # `WORDS` keep it from saving anything
@@ -305,6 +327,7 @@ class Ours(Arm):
         parts = [("input", work.batches, "gather"), ("forward", work.network, "forward")]
         parts += [("backward", torch.Tensor, "backward"), ("optimizer", work.sgd, "step")]
         with ExitStack() as stack:
+            stack.enter_context(patch.object(work.update, "capture", None))  # kernel by kernel, to see them apart
             for name, owner, method in parts:
                 stack.enter_context(patch.object(owner, method, timed(name, getattr(owner, method))))
             total = clock(self.step, self.device)
@@ -320,14 +343,77 @@ class Ours(Arm):
         return len(work.evaluation[1]) / clock(lambda: evaluate(work.network, *work.evaluation), self.device)
 
 
-class OursTf32(Ours):
-    """Ours with convolutions and products in TF32, which the recipe does not ask for."""
+class OnGpu(Ours):
+    """Another way that ours goes on a GPU: with other words."""
+
+    ways: tuple[str, ...] = ()
+
+    def words(self) -> list[str]:
+        if self.device.type != "cuda":
+            raise RuntimeError("this is for GPUs")
+        return [*self.ways]
+
+
+class OursTf32(OnGpu):
+    ways = ("precision=tf32",)
+
+
+class OursFp32(OnGpu):
+    ways = ("precision=fp32",)
+
+
+class OursEager(OnGpu):
+    ways = ("precision=bf16", "cuda_graphs=false")
+
+
+class Seeds(OnGpu):
+    """Several trainers of one recipe at the same time, in a thread each, as `together=N` has them."""
+
+    ways = ("precision=bf16",)
+    count = 5
 
     def build(self, *arrays: Any) -> None:
-        if self.device.type != "cuda":
-            raise RuntimeError("TF32 is for GPUs")
-        super().build(*arrays)
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+        self.members = []
+        for seed in range(self.count):
+            member = Ours.__new__(Ours)
+            member.device, member.setting = self.device, self.setting
+            member.config = dataclasses.replace(self.config, seed=seed)
+            member.build(*arrays)
+            self.members.append(member)
+
+    def run(self, steps: int, lead: int = 1) -> tuple[float, float]:
+        """Seconds a step of one of them: what the group took, by the steps that all made."""
+
+        def work(member: Ours, count: int) -> None:
+            with own_stream(self.device):
+                for _ in range(count):
+                    member.step()
+                member.totals()  # waits for the device
+
+        with ThreadPoolExecutor(self.count) as pool:
+            list(pool.map(work, self.members, [lead] * self.count))
+            used, started = time.process_time(), time.perf_counter()
+            list(pool.map(work, self.members, [steps] * self.count))
+            made = steps * self.count
+            return (time.perf_counter() - started) / made, (time.process_time() - used) / made
+
+    def totals(self) -> list[float]:
+        return self.members[0].totals()
+
+
+class OneMnist(Seeds):
+    """The network for MNIST, on images cut to its size: what it costs does not depend on what is in them."""
+
+    ways = ("precision=bf16", "experiment=table4/nin", "dataset.preprocessing.divide=255")
+    count = 1
+
+    def build(self, images: Any, labels: Any, test_images: Any, test_labels: Any) -> None:
+        cut = np.s_[:, :28, :28, :1]
+        super().build(np.array(images[cut]), labels, np.array(test_images[cut]), test_labels)
+
+
+class MnistSeeds(OneMnist):
+    count = 8
 
 
 # --- the device -----------------------------------------------------------------------------------------------------
@@ -351,6 +437,7 @@ class Device:
         self.config, self.setting = load(setting.words), setting
         self.machine = build.machine(self.config)
         self.device, self.gpu = self.machine.device, self.machine.device.type == "cuda"
+        self.kind = torch.bfloat16 if self.gpu else torch.float32  # what our fast mode computes in
         self.repeats = 10 if self.gpu else 1
         self.parts = list(self._parts())
         self.tensors = {part.name: self._tensors(part) for part in self.parts}
@@ -359,11 +446,16 @@ class Device:
         return {"kind": self.device.type, "words": self.machine.words, "threads": self.machine.threads}
 
     def ceiling(self) -> dict[str, float]:
-        """GFLOP/s of a large matrix product in fp32 and of each convolution forward; GB/s of a copy (read + write)."""
+        """GFLOP/s of a large matrix product and of each convolution forward; GB/s of a copy (read + write).
+
+        Convolutions compute in what our fast mode computes in.
+        """
         bytes_copied = (2_048 if self.gpu else self.setting.copied) * MB
         source = torch.ones(int(bytes_copied / 4), device=self.device)
         target = torch.empty_like(source)
-        found = {"matmul": self._matmul(torch.float32)}
+        found = {"matmul fp32": self._matmul(torch.float32)}
+        if self.gpu:
+            found |= {"matmul tf32": self._tf32(), "matmul bf16": self._matmul(torch.bfloat16)}
         found["copy"] = 2 * bytes_copied / 1e9 / clock(lambda: target.copy_(source), self.device, self.repeats)
         for part in self.parts:
             if part.weights:  # a short one repeated, lest it slip through between two disturbances
@@ -373,15 +465,12 @@ class Device:
                 found[part.name] = flops / clock(call, self.device, repeats) / 1e9
         return found
 
-    def tensor_cores(self) -> dict[str, float]:
-        """GFLOP/s of a large matrix product in bf16 and in TF32; on a GPU only."""
-        found = {"matmul bf16": self._matmul(torch.bfloat16)}
-        torch.backends.cuda.matmul.allow_tf32 = True
+    def _tf32(self) -> float:
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
         try:
-            found["matmul tf32"] = self._matmul(torch.float32)
+            return self._matmul(torch.float32)
         finally:
-            torch.backends.cuda.matmul.allow_tf32 = False
-        return found
+            torch.backends.cuda.matmul.fp32_precision = "ieee"
 
     def _matmul(self, kind: Any) -> float:
         side = 8_192 if self.gpu else self.setting.matmul
@@ -415,15 +504,15 @@ class Device:
         for part in self.parts:
             weights = sum(weight.numel() for weight in part.weights)
             moved = [
-                4 * (batch * part.values[0] + weights),
-                4 * (batch * part.values[1] + weights * (1 if part is self.parts[0] else 2)),
+                self.kind.itemsize * (batch * part.values[0] + weights),
+                self.kind.itemsize * (batch * part.values[1] + weights * (1 if part is self.parts[0] else 2)),
             ]
             found[part.name] = [[batch * flops for flops in part.flops], moved]
         return found
 
     def _tensors(self, part: Part) -> tuple[Any, list[Any]]:
         """An input in channels-last memory, and what is differentiated besides weights: it, but for the first layer."""
-        x = torch.randn(self.config.optimizer.batch_size, *part.inputs, device=self.device)
+        x = torch.randn(self.config.optimizer.batch_size, *part.inputs, device=self.device, dtype=self.kind)
         x = x.to(memory_format=torch.channels_last)
         if part is self.parts[0]:
             return x, []
@@ -434,7 +523,9 @@ class Device:
         """The layers as `MlpconvBlock` runs them: the last ReLU of a block comes after its max pooling."""
         network: Any = build.network(self.config, Shape(3, 32, 32), 10)
         network.initialise(0, 0)
-        network.to(self.device).train()
+        network.to(self.device, self.kind).train()
+        if self.gpu:
+            network.to(memory_format=torch.channels_last)
         convolutions = iter(network.convolutions())
         dropouts = iter([module for module in network.blocks if isinstance(module, Dropout)])
         pooled = iter([block for block in self.config.architecture.blocks.values() if block.pool != "none"])
@@ -500,7 +591,12 @@ KINDS: dict[str, Callable[[Setting], Any]] = {
     "usual": Usual,
     "good": Good,
     "ours": Ours,
+    "ours_eager": OursEager,
     "ours_tf32": OursTf32,
+    "ours_fp32": OursFp32,
+    "ours_5": Seeds,
+    "mnist_1": OneMnist,
+    "mnist_8": MnistSeeds,
     "device": Device,
     "preparation": Preparation,
 }

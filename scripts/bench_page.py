@@ -23,8 +23,15 @@ WORDS = {
     "usual": "usual loop",
     "good": "good loop",
     "ours": "ours",
+    "ours_eager": "ours without CUDA graphs",
     "ours_tf32": "ours in TF32",
+    "ours_fp32": "ours in fp32",
+    "ours_5": "ours, 5 seeds at once",
+    "mnist_1": "ours, the network for MNIST",
+    "mnist_8": "the same, 8 seeds at once",
 }
+# What is compared: the speed of the first over that of the second.
+PAIRS = [("ours", "usual"), ("ours", "good"), ("ours", "ours_eager"), ("ours_5", "ours"), ("mnist_8", "mnist_1")]
 
 
 def quartiles(values: list[float], unit: str) -> Entry:
@@ -61,7 +68,7 @@ def compare(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     known, slower, compared = dict(entries(before)), 0, 0
     for path, new in entries(now):
         old = known.get(path)
-        if old is None or path.startswith(("ceiling.", "tensor_cores.")) or min(old["n"], new["n"]) < 3:
+        if old is None or path.startswith("ceiling.") or min(old["n"], new["n"]) < 3:
             continue
         if path.startswith("preprocessing.") and before["preprocessing"]["images"] != now["preprocessing"]["images"]:
             continue
@@ -150,9 +157,9 @@ def _arms(found: dict[str, Any]) -> list[str]:
         rows.append([WORDS.get(name, name), speed, step, used, peak])
     lines = ["## Three loops", ""]
     lines += _table(["loop", "images a second", "a step", "CPU time of a step", "peak memory of the process"], rows)
-    for other in ("usual", "good"):
-        if f"ours_over_{other}" in found:
-            lines.append(f"- ours over the {WORDS[other]}, in pairs: {_words(found[f'ours_over_{other}'])}")
+    for one, other in PAIRS:
+        if f"{one}_over_{other}" in found:
+            lines.append(f"- {WORDS[one]} over {WORDS[other]}, in pairs: {_words(found[f'{one}_over_{other}'])}")
     return [
         *lines,
         "",
@@ -160,21 +167,21 @@ def _arms(found: dict[str, Any]) -> list[str]:
         "4, crops and flips at random, updates, and adds up loss and error. Usual: DataLoader over PIL images with "
         "torchvision's transforms, fp32 NCHW, `torch.optim.SGD`, `.item()` each step, torch's defaults. Good: images "
         "on the device, channels-last, fused SGD, nothing waits; bf16 autocast and cuDNN's search on a GPU. Ours: "
-        "`Trainer.step` and what a run does between steps, fp32 without TF32. The loops take turns, each in a process "
-        "of its own.",
+        "`Trainer.step` and what a run does between steps; on a CPU fp32, on a GPU bf16 and CUDA graphs unless it says "
+        "otherwise. The loops take turns, each in a process of its own. Seeds at once: images of all of them.",
         "",
     ]
 
 
 def _ceiling(found: dict[str, Any]) -> list[str]:
     epoch, ceiling = found["epoch"], found["ceiling"]
-    rows = [[name, _words(entry)] for name, entry in [*ceiling.items(), *found.get("tensor_cores", {}).items()]]
+    rows = [[name, _words(entry)] for name, entry in ceiling.items()]
     return [
         "## The ceiling of this device, measured in the same turns",
         "",
         *_table(["", "measured"], rows),
-        f"Matrix product in fp32; copy counts bytes read and written; layers are convolutions forward. Ours reaches "
-        f"{_words(found['share_of_ceiling'])} of the best, {found['ceiling_is']}.",
+        "Large matrix products; copy counts bytes read and written; layers are convolutions forward, as our fast mode "
+        f"computes them. Ours reaches {_words(found['share_of_ceiling'])} of the best, {found['ceiling_is']}.",
         "",
         f"An epoch of {epoch['images']:,} images is {epoch['tflop']:g} TFLOP: at the ceiling "
         f"{epoch['floor_seconds']:g} s, with ours {epoch['seconds']:g} s ({duration(epoch['seconds'])}), "

@@ -1,4 +1,7 @@
-"""Shared by all tests: one thread (tiny networks are slower on two), no W&B, commands run as users run them."""
+"""Shared by all tests: one thread (tiny networks are slower on two), no W&B, commands run as users run them.
+
+GPUs are hidden, so that the suite is the same everywhere. `python -m pytest --gpu` runs the tests that need one.
+"""
 
 import os
 import subprocess
@@ -10,6 +13,14 @@ import pytest
 
 os.environ |= {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
 ROOT = Path(__file__).parents[1]
+ON_GPU = "--gpu" in sys.argv
+if not ON_GPU:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+collect_ignore = [path.name for path in (ROOT / "tests").glob("test_*.py") if (path.name == "test_gpu.py") != ON_GPU]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--gpu", action="store_true", help="run the tests that need a CUDA device, and no others")
 
 
 @pytest.fixture

@@ -129,3 +129,16 @@ def test_names_of_devices() -> None:
     assert slug("Intel(R) Xeon(R) CPU @ 2.50GHz") == "intel-xeon"
     assert slug("NVIDIA H200") == "nvidia-h200"
     assert quartiles([3.0, 1.0, 2.0], "s") == {"median": 2.0, "q1": 1.5, "q3": 2.5, "n": 3, "unit": "s"}
+
+
+def test_seeds_at_once_make_the_steps_that_each_makes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_arms.OnGpu, "words", lambda self: [])
+    several, one = bench_arms.Seeds(bench.TINY), bench_arms.Ours(bench.TINY)
+    for arm in (several, one):
+        seconds, _ = arm.run(2)
+        assert seconds > 0
+    assert [member.config.seed for member in several.members] == [0, 1, 2, 3, 4]
+    assert several.totals() == one.totals() != several.members[1].totals()
+    assert all(member.work.progress.step == one.work.progress.step for member in several.members)
+    for arm in (one, *several.members):
+        arm.work.console.log.close()

@@ -5,9 +5,10 @@ is captured runs again with the numbers and the addresses it was captured with: 
 next has to be in tensors that stay in their place.
 """
 
+import contextlib
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,20 @@ Capture = Callable[[Body], Body]  # makes of some work a call that does the same
 
 WARM = 2  # times that work is launched one by one before it is captured: kernels are loaded and chosen on the way
 _one_at_a_time = threading.Lock()
+
+
+@contextlib.contextmanager
+def own_stream(device: torch.device) -> Iterator[None]:
+    """On a GPU, a stream of this thread's own: the default one cannot be captured, and runs shall not wait in turn."""
+    if device.type != "cuda":
+        yield
+        return
+    with torch.cuda.device(device):
+        before, stream = torch.cuda.current_stream(), torch.cuda.Stream()
+        stream.wait_stream(before)
+        with torch.cuda.stream(stream):
+            yield
+        before.wait_stream(stream)
 
 
 def cuda_graph(body: Body) -> Body:

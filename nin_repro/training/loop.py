@@ -1,9 +1,8 @@
 """The training loop, from top to bottom: `Trainer.run` makes attempts, an attempt is epochs, an epoch is steps."""
 
-import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from nin_repro import rng
 from nin_repro.data.batches import Batches
 from nin_repro.models.network import Network
 from nin_repro.training import checkpoint
-from nin_repro.training.capture import Answers, Capture, Replay
+from nin_repro.training.capture import Answers, Capture, Replay, own_stream
 from nin_repro.training.console import Console, duration
 from nin_repro.training.evaluate import Evaluation, evaluate, is_dead
 from nin_repro.training.schedule import Rate
@@ -116,7 +115,7 @@ class Trainer:
             Interrupted: a signal came; the state is saved.
             NotFinite: the loss or a gradient was not finite, in a run that has no other starts.
         """
-        with STOP.listening(), _own_stream(self.device):
+        with STOP.listening(), own_stream(self.device):
             while died := self._attempt():
                 again = self.progress.attempt < self.limits.restarts and (
                     died != "classes" or self.limits.restart_for_classes
@@ -400,20 +399,6 @@ class Trainer:
         self.totals.copy_(state["totals"])
         self.window.copy_(state["window"])
         self.chosen = {name: values.to(self.device) for name, values in state["chosen"].items()}
-
-
-@contextlib.contextmanager
-def _own_stream(device: torch.device) -> Iterator[None]:
-    """On a GPU, a stream of this thread's own: the default one cannot be captured, and runs shall not wait in turn."""
-    if device.type != "cuda":
-        yield
-        return
-    with torch.cuda.device(device):
-        before, stream = torch.cuda.current_stream(), torch.cuda.Stream()
-        stream.wait_stream(before)
-        with torch.cuda.stream(stream):
-            yield
-        before.wait_stream(stream)
 
 
 def _silent(count: int) -> str:

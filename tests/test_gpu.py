@@ -1,0 +1,164 @@
+"""What only a GPU can show: `python -m pytest --gpu`. The networks are small, the code paths those of full runs."""
+
+import dataclasses
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nin_repro import build, rng
+from nin_repro.config.compose import load
+from nin_repro.data.sources import Split
+from nin_repro.training import checkpoint, loop
+from nin_repro.training.capture import WARM
+from nin_repro.training.console import Console
+
+# Half of the paper's network for CIFAR-10, augmentation and dropout included; 9 updates and a last one of 8 images.
+WORDS = (
+    "experiment=table1/nin_aug",
+    "architecture.blocks.mlpconv1.widths=[96,80,48]",
+    "architecture.blocks.mlpconv2.widths=[96,96,96]",
+    "architecture.blocks.mlpconv3.widths=[96,96,classes]",
+    "architecture.init=he",
+    "architecture.last_relu=false",
+    "optimizer.batch_size=64",
+    "optimizer.schedule.epochs=3",
+    "optimizer.schedule.drops=[2]",
+    "restarts=0",
+)
+MODES = ("fp32", "tf32", "bf16")
+
+
+def split(count: int = 9 * 64 + 8) -> Split:
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 10, count + 200)
+    pixels = (
+        draw.integers(0, 2, (10, 32, 32, 3))[labels] * 180 + draw.integers(0, 70, (count + 200, 32, 32, 3))
+    ).astype(np.uint8)
+    arrays = pixels[:count], labels[:count], pixels[count:], labels[count:], pixels[:count]
+    return Split(*arrays, 10, "0" * 64, "made up", "test")
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Any:
+    def trainer(*words: str, name: str = "run") -> loop.Trainer:
+        config = load([*WORDS, "device=cuda", f"data_dir={tmp_path}", *words])
+        console = Console(tmp_path / "train.log")
+        path = tmp_path / f"{name}.pt"
+        made = build.trainer(config, split(), build.machine(config), console, path, lambda row: None)
+        console.log.close()
+        console.line = console.status = said.append  # type: ignore[method-assign,assignment]
+        state = checkpoint.load(path)
+        if state is not None:
+            made.resume(state)
+        return made
+
+    said: list[str] = []
+    trainer.said = said  # type: ignore[attr-defined]
+    return trainer
+
+
+def result(trainer: loop.Trainer) -> tuple[str, list[dict[str, Any]], Any]:
+    rows = [{name: value for name, value in row.items() if "second" not in name} for row in trainer.progress.rows]
+    return checkpoint.fingerprint(trainer.network.state_dict()), rows, trainer.final
+
+
+@pytest.mark.parametrize("precision", MODES)
+def test_captured_updates_are_those_launched_kernel_by_kernel_and_repeat(precision: str, make: Any) -> None:
+    runs = [
+        make(f"precision={precision}", f"cuda_graphs={how}", name=f"{i}")
+        for i, how in enumerate(["true", "true", "false"])
+    ]
+    assert [run.run() for run in runs] == ["done"] * 3
+    assert runs[0].update.forms and runs[0].answers.replay.forms and not runs[2].update.forms, make.said
+    assert result(runs[0]) == result(runs[1]) == result(runs[2])
+    assert runs[0].progress.rows[-1]["train_error_running"] < 60  # it learns
+
+
+@pytest.mark.parametrize("stop", [1, WARM, WARM + 1, 9, 10, 17, 25])
+def test_a_run_that_is_stopped_goes_on_exactly(stop: int, make: Any) -> None:
+    whole = make("precision=bf16", name="whole")
+    whole.run()
+    first = make("precision=bf16", name="cut")
+    original = first.step
+
+    def step(position: int) -> None:
+        original(position)
+        if first.progress.step == stop:
+            first.save()
+            raise KeyboardInterrupt
+
+    first.step = step
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    second = make("precision=bf16", name="cut")
+    assert second.progress.step == stop and second.run() == "done"
+    assert result(second) == result(whole)
+
+
+@pytest.mark.parametrize("precision", MODES)
+def test_seeds_at_once_are_each_as_alone(precision: str, make: Any) -> None:
+    alone = [make(f"precision={precision}", f"seed={seed}", name=f"alone{seed}") for seed in range(4)]
+    for run in alone:
+        run.run()
+    together = [make(f"precision={precision}", f"seed={seed}", name=f"together{seed}") for seed in range(4)]
+    threads = [threading.Thread(target=run.run) for run in together]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [result(run) for run in together] == [result(run) for run in alone]
+    assert all(run.update.forms for run in together), make.said
+
+
+def test_updates_of_an_epoch_do_not_wait_for_the_device(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "START", 0)
+    run = make("precision=bf16")
+    run.console.shown = float("inf")  # no status lines
+    with loop.own_stream(run.device):
+        for epoch in range(2):
+            run.rate.epoch = epoch
+            run.begin_epoch()
+            for position in range(len(run.batches) - 1):
+                torch.cuda.set_sync_debug_mode("error" if epoch else "default")  # capturing may wait
+                try:
+                    run.step(position)
+                    run._between_steps(0.0, position + 1)
+                finally:
+                    torch.cuda.set_sync_debug_mode("default")
+            run.step(len(run.batches) - 1)
+
+
+def test_draws_are_those_of_the_cpu() -> None:
+    clock = rng.Clock((1, 2), 3)
+    for drop in (0.5, 0.2):
+        cpu, gpu = (rng.keep_mask(clock, rng.DROPOUT, 100_001, drop, device) for device in ("cpu", "cuda"))
+        assert torch.equal(cpu, gpu.cpu())
+    assert torch.equal(rng.permutation((1, 2), 3, 50_000), rng.permutation((1, 2), 3, 50_000, "cuda").cpu())
+
+
+@pytest.mark.parametrize("precision, near", [("fp32", 2e-4), ("tf32", 2e-2), ("bf16", 1e-1)])
+def test_three_updates_are_those_of_the_cpu(precision: str, near: float, make: Any, tmp_path: Path) -> None:
+    """`near` bounds the distance of the weights' movement from the CPU's in fp32, over the movement."""
+    config = load([*WORDS, "device=cpu", f"data_dir={tmp_path}"])
+    with Console(tmp_path / "cpu.log") as console:
+        cpu = build.trainer(config, split(), build.machine(config), console, tmp_path / "cpu.pt", lambda row: None)
+    gpu = make(f"precision={precision}")
+    begun = {name: values.clone() for name, values in cpu.network.state_dict().items()}
+    for run in (cpu, gpu):
+        run.begin_epoch()
+        for position in range(3):
+            run.step(position)
+    for name, values in cpu.network.state_dict().items():
+        moved = values - begun[name]
+        found = gpu.network.state_dict()[name].cpu() - begun[name]
+        assert torch.linalg.vector_norm(found - moved) <= near * torch.linalg.vector_norm(moved), name
+        assert gpu.network.state_dict()[name].dtype == torch.float32
+
+
+def test_what_does_not_fit_the_device_is_said_in_one_line() -> None:
+    with pytest.raises(build.UsageError, match="CUDA devices are visible"):
+        build.machine(dataclasses.replace(load([*WORDS]), device="cuda:77"))
