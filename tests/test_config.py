@@ -20,7 +20,7 @@ from nin_repro.config.recipe import RECIPE, budget_name, directory, family, key,
 from nin_repro.describe import recipe_lines
 from nin_repro.files import UsageError
 from nin_repro.models.own import own_kinds
-from nin_repro.schema import Config
+from nin_repro.schema import Config, given
 
 ROOT = Path(__file__).parents[1]
 
@@ -358,3 +358,15 @@ def test_a_reduced_budget_never_calls_itself_the_papers() -> None:
     assert budget_name(compose.load(["budget=short"])) == "short"
     for word in ("budget.epochs=3", "budget.max_steps=10", "budget.train_images=100"):
         assert budget_name(compose.load([word])) == "custom"
+
+
+def test_a_configuration_from_before_a_key_existed_is_read_with_its_default() -> None:
+    def older(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return {name: older(item) for name, item in given(value).items()}
+        return {name: older(item) for name, item in value.items()} if isinstance(value, dict) else value
+
+    config = compose.load(["experiment=table1/nin"])
+    plain = older(config)
+    assert "warmup" not in plain["optimizer"]["schedule"] and "precision" not in plain
+    assert convert(Config, plain, "") == config

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from nin_repro.files import UsageError
 from nin_repro.models.own import own_kinds, settings
-from nin_repro.schema import Own, Range
+from nin_repro.schema import Own, Range, default
 
 WHERE = "all keys: python -m nin_repro.train --help"
 
@@ -84,7 +84,7 @@ def _object(cls: type, value: Any, path: str) -> Any:
     for name, kind in hints(cls).items():
         if name in value:
             converted[name] = convert(kind, value[name], f"{prefix}{name}")
-        elif fields[name].default is dataclasses.MISSING:
+        elif default(fields[name]) is dataclasses.MISSING:
             raise UsageError(f"the key {prefix}{name} is missing; {WHERE}")
     return cls(**converted)
 
