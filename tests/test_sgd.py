@@ -121,3 +121,11 @@ def test_state_restores_momentum_and_rates() -> None:
     step(ours, tensors, 0.5)
     step(twin, others, 0.5)
     assert all(torch.equal(a, b) for a, b in zip(tensors, others, strict=True))
+
+
+def test_weights_and_gradients_may_lie_differently_in_memory() -> None:
+    weight = torch.zeros(4, 3, 2, 2).to(memory_format=torch.channels_last)
+    sgd = SGD([Group([weight], 1.0, 0.0, bias=False)], 0.0, None)
+    weight.grad = torch.arange(48.0).view(4, 3, 2, 2)
+    sgd.step(torch.tensor(1.0))
+    assert torch.equal(weight, -torch.arange(48.0).view(4, 3, 2, 2))

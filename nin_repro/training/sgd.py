@@ -71,7 +71,7 @@ class SGD:
     @torch.no_grad()
     def step(self, loss: Tensor) -> None:
         """Apply the gradients that `loss.backward()` left in the parameters, and drop them."""
-        gradients = [[p.grad for p in group.parameters if p.grad is not None] for group in self.groups]
+        gradients = [[_like(p, p.grad) for p in group.parameters if p.grad is not None] for group in self.groups]
         norms = torch._foreach_norm(list(itertools.chain(*gradients)))
         self.norm.copy_(torch.linalg.vector_norm(torch.stack(norms)))
         bad = ~(torch.isfinite(self.norm) & torch.isfinite(loss))
@@ -113,3 +113,10 @@ class SGD:
             for buffer in group.buffers:
                 buffer.copy_(next(buffers))
         self.updates.copy_(state["updates"])
+
+
+def _like(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """A gradient with its numbers where the parameter has them: the kernel goes through both as they lie in memory."""
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
