@@ -44,16 +44,14 @@ def evaluate(
 ) -> Evaluation:
     """Loss and error of a network on float images [N, H, W, C] with labels [N]; see `logits` for `between`."""
     found = logits(network, images, between)
-    return Evaluation(
-        loss=F.cross_entropy(found, labels).item(),
-        error=100 * (found.argmax(1) != labels).sum().item() / len(labels),
-        silent=silent_classes(found),
-    )
+    loss, wrong = F.cross_entropy(found, labels), (found.argmax(1) != labels).sum()
+    values = torch.cat((torch.stack((loss.double(), wrong.double())), _silent(found).double())).tolist()  # waits once
+    return Evaluation(values[0], 100 * values[1] / len(labels), [i for i, flag in enumerate(values[2:]) if flag])
 
 
-def silent_classes(found: Tensor) -> list[int]:
-    """The classes whose logit is exactly zero in all rows of [N, K]. Only a last ReLU makes such zeros."""
-    return (found == 0).all(0).nonzero().flatten().tolist()
+def _silent(found: Tensor) -> Tensor:
+    """bool [K]: whether a class's logit is exactly zero in all rows of [N, K]. Only a last ReLU makes such zeros."""
+    return (found == 0).all(0)
 
 
 def is_dead(network: nn.Module, images: Tensor, labels: Tensor) -> tuple[bool, list[int]]:
@@ -65,7 +63,7 @@ def is_dead(network: nn.Module, images: Tensor, labels: Tensor) -> tuple[bool, l
     for count in (PROBE, CONFIRM):
         found = logits(network, images[:count])
         if count == PROBE:
-            silent = silent_classes(found)
+            silent = _silent(found).nonzero().flatten().tolist()
         loss = F.cross_entropy(found, labels[:count]).item()
         if not bool((found == found[0]).all()) or abs(loss - math.log(found.shape[1])) > NEAR:
             return False, silent
