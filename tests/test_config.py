@@ -155,15 +155,29 @@ PLAIN = [
 ]
 
 
-@pytest.fixture(scope="module")
-def hydras() -> Iterator[Callable[..., Any]]:
-    with initialize_config_dir(str(compose.CONF), version_base="1.3"):
-        yield lambda words: OmegaConf.to_container(hydra.compose("train", words), resolve=True)
+def hydras(words: str, folder: Path = compose.CONF) -> Any:
+    """What Hydra composes."""
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        return OmegaConf.to_container(hydra.compose("train", words.split()), resolve=True)
 
 
 @pytest.mark.parametrize("words", PLAIN)
-def test_what_is_composed_without_hydra_is_what_hydra_composes(words: str, hydras: Callable[..., Any]) -> None:
-    assert repr(conf.composed(words.split())) == repr(hydras(words.split()))  # types and order too
+def test_what_is_composed_without_hydra_is_what_hydra_composes(words: str) -> None:
+    assert repr(conf.composed(words.split())) == repr(hydras(words))  # types and order too
+
+
+def test_an_experiment_may_build_on_another_and_override_its_choices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    (tmp_path / "conf/experiment/mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n- /experiment/table1/nin\n- _self_\n- override /dataset: mnist\nrestarts: 7\n"
+    )
+    monkeypatch.setattr(conf, "CONF", tmp_path / "conf")
+    monkeypatch.setitem(compose.choices(), "experiment", [*compose.experiments(), "mine"])
+    expected = hydras("experiment=mine", tmp_path / "conf")
+    assert repr(conf.composed(["experiment=mine"])) == repr(expected)
+    assert (expected["dataset"]["name"], expected["optimizer"]["clip_norm"], expected["restarts"]) == ("mnist", 1, 7)
 
 
 NUMBERS = st.from_regex(r"-?[0-9]{1,3}([._]?[0-9]{1,2})?([eE][-+]?[0-9])?", fullmatch=True)
@@ -234,8 +248,8 @@ def test_what_words_leave_in_doubt_is_left_to_hydra(words: str) -> None:
 @pytest.mark.parametrize("words", ["", "experiment=table1/nin_aug optimizer.weight_decay=1e-5 wandb.entity=someone"])
 def test_help_is_hydras(words: str, command: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     shown = command("train", "--help", *words.split())
-    hydras = command("train", "--help", *words.split(), "hydra.verbose=false")
-    assert shown.returncode == hydras.returncode == 0 and shown.stdout == hydras.stdout
+    expected = command("train", "--help", *words.split(), "hydra.verbose=false")
+    assert shown.returncode == expected.returncode == 0 and shown.stdout == expected.stdout
 
 
 def swap(text: str, old: str, new: str) -> str:
