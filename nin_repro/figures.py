@@ -18,7 +18,6 @@ from nin_repro.data.sources import DATASETS
 from nin_repro.files import UsageError
 from nin_repro.finished import error_name, final_weights, open_finished, rebuilt
 from nin_repro.results import records
-from nin_repro.results.figures import Comparison, Exemplar, Runs, choose, draw_figure3, draw_figure4, save
 from nin_repro.results.records import Record
 from nin_repro.results.render import clean
 from nin_repro.results.tables import PAPER_BUDGET
@@ -28,6 +27,8 @@ from nin_repro.schema import Config, Nin
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
+
+    from nin_repro.results.figures import Comparison, Exemplar, Runs
 
 EXPERIMENTS = {False: "text/nin_no_dropout", True: "table1/nin"}  # without, with dropout
 CLASSES = {
@@ -41,12 +42,14 @@ PRINTED = {"cifar10": "CIFAR-10", "mnist": "MNIST", "fashion_mnist": "Fashion-MN
 MOST_CLASSES = 10  # a row and a column each
 
 
-def compare(found: Sequence[Record], words: Sequence[str] = ()) -> tuple[Comparison, list[str]]:
+def compare(found: Sequence[Record], words: Sequence[str] = ()) -> tuple["Comparison", list[str]]:
     """Figure 3 at the budget that `words` make, and lines that say what is in it and what fills the rest.
 
     Raises:
         UsageError: there is no such budget, or they say something else.
     """
+    from nin_repro.results.figures import Comparison, choose
+
     for word in words:
         if re.split(r"[.=]", word)[0] != "budget":
             raise UsageError(f"{word}: Figure 3 compares two experiments at one budget: give budget=short and the like")
@@ -83,7 +86,7 @@ def open_run(path: Path) -> tuple[Config, dict[str, Any], dict[str, "Tensor"]]:
     return config, record, final_weights(path, record)
 
 
-def exemplars(config: Config, weights: dict[str, "Tensor"]) -> tuple[list[Exemplar], str]:
+def exemplars(config: Config, weights: dict[str, "Tensor"]) -> tuple[list["Exemplar"], str]:
     """The first image of each class that the run was judged on, with its maps; and what those images are called.
 
     Raises:
@@ -94,6 +97,7 @@ def exemplars(config: Config, weights: dict[str, "Tensor"]) -> tuple[list[Exempl
 
     from nin_repro.models.maps import class_maps
     from nin_repro.models.nin import NetworkInNetwork
+    from nin_repro.results.figures import Exemplar
 
     network, inputs, _, split = rebuilt(config, weights)
     first = np.array([int((split.eval_labels == label).argmax()) for label in range(split.classes)])
@@ -106,6 +110,8 @@ def exemplars(config: Config, weights: dict[str, "Tensor"]) -> tuple[list[Exempl
 
 def figure4(path: Path, data_dir: Path | None, out: Path) -> list[Path]:
     """Draw Figure 4 of a run; the files. Raises UsageError as `open_run` and `exemplars` do."""
+    from nin_repro.results.figures import draw_figure4, save
+
     config, record, weights = open_run(path)
     config = dataclasses.replace(config, device="cpu", data_dir=str(data_dir or config.data_dir))
     found, name = exemplars(config, weights)
@@ -133,6 +139,8 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="directory of a trained run: draws Figure 4 of it too")
     parser.add_argument("--data-dir", type=Path, help="where the run's data set is, if it has moved")
     options = parser.parse_args()
+    from nin_repro.results.figures import draw_figure3, save  # not before the options are known to be right
+
     found, problems = records.read_all(options.records)
     comparison, lines = compare(found, options.budget)
     print("\n".join([*map(clean, problems), *lines]))

@@ -5,24 +5,38 @@ import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig
-
-from nin_repro import sweep
-from nin_repro.config.compose import CONF, checked, expand, explain, load_with_text, offer_own, require_known, to_yaml
+from nin_repro.config.compose import (
+    checked,
+    expand,
+    explain,
+    load_with_text,
+    offer_own,
+    refuse_early,
+    require_known,
+    to_yaml,
+)
+from nin_repro.config.conf import CONF, help_text
 from nin_repro.files import UsageError, write_json
 from nin_repro.run import Outcome, Request, Terminated, execute, fail, signal_of
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from nin_repro.sweep import Member
+
+# Hydra, and `sweep`, which needs it, are imported only when help and refusals are out of the way.
 exit_code = 0  # of this process; Hydra's main function drops what its task returns
 
 
-@hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
-def task(composed: DictConfig) -> None:
+def task(composed: "DictConfig") -> None:
     """One member of a sweep, or the only run."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from nin_repro import sweep
+
     global exit_code
     settings = HydraConfig.get()
     overrides = list(settings.overrides.task)
@@ -54,7 +68,7 @@ def task(composed: DictConfig) -> None:
             raise SystemExit(outcome.code)
 
 
-def require_here(several: bool, launcher: DictConfig) -> None:
+def require_here(several: bool, launcher: "DictConfig") -> None:
     """Refuse together=N where there are no members, or where each has a process of its own.
 
     Raises:
@@ -85,6 +99,8 @@ def train_choice() -> int:
     Raises:
         UsageError: there is nothing to choose.
     """
+    from nin_repro import sweep
+
     left = [member.outcome.state for member in sweep.members if member.outcome.state not in sweep.FINISHED]
     if left:
         print(
@@ -103,13 +119,13 @@ def train_choice() -> int:
     return max(outcome.code for outcome in outcomes)
 
 
-def train_final(member: sweep.Member, told: dict[str, Any]) -> Outcome:
+def train_final(member: "Member", told: dict[str, Any]) -> Outcome:
     """Train what a member of the chosen ones tried on all training images, and test it.
 
     Raises:
         SystemExit: it was interrupted.
     """
-    words = [*member.without("protocol", "select"), "protocol=final", "select=false"]
+    words = [*member.without("protocol", "select", "together"), "protocol=final", "select=false"]
     print(f"\nfinal run: {swept(words)}", flush=True)
     try:
         config, text = load_with_text(words)
@@ -135,12 +151,10 @@ def main() -> int:
         if not {"-sc", "--shell-completion"} & set(sys.argv):  # its words look like overrides
             sys.argv[1:] = expand(sys.argv[1:])
             require_known([word for word in sys.argv[1:] if "=" in word and not word.startswith("-")])
-        offer_own()
-        task()
-        if any(member.outcome.state == "interrupted" for member in sweep.members):  # of those that trained together
-            print(f"and the sweep:\n  {command_line()}")
-            return sweep.worst_code()
-        code = train_choice() if any(member.select for member in sweep.members) else 0
+            if shown_help():
+                return 0
+            refuse_early(sys.argv[1:])
+        return composed_and_run()
     except UsageError as error:
         return fail(error)
     except KeyboardInterrupt as stop:
@@ -148,6 +162,29 @@ def main() -> int:
         return 128 + signal_of(stop)
     except Exception as error:
         return fail(UsageError(explain(error)))
+
+
+def shown_help() -> bool:
+    """Print the help, where the command line asks for it and it takes no Hydra to know it."""
+    words = [word for word in sys.argv[1:] if word not in ("-h", "--help")]
+    text = help_text(words) if len(words) < len(sys.argv[1:]) else None
+    if text is not None:
+        print(text)
+    return text is not None
+
+
+def composed_and_run() -> int:
+    """Hand the command line to Hydra, which calls `task` for each run; the exit code."""
+    import hydra
+
+    from nin_repro import sweep
+
+    offer_own()
+    hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")(task)()
+    if any(member.outcome.state == "interrupted" for member in sweep.members):  # of those that trained together
+        print(f"and the sweep:\n  {command_line()}")
+        return sweep.worst_code()
+    code = train_choice() if any(member.select for member in sweep.members) else 0
     return max(exit_code, sweep.worst_code(), code)
 
 

@@ -7,20 +7,28 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import OverrideType
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from nin_repro import train
-from nin_repro.config import compose
+from nin_repro.config import compose, conf
 from nin_repro.config.check import convert
 from nin_repro.config.recipe import RECIPE, budget_name, directory, family, key, recipe
 from nin_repro.describe import recipe_lines
 from nin_repro.files import UsageError
 from nin_repro.models.own import own_kinds
-from nin_repro.schema import Config, given
+from nin_repro.schema import Config
+from nin_repro.schema import given as kept
 
 ROOT = Path(__file__).parents[1]
 
@@ -106,17 +114,143 @@ def test_bad_override_is_one_line_with_the_way_out(
     word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert BAD_OVERRIDES[word] in refusal(monkeypatch, capsys, word).removeprefix("error: ").replace(f"key {word}", "")
+    line = refusal(monkeypatch, capsys, word)
+    assert BAD_OVERRIDES[word] in line.removeprefix("error: ").replace(f"key {word}", "")
+    monkeypatch.setattr(conf, "word", lambda text: None)  # so that Hydra reads it
+    assert refusal(monkeypatch, capsys, word) == line
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("word", ["seed=-1", "optimzer=sgd", "+foo=1", "regularizer.head_dropout=0.5"])
-def test_refusal_comes_before_torch_is_imported(word: str, tmp_path: Path) -> None:
-    code = "import sys; from nin_repro.train import main; c = main(); sys.exit(9 if 'torch' in sys.modules else c)"
+@pytest.mark.parametrize(
+    ("words", "code", "without"),
+    [
+        ("seed=-1", 2, "hydra omegaconf torch wandb"),
+        ("optimzer=sgd", 2, "hydra omegaconf torch wandb"),
+        ("experiment=table1/nin nosuchkey=3", 2, "hydra omegaconf torch wandb"),
+        ("regularizer.head_dropout=0.5", 2, "hydra omegaconf torch wandb"),
+        ("+foo=1", 2, "torch wandb"),
+        ("--help", 0, "hydra omegaconf torch wandb"),
+    ],
+)
+def test_help_and_refusals_import_nothing_heavy(words: str, code: int, without: str, tmp_path: Path) -> None:
+    program = "import sys; from nin_repro.train import main; c = main(); print(c, *sys.modules, file=sys.stderr)"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code, word], cwd=tmp_path, env=environment, capture_output=True)
-    assert done.returncode == 2, done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words.split()], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    ended, *modules = done.stderr.splitlines()[-1].split()
+    assert ended == str(code) and not set(without.split()) & set(modules), done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+# --- conf/ read without Hydra ----------------------------------------------------------------------------------------
+
+CHOICES = [f"{group}={name}" for group, names in compose.choices().items() for name in names]
+PLAIN = [
+    "",
+    *CHOICES,
+    "experiment=table1/nin dataset=mnist",  # the command line has the last word
+    "experiment=search/mnist optimizer=caffe",
+    "seed=3 optimizer.lr=1e-2 threads=2 wait=true data_dir=/tmp/x.y budget.epochs=null optimizer.clip_norm=-1.50",
+    "experiment=table1/nin_aug dataset.augment.pad=0 architecture.blocks.mlpconv1.widths=3 parent=null",
+]
+
+
+def hydras(words: str, folder: Path = compose.CONF) -> Any:
+    """What Hydra composes."""
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        return OmegaConf.to_container(hydra.compose("train", words.split()), resolve=True)
+
+
+@pytest.mark.parametrize("words", PLAIN)
+def test_what_is_composed_without_hydra_is_what_hydra_composes(words: str) -> None:
+    assert repr(conf.composed(words.split())) == repr(hydras(words))  # types and order too
+
+
+def test_an_experiment_may_build_on_another_and_override_its_choices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    (tmp_path / "conf/experiment/mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n- /experiment/table1/nin\n- _self_\n- override /dataset: mnist\nrestarts: 7\n"
+    )
+    monkeypatch.setattr(conf, "CONF", tmp_path / "conf")
+    monkeypatch.setitem(compose.choices(), "experiment", [*compose.experiments(), "mine"])
+    expected = hydras("experiment=mine", tmp_path / "conf")
+    assert repr(conf.composed(["experiment=mine"])) == repr(expected)
+    assert (expected["dataset"]["name"], expected["optimizer"]["clip_norm"], expected["restarts"]) == ("mnist", 1, 7)
+
+
+NUMBERS = st.from_regex(r"-?[0-9]{1,3}([._]?[0-9]{1,2})?([eE][-+]?[0-9])?", fullmatch=True)
+ODD_VALUES = st.sampled_from(["null", "Null", "true", "TRUE", "nan", "-inf", "inf", "None", "e5", "1.", "a-b", "../x"])
+VALUES = st.one_of(NUMBERS, ODD_VALUES, st.text("aZ019_/.-:,?$+*[(' ", max_size=6))
+SYMBOLS = st.text("aB1_.-+~@/", min_size=1, max_size=5)
+NAMES = st.one_of(st.sampled_from(["seed", "optimizer.lr", "a/b", "_x1"]), SYMBOLS)
+
+
+@settings(max_examples=150, deadline=None)
+@given(NAMES, VALUES)
+def test_what_is_read_without_hydra_is_what_hydra_reads(name: str, value: str) -> None:
+    found = conf.word(f"{name}={value}")
+    if found is not None:
+        override = OverridesParser.create().parse_override(f"{name}={value}")
+        assert override.type == OverrideType.CHANGE and not override.is_sweep_override() and override.package is None
+        assert repr(found) == repr((override.key_or_group, override.value()))
+
+
+@pytest.mark.parametrize(
+    "word", ["seed=3", "optimizer.lr=1e-2", "data_dir=/tmp/a-b.c", "dataset=mnist", "wait=false", "threads=null"]
+)
+def test_usual_words_need_no_hydra(word: str) -> None:
+    assert conf.word(word) is not None
+
+
+DOUBTFUL: dict[str, tuple[str, str]] = {
+    "reference": ("lr: 0.1 ", "lr: ${seed} "),
+    "required": ("lr: 0.1 ", "lr: ??? "),
+    "twice": ("lr: 0.1 ", "lr: 0.1\nlr: 0.2 "),
+    "a number to one of them": ("lr: 0.1 ", "lr: 1_0e10 "),
+    "a date": ("lr: 0.1 ", "lr: 2001-01-01 "),
+    "a key that is a number": ("lr: 0.1 ", "1: 0.1 "),
+    "another package": ("kind: sgd", "# @package _global_\nkind: sgd"),
+    "another group": ("kind: sgd", "defaults: [/dataset: mnist]\nkind: sgd"),
+    "not yaml": ("kind: sgd", "kind: [sgd"),
+}
+
+
+@pytest.mark.parametrize("name", DOUBTFUL)
+def test_what_a_file_leaves_in_doubt_is_left_to_hydra(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    path = tmp_path / "conf/optimizer/sgd.yaml"
+    monkeypatch.setattr(conf, "CONF", tmp_path / "conf")
+    assert conf.composed([]) is not None
+    path.write_text(swap(path.read_text(), *DOUBTFUL[name]))
+    assert conf.composed([]) is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "seed=1 seed=2",
+        "hydra.verbose=true",
+        "optimizer=null",
+        "architecture.blocks=3",
+        "seed.x=1",
+        "-m",
+        "architecture=x",
+    ],
+)
+def test_what_words_leave_in_doubt_is_left_to_hydra(words: str) -> None:
+    assert conf.composed(words.split()) is None
+
+
+@pytest.mark.parametrize("words", ["", "experiment=table1/nin_aug optimizer.weight_decay=1e-5 wandb.entity=someone"])
+def test_help_is_hydras(words: str, command: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    shown = command("train", "--help", *words.split())
+    expected = command("train", "--help", *words.split(), "hydra.verbose=false")
+    assert shown.returncode == expected.returncode == 0 and shown.stdout == expected.stdout
 
 
 def swap(text: str, old: str, new: str) -> str:
@@ -363,7 +497,7 @@ def test_a_reduced_budget_never_calls_itself_the_papers() -> None:
 def test_a_configuration_from_before_a_key_existed_is_read_with_its_default() -> None:
     def older(value: Any) -> Any:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return {name: older(item) for name, item in given(value).items()}
+            return {name: older(item) for name, item in kept(value).items()}
         return {name: older(item) for name, item in value.items()} if isinstance(value, dict) else value
 
     config = compose.load(["experiment=table1/nin"])

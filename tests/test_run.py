@@ -253,7 +253,10 @@ def test_composed_configuration_and_completion_are_hydras(command: Command) -> N
 
 
 def test_tables_need_neither_torch_nor_data(tmp_path: Path) -> None:
-    code = "import sys; from nin_repro.tables import main; main(); sys.exit(9 if 'torch' in sys.modules else 0)"
+    heavy = "{'torch', 'wandb', 'hydra', 'numpy', 'matplotlib'}"
+    code = (
+        f"import sys; from nin_repro.tables import main; main(); sys.exit(', '.join({heavy} & set(sys.modules)) or 0)"
+    )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

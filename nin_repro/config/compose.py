@@ -2,38 +2,27 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
+from nin_repro.config import conf
 from nin_repro.config.check import WHERE, convert, keys, nearest
+from nin_repro.config.conf import CONF, choices
 from nin_repro.config.recipe import family, key, require_sense
 from nin_repro.files import UsageError
 from nin_repro.models.own import defaults, own_kinds, settings
 from nin_repro.schema import RECIPE, Config, Parent
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
-
-
-@cache
-def choices() -> dict[str, list[str]]:
-    """The groups and their choices, {"dataset": ["cifar10", ...], ...}: files under conf/, and own networks."""
-    found: dict[str, list[str]] = {}
-    for path in sorted(CONF.rglob("*.yaml")):
-        group, *rest = path.relative_to(CONF).with_suffix("").parts
-        if rest:
-            found.setdefault(group, []).append("/".join(rest))
-    found["architecture"] += [kind for kind in own_kinds() if kind not in found["architecture"]]
-    return found
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 def offer_own() -> None:
     """Let Hydra compose networks that are not built in as if each had a file in conf/architecture."""
     from hydra.core.config_store import ConfigNode, ConfigStore
+    from omegaconf import DictConfig, OmegaConf
 
     class Offered(ConfigNode):
         """Hydra's store makes a copy of what it composes. Only then is the network imported, to know its settings."""
@@ -84,22 +73,11 @@ def require_known(overrides: Sequence[str]) -> None:
     Raises:
         UsageError: names the nearest valid word.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    parser = OverridesParser.create()
     for text in overrides:
-        try:
-            override = parser.parse_override(text)
-        except HydraException as error:
-            raise UsageError(
-                f"cannot read {text!r} as key=value: {_first_line(error)}; quote special characters; {WHERE}"
-            ) from None
-        name = override.key_or_group
+        name, values = _name_and_values(text)
         if name == "hydra" or name.startswith(("hydra.", "hydra/")):
             continue
-        if name in choices() and not override.is_delete():
-            values = override.sweep_string_iterator() if override.is_sweep_override() else iter([override.value()])
+        if name in choices() and values is not None:
             for value in values:
                 _require_choice(name, str(value))
         elif not _is_key(name):
@@ -110,6 +88,30 @@ def require_known(overrides: Sequence[str]) -> None:
                 *_own_keys(name),
             ]
             raise UsageError(f"there is no key or group {name}{nearest(name, known)}; {WHERE}")
+
+
+def _name_and_values(text: str) -> tuple[str, Iterable[Any] | None]:
+    """Key or group of an override, and the values that it asks for; None where it deletes.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    plain = conf.word(text)
+    if plain is not None:
+        return plain[0], [plain[1]]
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        raise UsageError(
+            f"cannot read {text!r} as key=value: {_first_line(error)}; quote special characters; {WHERE}"
+        ) from None
+    if override.is_delete():
+        return override.key_or_group, None
+    swept = override.is_sweep_override()
+    return override.key_or_group, override.sweep_string_iterator() if swept else [override.value()]
 
 
 def _require_choice(group: str, value: str) -> None:
@@ -166,7 +168,7 @@ def _first_line(error: BaseException) -> str:
     return " ".join(lines[:2]) if lines else type(error).__name__
 
 
-def checked(composed: DictConfig, words: Sequence[str] = ()) -> Config:
+def checked(composed: "DictConfig", words: Sequence[str] = ()) -> Config:
     """The schema's object for a composed configuration.
 
     A run with a parent needs to know that run's key, which depends on the `words` of the command line. It is noted in
@@ -175,18 +177,27 @@ def checked(composed: DictConfig, words: Sequence[str] = ()) -> Config:
     Raises:
         UsageError: unknown or missing keys, wrong types, impossible values, combinations that make no sense.
     """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
     try:
         plain: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise UsageError(explain(error)) from None
     plain.pop("hydra", None)
+    config = _checked(plain, words)
+    if config.parent is not None and not composed.parent.get("key"):
+        composed.parent.key, composed.parent.family = config.parent.key, config.parent.family
+    return config
+
+
+def _checked(plain: dict[str, Any], words: Sequence[str]) -> Config:
     _fill_pads(plain.get("architecture"), "architecture")
     config: Config = convert(Config, plain, "")
     require_sense(config)
     if config.parent is None or config.parent.key:
         return config
     parent = load(parent_words(config.parent, words))
-    composed.parent.key, composed.parent.family = key(parent), family(parent)
     named = dataclasses.replace(config.parent, key=key(parent), family=family(parent))
     return dataclasses.replace(config, parent=named)
 
@@ -223,27 +234,46 @@ def _fill_pads(value: Any, path: str) -> None:
         value["pad"] = (kernel - 1) // 2
 
 
+def refuse_early(words: Sequence[str]) -> None:
+    """Refuse what can be refused before Hydra is imported.
+
+    Raises:
+        UsageError: as `checked`.
+    """
+    plain = conf.composed(words)
+    if plain is not None:
+        _checked(plain, words)
+
+
 def load(overrides: Sequence[str]) -> Config:
     """Compose and check a configuration outside of Hydra's own command line.
 
     Raises:
         UsageError: see `require_known` and `checked`.
     """
-    return _composed(tuple(overrides))[0]
+    return _loaded(tuple(overrides))
+
+
+@cache  # the stages of one staged training ask for each other's
+def _loaded(overrides: tuple[str, ...]) -> Config:
+    require_known(overrides)
+    plain = conf.composed(overrides)
+    return _composed(overrides)[0] if plain is None else _checked(plain, overrides)
 
 
 def load_with_text(overrides: Sequence[str]) -> tuple[Config, str]:
     """As `load`; also the configuration as YAML."""
+    require_known(overrides)
     found, composed = _composed(tuple(overrides))
     return found, to_yaml(composed)
 
 
-@cache  # the stages of one staged training ask for each other's
-def _composed(overrides: tuple[str, ...]) -> tuple[Config, DictConfig]:
+@cache
+def _composed(overrides: tuple[str, ...]) -> tuple[Config, "DictConfig"]:
+    """Hydra's composition."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    require_known(overrides)
     offer_own()
     running = GlobalHydra.instance().hydra  # inside of a command that Hydra runs there is one, which must step aside
     GlobalHydra.instance().clear()
@@ -259,5 +289,7 @@ def _composed(overrides: tuple[str, ...]) -> tuple[Config, DictConfig]:
     return checked(composed, overrides), composed
 
 
-def to_yaml(composed: DictConfig) -> str:
+def to_yaml(composed: "DictConfig") -> str:
+    from omegaconf import OmegaConf
+
     return OmegaConf.to_yaml(composed, resolve=True)

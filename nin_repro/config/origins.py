@@ -12,13 +12,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from yaml import MappingNode, Node, SafeLoader, compose
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nin_repro.files import UsageError
 from nin_repro.results.fidelity import SOURCES, Choice, Fact, Provenance, source_of
 from nin_repro.schema import Config, given
+
+if TYPE_CHECKING:
+    from yaml import Node
 
 GROUPS = ("dataset", "architecture", "regularizer", "optimizer")
 SHOWN = (*GROUPS, "protocol", "restarts", "parent")  # of schema.RECIPE; budgets and seeds are not the sources' matter
@@ -99,11 +100,13 @@ def read(path: Path) -> File:
     Raises:
         UsageError: a comment names no known source.
     """
+    import yaml
+
     rows = path.read_text().splitlines()
-    root = compose("\n".join(rows), Loader=SafeLoader)
+    root = yaml.compose("\n".join(rows), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     header = next((row for row in rows if row.startswith("# Source: ")), "").removeprefix("# Source: ")
     found = File({}, [])
-    assert isinstance(root, MappingNode), path
+    assert isinstance(root, yaml.MappingNode), path
     if header and not _is_origin(header, path):
         raise UsageError(f"{path}: '# Source: {header}' names none of {', '.join(SOURCES)}")
     for key, node in root.value:
@@ -114,10 +117,10 @@ def read(path: Path) -> File:
     return found
 
 
-def _walk(key: Node, node: Node, prefix: str, above: str, found: File, rows: list[str], path: Path) -> None:
+def _walk(key: "Node", node: "Node", prefix: str, above: str, found: File, rows: list[str], path: Path) -> None:
     """Note the origins of `node`, the value of `key`; `above` is that of the nearest key around it that has one."""
     name = f"{prefix}{key.value}"
-    deeper = isinstance(node, MappingNode) and node.value
+    deeper = node.id == "mapping" and node.value
     said = _comment(key if deeper else node, rows, path)
     if deeper:
         for inner_key, inner in node.value:
@@ -126,16 +129,16 @@ def _walk(key: Node, node: Node, prefix: str, above: str, found: File, rows: lis
     found.origins[name] = Origin(said or above, own=bool(said))
 
 
-def _default(item: Node, rows: list[str], path: Path) -> tuple[str, str, str]:
+def _default(item: "Node", rows: list[str], path: Path) -> tuple[str, str, str]:
     """An entry of a defaults list: `sgd`, `dataset: cifar10` or `override /dataset: cifar10`, and its comment."""
-    why = _comment(item.value[0][1] if isinstance(item, MappingNode) else item, rows, path)
-    if isinstance(item, MappingNode):
+    why = _comment(item.value[0][1] if item.id == "mapping" else item, rows, path)
+    if item.id == "mapping":
         ((key, choice),) = item.value
         return key.value.rpartition("/")[2], choice.value, why
     return "", item.value, why
 
 
-def _comment(node: Node, rows: list[str], path: Path) -> str:
+def _comment(node: "Node", rows: list[str], path: Path) -> str:
     """The origin in the comment after `node`, with the comment lines right under it; empty if there is none."""
     line, column = node.end_mark.line, node.end_mark.column
     match = re.match(r":?\s*(# ?)(.*)", rows[line][column:]) if line < len(rows) else None

@@ -1,12 +1,12 @@
-"""Downloading a data set's official files: from mirrors, with retries, going on where it was cut, checked by MD5."""
+"""Downloading a data set's official files: from mirrors, with retries, going on where it was cut, checked by MD5.
+
+What knows HTTP is imported when there is something to download: every command imports this module.
+"""
 
 import hashlib
-import http.client
 import os
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,12 +50,14 @@ def download(files: list[Remote]) -> None:
 
 def _download_one(file: Remote) -> str:
     """Try all mirrors several times; returns what was wrong the last time, "" for success."""
+    from http.client import HTTPException
+
     part, problem = file.path.with_name(file.path.name + ".part"), ""
     for attempt in range(ATTEMPTS):
         for url in file.urls:
             try:
                 _fetch(url, part)
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, HTTPException) as error:
                 problem = " ".join(str(error).split()) or type(error).__name__
                 continue
             if _md5(part) == file.md5:
@@ -72,17 +74,21 @@ def _download_one(file: Remote) -> str:
 
 def _fetch(url: str, part: Path) -> None:
     """Bring `part` to its full length, going on where it ends. Raises OSError if the connection fails or is cut."""
+    import urllib.error
+    import urllib.request
+    from http import HTTPStatus
+
     done = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         error.close()
-        if done and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        if done and error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             return  # there is nothing after what we have: the checksum decides
         raise
     with response:
-        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+        if response.status != HTTPStatus.PARTIAL_CONTENT:
             done = 0  # the server sends the file from its start
         length = response.headers.get("Content-Length")
         total = done + int(length) if length else None
