@@ -14,6 +14,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,12 +31,30 @@ if TYPE_CHECKING:
 VERSION = 1  # goes up when the same parameters come to mean something else: old cache entries are then not found
 MANIFEST = "manifest.json"
 CHUNK = 4_000  # images at a time; bounds the memory, 50 MB of CIFAR in fp32
-IN_MEMORY = 2 << 30  # bytes; results beyond are kept on disk even if they are quick to compute
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Images as bytes, and what is done with them when they are needed. As an array it is float32 [N, H, W, C]."""
+
+    values: NDArray[np.uint8]  # [N, H, W, C]
+    divide: float
+    mean: NDArray[np.float32]  # [H, W, C], subtracted after the division
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        result = self.values.astype(np.float32)
+        result /= self.divide
+        result -= self.mean
+        return result if dtype is None else result.astype(dtype)
 
 
 def preprocess(
     fit: Images, arrays: Sequence[Images], params: Preprocessing, cache_dir: Path, digest: str
-) -> list[NDArray[np.float32]]:
+) -> Sequence[NDArray[np.float32] | Bytes]:
     """Divide, then normalise the contrast, globally and locally, then whiten or subtract the mean.
 
     Args:
@@ -43,12 +62,12 @@ def preprocess(
         arrays: uint8 [M, H, W, C] each, what is to be transformed, with the statistics of `fit`. Of all images, a
             chunk at a time is read.
         params: what to do; whitening subtracts its own mean, so it goes with `mean="none"` only.
-        cache_dir: where contrast-normalised and whitened images are kept. All else is quicker done than read, and
-            kept only if it would fill the memory.
+        cache_dir: where contrast-normalised and whitened images are kept. All else is quicker done than read.
         digest: identifies the data set that the images are from.
 
     Returns:
-        float32 arrays of the shapes of `arrays`. Those from the cache are private memory maps of its files.
+        float32 arrays of the shapes of `arrays`. Those from the cache are private memory maps of its files. Where
+        there is nothing but a division and a mean, `Bytes`: of arrays without a copy.
 
     Raises:
         UsageError: `params` asks for whitening and another mean, or for two global contrast normalisations.
@@ -57,8 +76,9 @@ def preprocess(
         raise UsageError(f"preprocessing.zca subtracts the mean itself: with it, mean={params.mean} must be mean=none")
     if params.gcn is not None and params.gcn_std_bias is not None:
         raise UsageError("preprocessing.gcn and preprocessing.gcn_std_bias exclude each other: set one of them to null")
-    if not _steps(params) and 4 * sum(math.prod(array.shape) for array in arrays) <= IN_MEMORY:
-        return _in_memory(fit, arrays, params)
+    if not _steps(params):
+        mean = fit_transform(fit, params).mean.reshape(fit.shape[1:])
+        return [Bytes(_bytes(array), params.divide, mean) for array in arrays]
     identity = {"version": VERSION, "data": digest, "params": _named(params), "fit": _which(fit)}
     try:
         fitted = _cached(cache_dir, identity, lambda folder: _write_transform(folder, fit, params))
@@ -83,6 +103,16 @@ def _named(params: Preprocessing) -> dict[str, Any]:
     """The parameters as part of a cache entry's name. Those at their defaults are left out: see `schema`."""
     # 55 and 55.0 are one parameter, so one entry
     return {name: float(value) if type(value) is int else value for name, value in given(params).items()}
+
+
+def _bytes(images: Images) -> NDArray[np.uint8]:
+    """uint8 [N, H, W, C]: an array itself, anything else gathered chunk by chunk."""
+    if isinstance(images, np.ndarray):
+        return np.ascontiguousarray(images)
+    result = np.empty(images.shape, dtype=np.uint8)
+    for start in range(0, len(images), CHUNK):
+        result[start : start + CHUNK] = images[start : start + CHUNK]
+    return result
 
 
 def _in_memory(fit: Images, arrays: Sequence[Images], params: Preprocessing) -> list[NDArray[np.float32]]:
@@ -185,7 +215,7 @@ def _which(images: Images) -> list[Any]:
 
 
 def _write_transform(folder: Path, fit: Images, params: Preprocessing) -> None:
-    wanted = " and ".join(_steps(params) or ["preprocessing"])
+    wanted = " and ".join(_steps(params))
     _say(f"{wanted}, fitted on {len(fit):,} images: once, then kept in {folder.parent}")
     mean, matrix = fit_transform(fit, params)
     _write(folder / "0.npy", mean.shape, [mean])
