@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nin_repro.config.recipe import budget_name
-from nin_repro.data.batches import Batches
+from nin_repro.data.batches import Batches, on_device
 from nin_repro.data.preprocess import preprocess
 from nin_repro.data.sources import DATASETS, Split
 from nin_repro.files import UsageError
@@ -170,7 +170,7 @@ def trainer(
         Path(config.data_dir) / "cache",
         split.digest,
     )
-    images, eval_images = (torch.from_numpy(array).to(found.device) for array in (train, evaluation))
+    images, eval_images = (on_device(array, found.device) for array in (train, evaluation))
     labels, eval_labels = (torch.from_numpy(array).to(found.device) for array in (train_labels, split.eval_labels))
     height, width, channels = train.shape[1:]
     net = network(config, Shape(channels, height, width), split.classes).to(found.device)

@@ -92,4 +92,5 @@ def rebuilt(config: Config, weights: dict[str, "Tensor"]) -> tuple["Network", "T
         work.network.load_state_dict(weights)
     except RuntimeError:
         raise UsageError("the weights in this run's checkpoint.pt are not of its network: name another run") from None
-    return work.network, *work.evaluation, split
+    images, labels = work.evaluation
+    return work.network, images.float(), labels, split

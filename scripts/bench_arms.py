@@ -291,7 +291,8 @@ class Ours(Arm):
     def build(self, images: Any, labels: Any, test_images: Any, test_labels: Any) -> None:
         console, nowhere = Console(Path(os.devnull)), Path(os.devnull)  # `WORDS` keep it from saving anything
         console.shown = math.inf  # no status lines between ours
-        test = test_images[: self.setting.evaluated], test_labels[: self.setting.evaluated]
+        # A copy, as the training images are: a view would keep all random images in memory.
+        test = np.array(test_images[: self.setting.evaluated]), test_labels[: self.setting.evaluated]
         split = sources.Split(images, labels, *test, images, 10, "", "", "test")
         machine = build.machine(self.config)
         self.work = build.trainer(self.config, split, machine, console, nowhere, lambda row: None)

@@ -14,9 +14,10 @@ import torch
 
 from nin_repro import build, rng
 from nin_repro.config.compose import load
-from nin_repro.data.batches import Batches, crop_and_flip
+from nin_repro.data.batches import Batches, crop_and_flip, on_device
+from nin_repro.data.preprocess import preprocess
 from nin_repro.data.sources import Split
-from nin_repro.schema import Augment, Config
+from nin_repro.schema import Augment, Config, Preprocessing
 from nin_repro.training import checkpoint, evaluate
 from nin_repro.training.console import Console
 from nin_repro.training.loop import Interrupted, NotFinite, Trainer
@@ -301,7 +302,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(make: Make, tmp_path:
     def step(*arguments: Any) -> None:
         if run.progress.step == 4:
             run.before = checkpoint.fingerprint(run.network.state_dict())  # type: ignore[attr-defined]
-            run.batches.images.fill_(float("nan"))
+            run.batches.images.mean.fill_(float("nan"))  # type: ignore[union-attr]
         original(*arguments)
 
     run.step = step  # type: ignore[method-assign]
@@ -338,6 +339,23 @@ def test_an_epoch_shows_every_image_once() -> None:
     assert sorted(torch.cat([labels for _, labels in batches]).tolist()) == list(range(70))
     for pixels, labels in batches:
         assert pixels.shape[1:] == (1, 8, 8) and torch.equal(pixels[:, 0, 0, 0], labels.float())
+
+
+def test_bytes_become_what_numpy_makes_of_them(tmp_path: Path) -> None:
+    """To the last bit, whichever are asked for, and without a copy until then."""
+    raw = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), np.uint8)
+    chosen = torch.randperm(50, generator=torch.Generator().manual_seed(0))
+    for divide in (255, 7, 1):
+        (prepared,) = preprocess(raw, [raw], Preprocessing(divide, None, None, "pixel"), tmp_path, "d")
+        found = on_device(prepared, torch.device("cpu"))
+        values = raw.reshape(50, -1).astype(np.float32) / np.float32(divide)
+        values -= (raw / divide).reshape(50, -1).mean(0).astype(np.float32)
+        expected = torch.from_numpy(values.reshape(raw.shape))
+        torch.testing.assert_close(found.float(), expected, rtol=0, atol=2e-7 * 255 / divide)
+        assert torch.equal(found.float(), torch.from_numpy(np.array(prepared)))
+        assert torch.equal(found[chosen].float(), found.float()[chosen])
+        assert torch.equal(found[10:20][3:].float(), found.float()[13:20]) and len(found[45:90]) == 5
+        assert found.values.data_ptr() == raw.ctypes.data  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("flip", [True, False])

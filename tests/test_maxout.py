@@ -281,7 +281,7 @@ def test_three_updates_are_pylearn2s(tied: bool, make: Make) -> None:
     reference = Reference(weights, block, SMALL.full["full1"])
     trainer.run()
 
-    x = trainer.batches.images.double().numpy().transpose(0, 3, 1, 2)
+    x = trainer.batches.images.float().double().numpy().transpose(0, 3, 1, 2)
     velocities = [np.zeros(weight.shape) for weight in weights]
     cut = 0
     for rate, momentum in zip((0.4, 0.2, 0.1), (0.5, 0.7, 0.9), strict=True):  # an update is an epoch

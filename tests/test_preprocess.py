@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_lcn import reference as local_reference
 
-from nin_repro.data.preprocess import CHUNK, preprocess
+from nin_repro.data.preprocess import CHUNK, Bytes, preprocess
 from nin_repro.data.sources import Rows, load
 from nin_repro.files import UsageError
 from nin_repro.schema import Preprocessing
@@ -49,7 +49,7 @@ def whitened(fit: np.ndarray, x: np.ndarray, zca: float) -> np.ndarray:
     return (x - mean) / np.sqrt(zca) + (x - mean) @ vt.T * gain @ vt
 
 
-def run(tmp_path: Path, params: Preprocessing = WHITEN, digest: str = "d") -> list[np.ndarray]:
+def run(tmp_path: Path, params: Preprocessing = WHITEN, digest: str = "d") -> Any:
     return preprocess(images(50), [images(50), images(9, seed=1)], params, tmp_path / "cache", digest)
 
 
@@ -205,13 +205,17 @@ def test_they_are_as_good_as_arrays_and_read_by_the_chunk(params: Preprocessing,
         assert names[0] == names[1]
 
 
-def test_what_would_fill_the_memory_is_kept_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    params = Preprocessing(255, None, None, "channel")
-    expected = run(tmp_path, params)
-    assert not isinstance(expected[0], np.memmap)
-    monkeypatch.setattr("nin_repro.data.preprocess.IN_MEMORY", 4 * 59 * 24 - 1)
-    for a, b in zip(expected, run(tmp_path, params), strict=True):
-        assert isinstance(b, np.memmap) and np.array_equal(a, b)
+@pytest.mark.parametrize("mean", ["none", "channel"])
+def test_what_is_quick_to_do_again_stays_bytes(mean: Any, tmp_path: Path) -> None:
+    parts = [images(5_000), images(200, seed=1)]
+    rows = Watched(parts, np.arange(5_200))
+    plain, gathered = preprocess(parts[0], [parts[0], rows], Preprocessing(255, None, None, mean), tmp_path, "d")
+    assert isinstance(plain, Bytes) and np.shares_memory(plain.values, parts[0])
+    assert isinstance(gathered, Bytes) and np.array_equal(gathered.values, np.concatenate(parts))
+    expected = parts[0] / 255
+    expected -= expected.mean(axis=(0, 1, 2)) if mean == "channel" else 0
+    np.testing.assert_allclose(plain, expected, atol=1e-6)
+    assert np.asarray(plain).dtype == np.float32 and not list(tmp_path.iterdir())
 
 
 # --- the cache ------------------------------------------------------------------------------------------------------

@@ -1,12 +1,55 @@
 """Batches gathered from one tensor on the device: no DataLoader, no copies of images on the host."""
 
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nin_repro import rng
+from nin_repro.data.preprocess import Bytes
 from nin_repro.schema import Augment
 
 FILE = 10_000  # images in one of the files that the released code reads one after the other
+
+
+class Scaled:
+    """Images that stay bytes on the device, a quarter of the size; `float` makes of them what the network sees.
+
+    A part of it, chosen as of a tensor [N, H, W, C], is of its kind.
+    """
+
+    def __init__(self, values: Tensor, divide: Tensor, mean: Tensor) -> None:
+        """uint8 [N, H, W, C] to be divided by [] and lessened by [H, W, C]. Tensors all, on one device.
+
+        A division by a Python number would be a product on a GPU, whose last bit differs.
+        """
+        self.values, self.divide, self.mean = values, divide, mean
+        self.device = values.device
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, part: slice | Tensor) -> Scaled:
+        return Scaled(self.values[part], self.divide, self.mean)
+
+    def float(self) -> Tensor:
+        """float32 [N, H, W, C], anew at each call."""
+        return self.values.float().div_(self.divide).sub_(self.mean)
+
+
+Pictures: TypeAlias = Tensor | Scaled  # [N, H, W, C]; `float` makes float32 of either
+
+
+def on_device(images: NDArray[np.float32] | Bytes, device: torch.device) -> Pictures:
+    """What `preprocess` returned. On a CPU nothing is copied: a memory map stays one."""
+    if isinstance(images, Bytes):
+        scale = np.float32(images.divide), images.mean
+        return Scaled(*(torch.as_tensor(array).to(device) for array in (images.values, *scale)))
+    return torch.from_numpy(images).to(device)
 
 
 def crop_and_flip(images: Tensor, augment: Augment, clock: rng.Clock) -> Tensor:
@@ -33,14 +76,14 @@ class Batches:
     """The training set on the device.
 
     Args:
-        images: float [N, H, W, C].
+        images: of [N, H, W, C].
         labels: int64 [N].
         shuffled: draw a new order in every epoch. If not, the images come as they are, and no batch reaches beyond
             one of the released code's files, so that the last of each file's is small.
     """
 
     def __init__(
-        self, images: Tensor, labels: Tensor, batch_size: int, augment: Augment, shuffled: bool = True
+        self, images: Pictures, labels: Tensor, batch_size: int, augment: Augment, shuffled: bool = True
     ) -> None:
         self.images, self.labels, self.batch_size, self.augment = images, labels, batch_size, augment
         self.augmenting, self.shuffled = augment.pad > 0 or augment.flip, shuffled
@@ -77,7 +120,7 @@ class Batches:
         Returns images [B, C, H, W] in channels-last memory, and labels [B].
         """
         chosen = self.current[self._first[position] + self._span[:size]]
-        images = self.images[chosen]
+        images = self.images[chosen].float()
         if self.augmenting:
             images = crop_and_flip(images, self.augment, clock)
         return images.permute(0, 3, 1, 2), self.labels[chosen]

@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import shutil
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,12 +32,31 @@ if TYPE_CHECKING:
 VERSION = 1  # goes up when the same parameters come to mean something else: old cache entries are then not found
 MANIFEST = "manifest.json"
 CHUNK = 4_000  # images at a time; bounds the memory, 50 MB of CIFAR in fp32
-IN_MEMORY = 2 << 30  # bytes; results beyond are kept on disk even if they are quick to compute
+BLOCK = 50  # images, or rows of a matrix, that a thread works on: few enough to stay in a core's cache
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Images as bytes, and what is done with them when they are needed. As an array it is float32 [N, H, W, C]."""
+
+    values: NDArray[np.uint8]  # [N, H, W, C]
+    divide: float
+    mean: NDArray[np.float32]  # [H, W, C], subtracted after the division
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        result = self.values.astype(np.float32)
+        result /= self.divide
+        result -= self.mean
+        return result if dtype is None else result.astype(dtype)
 
 
 def preprocess(
     fit: Images, arrays: Sequence[Images], params: Preprocessing, cache_dir: Path, digest: str
-) -> list[NDArray[np.float32]]:
+) -> Sequence[NDArray[np.float32] | Bytes]:
     """Divide, then normalise the contrast, globally and locally, then whiten or subtract the mean.
 
     Args:
@@ -43,12 +64,12 @@ def preprocess(
         arrays: uint8 [M, H, W, C] each, what is to be transformed, with the statistics of `fit`. Of all images, a
             chunk at a time is read.
         params: what to do; whitening subtracts its own mean, so it goes with `mean="none"` only.
-        cache_dir: where contrast-normalised and whitened images are kept. All else is quicker done than read, and
-            kept only if it would fill the memory.
+        cache_dir: where contrast-normalised and whitened images are kept. All else is quicker done than read.
         digest: identifies the data set that the images are from.
 
     Returns:
-        float32 arrays of the shapes of `arrays`. Those from the cache are private memory maps of its files.
+        float32 arrays of the shapes of `arrays`. Those from the cache are private memory maps of its files. Where
+        there is nothing but a division and a mean, `Bytes`: of arrays without a copy.
 
     Raises:
         UsageError: `params` asks for whitening and another mean, or for two global contrast normalisations.
@@ -57,8 +78,9 @@ def preprocess(
         raise UsageError(f"preprocessing.zca subtracts the mean itself: with it, mean={params.mean} must be mean=none")
     if params.gcn is not None and params.gcn_std_bias is not None:
         raise UsageError("preprocessing.gcn and preprocessing.gcn_std_bias exclude each other: set one of them to null")
-    if not _steps(params) and 4 * sum(math.prod(array.shape) for array in arrays) <= IN_MEMORY:
-        return _in_memory(fit, arrays, params)
+    if not _steps(params):
+        mean = fit_transform(fit, params).mean.reshape(fit.shape[1:])
+        return [Bytes(_bytes(array), params.divide, mean) for array in arrays]
     identity = {"version": VERSION, "data": digest, "params": _named(params), "fit": _which(fit)}
     try:
         fitted = _cached(cache_dir, identity, lambda folder: _write_transform(folder, fit, params))
@@ -83,6 +105,16 @@ def _named(params: Preprocessing) -> dict[str, Any]:
     """The parameters as part of a cache entry's name. Those at their defaults are left out: see `schema`."""
     # 55 and 55.0 are one parameter, so one entry
     return {name: float(value) if type(value) is int else value for name, value in given(params).items()}
+
+
+def _bytes(images: Images) -> NDArray[np.uint8]:
+    """uint8 [N, H, W, C]: an array itself, anything else gathered chunk by chunk."""
+    if isinstance(images, np.ndarray):
+        return np.ascontiguousarray(images)
+    result = np.empty(images.shape, dtype=np.uint8)
+    for start in range(0, len(images), CHUNK):
+        result[start : start + CHUNK] = images[start : start + CHUNK]
+    return result
 
 
 def _in_memory(fit: Images, arrays: Sequence[Images], params: Preprocessing) -> list[NDArray[np.float32]]:
@@ -130,14 +162,24 @@ def fit_transform(fit: Images, params: Preprocessing) -> Transform:
     covariance = np.zeros((size, size))
     for chunk in _normalised(fit, params):
         chunk -= centre
-        covariance += chunk.T @ chunk  # numpy sees that this is symmetric and computes half of it, torch does not
+        _add_lower(covariance, chunk.T @ chunk)  # numpy sees that this is symmetric and computes half, torch does not
     covariance /= count
     covariance.flat[:: size + 1] += params.zca
-    values, vectors = np.linalg.eigh(covariance)
+    values, vectors = np.linalg.eigh(covariance, UPLO="L")
     del covariance
     half = vectors * values**-0.25  # P = half half^T
     del vectors
     return Transform(centre, (half @ half.T).astype(np.float32))
+
+
+def _add_lower(total: NDArray[np.float64], part: NDArray[np.float32]) -> None:
+    """Add the lower triangle of a square matrix to another's; what comes above it does not matter."""
+
+    def add(rows: slice) -> None:
+        total[rows, : rows.stop] += part[rows, : rows.stop]
+
+    with _threads() as pool:
+        _by_block(pool, add, len(total))
 
 
 def transformed(images: Images, params: Preprocessing, transform: Transform) -> Iterator[NDArray[np.float32]]:
@@ -156,21 +198,43 @@ def _normalised(images: Images, params: Preprocessing) -> Iterator[NDArray[np.fl
     divides it by the root of its variance plus this bias, as pylearn2 did for SVHN in 2013; since January 2014 the
     same call there divides by the L2 norm without bias.
     """
-    for start in range(0, len(images), CHUNK):
-        chunk = np.asarray(images[start : start + CHUNK])
-        shape = chunk.shape
-        chunk = chunk.reshape(-1, math.prod(shape[1:])).astype(np.float32)
-        if params.gcn is None:
-            chunk /= params.divide
-        else:  # the division would cancel; without it sums of bytes are exact, and a flat image stays exactly flat
-            chunk -= chunk.mean(axis=1, keepdims=True)
-            chunk *= params.gcn / np.maximum(np.linalg.norm(chunk, axis=1, keepdims=True), 1e-8)
-        if params.gcn_std_bias is not None:
-            chunk -= chunk.mean(axis=1, keepdims=True)
-            chunk /= np.sqrt(np.square(chunk).mean(axis=1, keepdims=True) + np.float32(params.gcn_std_bias))
-        if params.lcn:
-            chunk = local_contrast_normalised(chunk.reshape(shape)).reshape(chunk.shape)
-        yield chunk
+    with _threads() as pool:
+        for start in range(0, len(images), CHUNK):
+            raw = np.asarray(images[start : start + CHUNK])
+            chunk = np.empty((len(raw), math.prod(raw.shape[1:])), dtype=np.float32)
+
+            def normalise(rows: slice, raw: NDArray[Any] = raw, chunk: NDArray[np.float32] = chunk) -> None:
+                _normalise(raw[rows], chunk[rows], params)
+
+            _by_block(pool, normalise, len(raw))
+            del raw
+            yield chunk
+
+
+def _normalise(raw: NDArray[Any], x: NDArray[np.float32], params: Preprocessing) -> None:
+    """What `_normalised` says, of uint8 [n, H, W, C] to [n, D]. Each image by itself: the result is that of any n."""
+    x[:] = raw.reshape(x.shape)
+    if params.gcn is None:
+        x /= params.divide
+    else:  # the division would cancel; without it sums of bytes are exact, and a flat image stays exactly flat
+        x -= x.mean(axis=1, keepdims=True)
+        x *= params.gcn / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-8)
+    if params.gcn_std_bias is not None:
+        x -= x.mean(axis=1, keepdims=True)
+        x /= np.sqrt(np.square(x).mean(axis=1, keepdims=True) + np.float32(params.gcn_std_bias))
+    if params.lcn:
+        x[:] = local_contrast_normalised(x.reshape(raw.shape)).reshape(x.shape)
+
+
+def _threads() -> ThreadPoolExecutor:
+    """One thread for each core: numpy works outside of the interpreter's lock."""
+    return ThreadPoolExecutor(os.cpu_count())
+
+
+def _by_block(pool: ThreadPoolExecutor, call: Callable[[slice], None], count: int) -> None:
+    """Call with slices that make up `count`."""
+    for _ in pool.map(call, [slice(start, start + BLOCK) for start in range(0, count, BLOCK)]):
+        pass
 
 
 # --- the cache ------------------------------------------------------------------------------------------------------
@@ -185,7 +249,7 @@ def _which(images: Images) -> list[Any]:
 
 
 def _write_transform(folder: Path, fit: Images, params: Preprocessing) -> None:
-    wanted = " and ".join(_steps(params) or ["preprocessing"])
+    wanted = " and ".join(_steps(params))
     _say(f"{wanted}, fitted on {len(fit):,} images: once, then kept in {folder.parent}")
     mean, matrix = fit_transform(fit, params)
     _write(folder / "0.npy", mean.shape, [mean])
@@ -203,10 +267,15 @@ def _write(path: Path, shape: tuple[int, ...], chunks: Iterable[NDArray[np.float
 
     By plain writes: on a full disk they raise an OSError, where a memory map would kill the process.
     """
-    with open(path, "wb") as file:
+    with open(path, "wb") as file, ThreadPoolExecutor(1) as pool:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
-        for chunk in chunks:
-            file.write(np.ascontiguousarray(chunk, dtype="<f4").data)
+        written = None
+        for chunk in chunks:  # the next one is made while this one is written
+            if written is not None:
+                written.result()
+            written = pool.submit(file.write, np.ascontiguousarray(chunk, dtype="<f4").data)
+        if written is not None:
+            written.result()
 
 
 def _cached(cache_dir: Path, identity: dict[str, Any], write: Callable[[Path], None]) -> list[NDArray[np.float32]]:

@@ -2,13 +2,41 @@
 
 import itertools
 import math
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nin_repro.models.network import Dropout, Fill, Network, Start, make_head
 from nin_repro.models.spec import Shape, dropped, nin_layers, relu_ends, widths
 from nin_repro.schema import Mlpconv, Nin, Regularizer
+
+
+class _ReLU(torch.autograd.Function):
+    """ReLU in place, forward and backward: torch's own makes a new tensor for the gradient.
+
+    It overwrites the gradient that it is given. In a block that is nobody else's: one layer made it, for one ReLU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x.relu_()
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        if gradient.stride() != y.stride():  # that of a mean is one value, expanded
+            return torch.ops.aten.threshold_backward(gradient, y, 0)
+        return torch.ops.aten.threshold_backward.grad_input(gradient, y, 0, grad_input=gradient)
+
+
+def _relu(x: Tensor) -> Tensor:
+    rectified: Tensor = _ReLU.apply(x)
+    return rectified
 
 
 class MlpconvBlock(nn.Module):
@@ -27,14 +55,14 @@ class MlpconvBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         *inner, last = self.convolutions
         for convolution in inner:
-            x = F.relu(convolution(x), inplace=True)
+            x = _relu(convolution(x))
         x = last(x)
         block = self.block
         # ReLU is monotone, so it commutes with max pooling, gradients included; after it there is less to do.
         if block.pool == "max":
             x = F.max_pool2d(x, block.pool_size, block.pool_stride, ceil_mode=block.pool_ceil)
         if self.relu_last:
-            x = F.relu(x, inplace=True)
+            x = _relu(x)
         if block.pool == "avg":
             x = F.avg_pool2d(x, block.pool_size, block.pool_stride, ceil_mode=block.pool_ceil)
         return x

@@ -69,9 +69,9 @@ def map_shares(network: NetworkInNetwork, images: Tensor, labels: Tensor) -> Sha
     Float images [N, H, W, C], labels [N]. Values below zero, which only a network without a last ReLU has, are no
     activation and count as 0. Without dropout; the network is left in training mode.
     """
-    shares, right = [], []
+    shares, right, size = [], [], BATCH[images.device.type]
     network.eval()
-    for chunk, truth in zip(images.split(BATCH), labels.split(BATCH), strict=True):
+    for chunk, truth in zip(images.split(size), labels.split(size), strict=True):
         maps = network.features(chunk.permute(0, 3, 1, 2))
         mass = strongest(maps).clamp(min=0).double().sum((2, 3))
         total = mass.sum(1, keepdim=True)

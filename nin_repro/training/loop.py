@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nin_repro import rng
-from nin_repro.data.batches import Batches
+from nin_repro.data.batches import Batches, Pictures
 from nin_repro.models.network import Network
 from nin_repro.training import checkpoint
 from nin_repro.training.capture import Answers, Capture, Replay, own_stream
@@ -74,7 +74,7 @@ class Trainer:
         network: initialised here, once for each attempt.
         optimizer: makes the optimizer of an attempt, momentum at zero.
         rate: makes the schedule of an attempt.
-        evaluation: images float [M, H, W, C] and labels [M] that an epoch's error is measured on.
+        evaluation: images [M, H, W, C] and labels [M] that an epoch's error is measured on.
         record_row: called with each epoch's row, in order.
         eval_name: what the evaluation images are called in rows: "test" or "validation".
         watched: images and labels whose loss decides when the run stops, for a schedule that asks for it.
@@ -88,13 +88,13 @@ class Trainer:
         optimizer: Callable[[Network], SGD],
         rate: Callable[[], Rate],
         batches: Batches,
-        evaluation: tuple[Tensor, Tensor],
+        evaluation: tuple[Pictures, Tensor],
         limits: Limits,
         console: Console,
         checkpoint_path: Path,
         record_row: Callable[[dict[str, Any]], None],
         eval_name: str = "test",
-        watched: tuple[Tensor, Tensor] | None = None,
+        watched: tuple[Pictures, Tensor] | None = None,
         capture: Capture | None = None,
         unattended: bool = False,
     ) -> None:
