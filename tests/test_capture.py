@@ -151,7 +151,7 @@ def test_a_fault_in_a_captured_update_is_found_with_the_weights_before_it(make: 
     def step(position: int) -> None:
         if run.progress.step == 2 + WARM:
             run.before = checkpoint.fingerprint(run.network.state_dict())  # type: ignore[attr-defined]
-            run.batches.images.fill_(float("nan"))
+            run.batches.images.mean.fill_(float("nan"))
         original(position)
 
     run.step = step  # type: ignore[method-assign]
