@@ -262,8 +262,9 @@ class Trainer:
         self.window.zero_()
         dead, self.progress.silent = is_dead(self.answers, self.batches.images, self.batches.labels)
         if self.progress.step <= START or dead:
-            step, epoch_began = self.progress.step, self.rate.epoch * len(self.batches)
-            updates = PROBE_EVERY if step % PROBE_EVERY == 0 and step <= START else step - max(START, epoch_began)
+            step, updates = self.progress.step, PROBE_EVERY
+            if self.unattended and step > START:  # since the end of the last epoch, or of the start
+                updates = step - max(START, self.rate.epoch * len(self.batches))
             found = {"attempt": self.progress.attempt, "step": step, "loss": round(loss / updates, 4)}
             found |= {"gradient_norm": round(norm, 4), "silent_classes": len(self.progress.silent)}
             self.progress.start.append(found)
