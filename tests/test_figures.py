@@ -99,6 +99,8 @@ def test_only_living_runs_of_the_recipe_at_the_budget_are_chosen(tmp_path: Path)
         record(seed=2, dead_classes=[3]),
         record(seed=3, status="dead", error=None),
         record(seed=4, budget="short"),
+        record(seed=8, budget="short", dead_classes=[3]),
+        record(seed=9, budget="short", status="dead", error=None),
         record(seed=5, budget="short", family=FAMILY),
         record(seed=6, protocol="validate", error=None, validation_error=9.0, family=FAMILY),
         record("table1/nin_aug", seed=7),
@@ -106,7 +108,8 @@ def test_only_living_runs_of_the_recipe_at_the_budget_are_chosen(tmp_path: Path)
     found = choose(runs, "table1/nin", FAMILY, "paper")
     assert [run.seed for run in found.alive] == [0, 1]
     assert found.dead == 2
-    assert [run.seed for run in choose(runs, "table1/nin", digest("table1/nin short"), "short").alive] == [4]
+    short = choose(runs, "table1/nin", digest("table1/nin short"), "short")
+    assert [run.seed for run in short.alive] == [4, 8] and (short.dead, short.silent) == (1, 1)
 
 
 def lines(figure: Any) -> dict[str, Any]:
@@ -138,11 +141,14 @@ def test_lines_differ_without_colour(tmp_path: Path) -> None:
 
 
 def test_a_reduced_budget_says_so_in_the_title(tmp_path: Path) -> None:
-    runs = stored(tmp_path, record(budget="short", family=FAMILY, epochs=16, curve=curve([50] * 16)))
-    axes = draw_figure3(drawn(runs, budget="short")).axes[0]
+    rows = curve([50] * 16)
+    runs = stored(tmp_path, record(budget="short", family=FAMILY, epochs=16, curve=rows, dead_classes=[7]))
+    figure = draw_figure3(drawn(runs, budget="short"))
+    axes = figure.axes[0]
     assert "Reduced budget “short”, 16 epochs" in axes.get_title()
     assert "not comparable" in axes.get_title()
     assert axes.get_xlim() == (0, 16)
+    assert "Drawn with dropout: 1 seed in which a class had not begun to learn" in figure.get_supxlabel()
 
 
 def test_what_is_missing_or_left_out_stands_in_the_figure(tmp_path: Path) -> None:

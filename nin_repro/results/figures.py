@@ -75,11 +75,15 @@ class Band:
 
 @dataclass(frozen=True)
 class Runs:
-    """Our runs of one half of the figure. `dead` ones, and those with a dead class, are counted but not drawn."""
+    """Our runs of one half of the figure. `dead` ones, and those with a dead class, are counted but not drawn.
+
+    At a reduced budget a class may only have not begun to learn: such runs are drawn, and counted as `silent`.
+    """
 
     experiment: str
     alive: tuple[Record, ...] = ()
     dead: int = 0
+    silent: int = 0
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,9 @@ def choose(records: Iterable[Record], experiment: str, family: str, budget: str)
     """The runs of one recipe at one budget on the test images; nothing else is ever drawn with them."""
     runs = [one for one in records if (one.family, one.budget, one.protocol) == (family, budget, "final")]
     runs.sort(key=lambda record: (record.seed, record.key))
-    alive = tuple(run for run in runs if run.alive)
-    return Runs(experiment, alive, len(runs) - len(alive))
+    reduced = budget != PAPER_BUDGET
+    alive = tuple(run for run in runs if run.alive or (reduced and run.status == "done"))
+    return Runs(experiment, alive, len(runs) - len(alive), sum(not run.alive for run in alive))
 
 
 def last_attempt(record: Record, measure: str) -> dict[int, float]:
@@ -207,6 +212,8 @@ def _notes(comparison: Comparison) -> str:
             lines.append(f"    {comparison.commands.get(dropout, '')}")
         if runs.dead:
             lines.append(f"Not drawn {which}: {_seeds(runs.dead)} that ended with the network or a class dead.")
+        if runs.silent:
+            lines.append(f"Drawn {which}: {_seeds(runs.silent)} in which a class had not begun to learn.")
     return "\n".join(lines)
 
 
