@@ -20,7 +20,7 @@ SMALL = [
     "restarts=0",
     "dataset.augment.pad=1",
     "budget.epochs=4",
-    "budget.train_images=200",
+    "budget.train_images=100",
     "wandb.mode=disabled",
 ]
 
