@@ -156,6 +156,26 @@ def test_pooling_before_relu_has_the_gradient_of_relu_before_pooling() -> None:
         torch.testing.assert_close(gradient, parameter.grad)
 
 
+@pytest.mark.parametrize("way", ["an expanded value", "a tensor of its own", "channels first"])
+def test_a_block_takes_any_gradient(way: str) -> None:
+    """The ReLU writes over it where it can: where it is not one value for all places."""
+    block = network(load(["dataset=digits", "architecture=nin_small"])).blocks[-1].double()
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn((4, block.convolutions[0].in_channels, 4, 4), generator=draw, dtype=torch.float64)
+    x = x.contiguous(memory_format=torch.channels_last)
+    expected = x
+    for convolution in block.convolutions:
+        expected = F.relu(convolution(expected))
+    push = torch.tensor(2.0, dtype=torch.float64).expand(expected.shape)
+    if way != "an expanded value":
+        push = torch.randn(push.shape, generator=draw, dtype=torch.float64)
+    if way == "a tensor of its own":
+        push = push.contiguous(memory_format=torch.channels_last)
+    wanted = torch.autograd.grad(expected, list(block.parameters()), push)
+    for a, b in zip(torch.autograd.grad(block(x), list(block.parameters()), push), wanted, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 # --- dropout --------------------------------------------------------------------------------------------------------
 
 

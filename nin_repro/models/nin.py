@@ -29,7 +29,7 @@ class _ReLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (y,) = ctx.saved_tensors
-        if gradient.stride() != y.stride():  # that of a mean is one value, expanded
+        if gradient.stride() != y.stride():  # that of a sum is one value, expanded
             return torch.ops.aten.threshold_backward(gradient, y, 0)
         return torch.ops.aten.threshold_backward.grad_input(gradient, y, 0, grad_input=gradient)
 
