@@ -138,11 +138,12 @@ def draw_figure3(comparison: Comparison) -> Figure:
     Markers tell training (circles) from testing (squares), lines by their width; with dropout they are filled or solid,
     without it hollow or dashed.
     """
-    figure = Figure(figsize=(6.3, 4.2), layout="constrained")
+    reduced = comparison.budget != PAPER_BUDGET
+    figure = Figure(figsize=(8.4 if reduced else 6.3, 4.2), layout="constrained")
     axes = figure.add_subplot()
     bands = {curve.name: band(comparison.runs[curve.dropout].alive, curve.measure) for curve in paper.CURVES}
     end = LAST_EPOCH
-    if comparison.budget != PAPER_BUDGET:
+    if reduced:
         end = max((found.epochs[-1] for found in bands.values() if found), default=LAST_EPOCH)
     theirs: list[Line2D] = []
     ours: list[Line2D | Patch] = []
@@ -160,7 +161,7 @@ def draw_figure3(comparison: Comparison) -> Figure:
         axes.set_xticks(range(0, LAST_EPOCH + 1, 20))
     if any(found and found.runs > 1 for found in bands.values()):
         ours.append(Patch(color="0.8", label="band: lowest to highest seed"))
-    _legends(axes, theirs, ours)
+    _legends(axes, theirs, ours, beside=reduced)
     if notes := _notes(comparison):
         figure.supxlabel(notes, x=0.01, ha="left", fontsize=8, linespacing=1.4)
     return figure
@@ -185,12 +186,13 @@ def _printed(axes: "Axes", curve: paper.Curve, colour: str, end: int) -> Line2D:
     return line
 
 
-def _legends(axes: "Axes", theirs: Sequence[Line2D], ours: Sequence[Line2D | Patch]) -> None:
-    """The paper's curves and ours side by side, where the plot is empty."""
+def _legends(axes: "Axes", theirs: Sequence[Line2D], ours: Sequence[Line2D | Patch], beside: bool) -> None:
+    """The paper's curves and ours: where the plot of a whole run is empty, or else beside it."""
+    first, second = ((1.04, 0.97), (1.04, 0.62)) if beside else ((0.30, 0.97), (0.63, 0.97))
     place: dict[str, Any] = {"loc": "upper left", "alignment": "left", "borderaxespad": 0, "handlelength": 3}
-    axes.add_artist(axes.legend(handles=theirs, title="Paper", bbox_to_anchor=(0.30, 0.97), **place))
+    axes.add_artist(axes.legend(handles=theirs, title="Paper", bbox_to_anchor=first, **place))
     if ours:
-        axes.legend(handles=ours, title="This reproduction, mean", bbox_to_anchor=(0.63, 0.97), **place)
+        axes.legend(handles=ours, title="This reproduction, mean", bbox_to_anchor=second, **place)
 
 
 def _title(comparison: Comparison) -> str:
@@ -199,6 +201,9 @@ def _title(comparison: Comparison) -> str:
         return title
     lengths = sorted({run.epochs for runs in comparison.runs.values() for run in runs.alive})
     epochs = f", {' or '.join(map(str, lengths))} epochs" if lengths else ""
+    counts = {run.recipe["budget"].get("train_images") for runs in comparison.runs.values() for run in runs.alive}
+    if len(counts) == 1 and (count := counts.pop()):
+        epochs += f" of {count:,} images"
     return f"{title}\nReduced budget “{comparison.budget}”{epochs}: our curves are not comparable with the paper's"
 
 
