@@ -123,9 +123,13 @@ def test_state_restores_momentum_and_rates() -> None:
     assert all(torch.equal(a, b) for a, b in zip(tensors, others, strict=True))
 
 
-def test_weights_and_gradients_may_lie_differently_in_memory() -> None:
-    weight = torch.zeros(4, 3, 2, 2).to(memory_format=torch.channels_last)
-    sgd = SGD([Group([weight], 1.0, 0.0, bias=False)], 0.0, None)
-    weight.grad = torch.arange(48.0).view(4, 3, 2, 2)
-    sgd.step(torch.tensor(1.0))
-    assert torch.equal(weight, -torch.arange(48.0).view(4, 3, 2, 2))
+@pytest.mark.parametrize("shape", [(4, 3, 2, 2), (4, 3, 1, 1), (4, 1, 2, 2)])
+def test_weights_and_gradients_may_lie_differently_in_memory(shape: tuple[int, ...]) -> None:
+    values = torch.arange(1.0, 1 + math.prod(shape)).view(shape)
+    layouts = torch.channels_last, torch.contiguous_format
+    for ours, theirs in (layouts, layouts[::-1]):
+        weight = torch.zeros(shape).to(memory_format=ours)
+        sgd = SGD([Group([weight], 1.0, 0.0, bias=False)], 0.0, None)
+        weight.grad = values.to(memory_format=theirs)
+        sgd.step(torch.tensor(1.0))
+        assert torch.equal(weight, -values)

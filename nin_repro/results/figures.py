@@ -201,7 +201,9 @@ def _title(comparison: Comparison) -> str:
         return title
     lengths = sorted({run.epochs for runs in comparison.runs.values() for run in runs.alive})
     epochs = f", {' or '.join(map(str, lengths))} epochs" if lengths else ""
-    counts = {run.recipe.get("budget", {}).get("train_images") for runs in comparison.runs.values() for run in runs.alive}
+    counts = {
+        run.recipe.get("budget", {}).get("train_images") for runs in comparison.runs.values() for run in runs.alive
+    }
     if len(counts) == 1 and (count := counts.pop()):
         epochs += f" of {count:,} images"
     return f"{title}\nReduced budget “{comparison.budget}”{epochs}: our curves are not comparable with the paper's"

@@ -117,6 +117,7 @@ class SGD:
 
 def _like(parameter: Tensor, gradient: Tensor) -> Tensor:
     """A gradient with its numbers where the parameter has them: the kernel goes through both as they lie in memory."""
-    if gradient.stride() == parameter.stride():
-        return gradient
+    steps = zip(parameter.shape, parameter.stride(), gradient.stride(), strict=True)
+    if all(own == other for size, own, other in steps if size > 1):
+        return gradient.as_strided(parameter.shape, parameter.stride())  # on a GPU even steps never taken must agree
     return torch.empty_like(parameter).copy_(gradient)
