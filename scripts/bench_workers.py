@@ -37,7 +37,7 @@ class Failed(Exception):
 
 
 class Worker:
-    """A process that holds one of `KINDS`, and calls to its methods: `worker("run", 5)`."""
+    """A process that holds one of `bench_device.KINDS`, and calls to its methods: `worker("run", 5)`."""
 
     def __init__(self, kind: str, setting: Setting) -> None:
         context = multiprocessing.get_context("forkserver")
@@ -87,7 +87,7 @@ class Worker:
 
 def _serve(pipe: Any, kind: str, setting: Setting) -> None:
     """Build the subject, say so, and answer calls until the other end is closed."""
-    from bench_arms import KINDS  # imports torch, which the process that only asks does without
+    from bench_device import KINDS  # imports torch, which the process that only asks does without
 
     subject: Any = None
     with pipe:

@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import bench  # noqa: E402
 import bench_arms  # noqa: E402
+import bench_device  # noqa: E402
 from bench_page import compare, entries, quartiles, slug  # noqa: E402
 
 # The three loops on the same images in the same order; weights of a size that tells the logits apart.
@@ -63,7 +64,7 @@ def test_the_loops_compute_the_same() -> None:
     setting = bench.replace(bench.TINY, words=bench.TINY.words + ALIKE)
     seen = {}
     for name in ("usual", "good", "ours"):
-        arm = bench_arms.KINDS[name](setting)
+        arm = bench_device.KINDS[name](setting)
         arm.step()
         seen[name] = arm.totals()
     arm.work.console.log.close()
