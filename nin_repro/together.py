@@ -10,7 +10,6 @@ import io
 import signal
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TextIO
 
@@ -46,7 +45,7 @@ def train(requests: dict[str, Request], at_once: int) -> list[Outcome]:
         request = dataclasses.replace(request, config=dataclasses.replace(request.config, wait=True))
         groups.setdefault((request.config.precision, request.config.device), {})[name] = request
     found: dict[str, Outcome] = {}
-    with STOP.listening(), _labelled():
+    with STOP.listening(), contextlib.redirect_stdout(Labelled(sys.stdout)):
         for group in groups.values():
             with ThreadPoolExecutor(at_once) as pool:
                 ends = {name: pool.submit(_train, name, request) for name, request in group.items()}
@@ -62,9 +61,3 @@ def _train(name: str, request: Request) -> Outcome:
         return execute(request)
     except UsageError as error:
         return Outcome("refused", fail(error), str(error))
-
-
-@contextlib.contextmanager
-def _labelled() -> Iterator[None]:
-    with contextlib.redirect_stdout(Labelled(sys.stdout)):
-        yield

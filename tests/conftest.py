@@ -35,3 +35,20 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return call
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a real, if short, run on the digits, with its record. Tests that alter it copy it first."""
+    folder = tmp_path_factory.mktemp("trained")
+    words = ["experiment=quickstart", "budget.max_steps=12", "restarts=0", "wandb.mode=disabled", "record=always"]
+    subprocess.run(
+        [sys.executable, "-m", "nin_repro.train", *words],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=True,
+        timeout=120,
+    )
+    (run,) = folder.glob("runs/digits*")
+    return run

@@ -361,23 +361,6 @@ def test_the_page_states_the_rule_before_the_numbers_and_hostile_words_do_no_har
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a real, if short, run on the digits."""
-    folder = tmp_path_factory.mktemp("trained")
-    words = ["experiment=quickstart", "budget.max_steps=12", "restarts=0", "wandb.mode=disabled", "record=always"]
-    subprocess.run(
-        [sys.executable, "-m", "nin_repro.train", *words],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
-        capture_output=True,
-        check=True,
-        timeout=120,
-    )
-    (run,) = folder.glob("runs/digits*")
-    return run
-
-
 def test_a_run_is_measured_once_and_its_error_is_the_records(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,11 +1,9 @@
 """Figures 3 and 4: the paper's numbers, the bands of ours, the maps, and what is drawn of which runs."""
 
 import json
-import os
 import shutil
 import statistics
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -286,23 +284,6 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest
 
 
 # --- a run's directory ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a real, if short, run on the digits."""
-    folder = tmp_path_factory.mktemp("trained")
-    words = ["experiment=quickstart", "budget.max_steps=12", "restarts=0", "wandb.mode=disabled", "record=never"]
-    subprocess.run(
-        [sys.executable, "-m", "nin_repro.train", *words],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
-        capture_output=True,
-        check=True,
-        timeout=120,
-    )
-    (run,) = folder.glob("runs/digits*")
-    return run
 
 
 def test_figure_4_of_a_run(command: Command, trained: Path) -> None:
