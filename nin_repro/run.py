@@ -153,7 +153,7 @@ def _train(request: Request, run: RunDirectory, found: "Machine", split: "Split"
     run.write_environment(about)
     run.write_selection(request.selection)
     run.write_status("running")
-    with Console(run.log) as console:
+    with Console(run.log, lambda figures: run.write_status("running", **figures)) as console:
         tracker = _tracker(request, run, console)
         failed = True
         try:

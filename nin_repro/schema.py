@@ -343,6 +343,7 @@ class Config:
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     cuda_graphs: bool = True  # launch an update as a whole on a GPU; false: kernel by kernel, with the same result
     together: Count = 1  # members of a sweep (-m) that this process trains at the same time
+    processes: Count = 1  # members of a sweep (-m) at the same time, each in a process of its own
     parent: Parent | None = None
     select: bool = False  # after a sweep with protocol=validate: train its best choice with protocol=final
 

@@ -31,7 +31,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Waiting:
-    """A member that is to be trained together with others (together=N)."""
+    """A member that is to be trained at the same time as others (together=N, processes=N)."""
 
     number: int
     overrides: list[str]
@@ -75,24 +75,29 @@ class Outcomes(Callback):
         """Show a table of the members, and keep them for the process."""
         global folder, members
         folder = Path(config.hydra.sweep.dir)
-        _train_together(folder)
+        _train_waiting(folder)
         members = read(folder)
         print(f"\n{len(members)} runs in this sweep:")
         show(apart([member.overrides for member in members]), [member.outcome for member in members])
 
 
-def _train_together(folder: Path) -> None:
+def _train_waiting(folder: Path) -> None:
     """Train the members that wait."""
     if not waiting:
         return
-    from nin_repro import together
-
     names = apart([one.overrides for one in waiting])
     names = [name or f"{one.number + 1}" for name, one in zip(names, waiting, strict=True)]
     if len(set(names)) < len(names):
         names = [f"{one.number + 1}. {name}" for name, one in zip(names, waiting, strict=True)]
     requests = {name: one.request for name, one in zip(names, waiting, strict=True)}
-    outcomes = together.train(requests, max(one.request.config.together for one in waiting))
+    if waiting[0].request.config.together > 1:
+        from nin_repro import together
+
+        outcomes = together.train(requests, max(one.request.config.together for one in waiting))
+    else:
+        from nin_repro import processes
+
+        outcomes = processes.train(requests, max(one.request.config.processes for one in waiting), folder)
     for one, outcome in zip(waiting, outcomes, strict=True):
         leave(folder, one.number, Member(one.overrides, one.request.experiment, one.select, outcome))
     waiting.clear()

@@ -20,6 +20,7 @@ from nin_repro.config.compose import (
 from nin_repro.config.conf import CONF, help_text
 from nin_repro.files import UsageError, write_json
 from nin_repro.run import Outcome, Request, Terminated, execute, fail, signal_of
+from nin_repro.schema import Config
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -41,20 +42,21 @@ def task(composed: "DictConfig") -> None:
     settings = HydraConfig.get()
     overrides = list(settings.overrides.task)
     several = settings.mode == RunMode.MULTIRUN
-    if several:
+    later = any(word.startswith(("together=", "processes=")) for word in overrides)
+    if several and not later:
         print(f"\n{settings.job.num + 1}. {swept(overrides)}", flush=True)
     experiment, select = settings.runtime.choices.get("experiment"), False
     try:
         config, words = checked(composed, overrides), overrides
         select = config.select
-        if config.together > 1:
-            require_here(several, settings.launcher)
-            words = [word for word in words if not word.startswith("together=")]
+        if config.together > 1 or config.processes > 1:
+            require_here(config, several, settings.launcher)
+            words = [word for word in words if not word.startswith(("together=", "processes="))]
         if select:
             sweep.require_search(config.protocol, (settings.sweeper.params or {}) if several else None, overrides)
             words = [*words, "select=false"]  # of the command that repeats this run alone
         request = Request(config, words, experiment, to_yaml(composed))
-        if config.together > 1:
+        if config.together > 1 or config.processes > 1:
             sweep.waiting.append(sweep.Waiting(settings.job.num, overrides, select, request))
             return
         outcome = execute(request)
@@ -68,18 +70,19 @@ def task(composed: "DictConfig") -> None:
             raise SystemExit(outcome.code)
 
 
-def require_here(several: bool, launcher: "DictConfig") -> None:
-    """Refuse together=N where there are no members, or where each has a process of its own.
+def require_here(config: Config, several: bool, launcher: "DictConfig") -> None:
+    """Refuse together=N and processes=N where there are no members, or where a launcher has them.
 
     Raises:
         UsageError: that is so.
     """
+    if config.together > 1 and config.processes > 1:
+        raise UsageError("together= is for members in one process, processes= for one in each: leave one out")
+    name = "together" if config.together > 1 else "processes"
     if not several:
-        raise UsageError("together= trains several members of a sweep at the same time: add -m, or leave it out")
+        raise UsageError(f"{name}= trains several members of a sweep at the same time: add -m, or leave it out")
     if not launcher._target_.endswith(".BasicLauncher"):
-        raise UsageError(
-            "together= trains members in this process, and this launcher gives each a process of its own: leave one out"
-        )
+        raise UsageError(f"{name}= trains members on this machine, and a launcher was chosen for them: leave one out")
 
 
 def swept(overrides: list[str]) -> str:
@@ -125,7 +128,7 @@ def train_final(member: "Member", told: dict[str, Any]) -> Outcome:
     Raises:
         SystemExit: it was interrupted.
     """
-    words = [*member.without("protocol", "select", "together"), "protocol=final", "select=false"]
+    words = [*member.without("protocol", "select", "together", "processes"), "protocol=final", "select=false"]
     print(f"\nfinal run: {swept(words)}", flush=True)
     try:
         config, text = load_with_text(words)

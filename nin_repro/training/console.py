@@ -2,10 +2,13 @@
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
 WATCHED, UNWATCHED = 0.5, 30.0  # seconds between status lines on a terminal, and elsewhere
+REPORT = 2.0  # seconds between reports for other processes to read
+Report = Callable[[dict[str, float | int | None]], None]
 
 
 def duration(seconds: float) -> str:
@@ -19,12 +22,16 @@ def duration(seconds: float) -> str:
 
 
 class Console:
-    """Standard output and `train.log`. Status lines come often on a terminal, rarely and as plain lines elsewhere."""
+    """Standard output and `train.log`. Status lines come often on a terminal, rarely and as plain lines elsewhere.
 
-    def __init__(self, log: Path) -> None:
+    `report` is called with the figures of a status line every few seconds.
+    """
+
+    def __init__(self, log: Path, report: Report | None = None) -> None:
         self.terminal = sys.stdout.isatty()
         self.log = open(log, "a", encoding="utf-8")  # noqa: SIM115 - closed with the run
-        self.shown = 0.0
+        self.report = report
+        self.shown = self.reported = 0.0
         self.open_line = False
 
     def __enter__(self) -> "Console":
@@ -42,12 +49,21 @@ class Console:
         self._log(text)
 
     def due(self) -> bool:
-        """Whether it is time for another status line; so that nobody works one out that is not shown."""
+        """Whether it is time for another status line or report; so that nobody works one out that is not shown."""
+        return self._line_due() or (self.report is not None and time.monotonic() - self.reported >= REPORT)
+
+    def _line_due(self) -> bool:
         return time.monotonic() - self.shown >= (WATCHED if self.terminal else UNWATCHED)
 
-    def status(self, text: str) -> None:
+    def status(self, text: str, figures: dict[str, float | int | None]) -> None:
         """A line that the next one replaces on a terminal."""
-        self.shown = time.monotonic()
+        now = time.monotonic()
+        if self.report is not None and now - self.reported >= REPORT:
+            self.reported = now
+            self.report(figures)
+        if not self._line_due():
+            return
+        self.shown = now
         if self.terminal:
             print("\r\x1b[K" + text, end="", flush=True)
             self.open_line = True

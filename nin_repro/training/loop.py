@@ -275,7 +275,7 @@ class Trainer:
         if not self.unattended:  # after a fault nothing moves, so it may be found late
             self._check_fault()
         if self.console.due():
-            self.console.status(self._status(epoch_started, steps_done))
+            self.console.status(*self._status(epoch_started, steps_done))
         if STOP.signal is not None:
             self.save()
         self._stop_if_asked()
@@ -324,7 +324,7 @@ class Trainer:
         """(on the evaluation images, on the training images), without dropout and augmentation."""
         training = self.batches.images, self.batches.labels
         count = len(self.evaluation[1]) + len(training[1])
-        self.console.status(f"measuring the errors without dropout on {count:,} images")
+        self.console.status(f"measuring the errors without dropout on {count:,} images", {})
         return (
             evaluate(self.answers, *self.evaluation, self._stop_if_asked),
             evaluate(self.answers, *training, self._stop_if_asked),
@@ -349,20 +349,23 @@ class Trainer:
     def _where(self) -> str:
         return f"epoch {self.rate.epoch + 1}, step {self.progress.step}"
 
-    def _status(self, epoch_started: float, steps_done: int) -> str:
+    def _status(self, epoch_started: float, steps_done: int) -> tuple[str, dict[str, float | int | None]]:
+        """How far the run is, in words and in figures: error in %, seconds left (at most, where that is not known)."""
         loss, wrong, seen = self.totals.tolist()
         total = self.rate.epochs * len(self.batches)
         if self.limits.max_steps is not None:
             total = min(total, self.limits.max_steps)
         per_step = (time.monotonic() - epoch_started) / steps_done
-        left = duration(per_step * (total - self.progress.step))
+        left = per_step * (total - self.progress.step)
         most = "at most " if self.rate.drops is None or self.rate.schedule.stop != "never" else ""
         silent = _silent(len(self.progress.silent))
-        return (
+        text = (
             f"epoch {self.rate.epoch + 1}/{self.rate.epochs}  step {self.progress.step}/{total}  "
             f"loss {loss / seen:.4f}  error {100 * wrong / seen:.2f} %{silent}  "
-            f"{self.batches.batch_size / per_step:,.0f} images/s  {most}{left} left"
+            f"{self.batches.batch_size / per_step:,.0f} images/s  {most}{duration(left)} left"
         )
+        figures = {"epoch": self.rate.epoch + 1, "epochs": self.rate.epochs, "error": round(100 * wrong / seen, 2)}
+        return text, figures | {"images_per_second": round(self.batches.batch_size / per_step, 1), "left": round(left)}
 
     def _summary(self, row: dict[str, Any]) -> str:
         tested = ""

@@ -1,0 +1,218 @@
+"""Members of a sweep in processes of their own, several at a time on this machine, and a table of how far each is.
+
+A member that is killed, by the system for want of memory or by anybody, takes no other with it, and is started again
+from its checkpoint. Processes are forked from one that has torch imported: a member starts in no time.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+import traceback
+from dataclasses import dataclass, replace
+from multiprocessing import connection, get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from nin_repro.config.recipe import directory
+from nin_repro.files import UsageError
+from nin_repro.progress import Row, Table
+from nin_repro.run import Outcome, Request, execute, fail
+from nin_repro.training.rundir import RunDirectory
+from nin_repro.training.stop import STOP
+
+TRIES = 3  # starts of a member that is killed each time before it gets to another checkpoint
+PDEATHSIG = 1  # of prctl: the signal that a process gets when its parent ends
+
+
+@dataclass
+class Member:
+    """A member of the sweep, and the process that has it, if one does."""
+
+    name: str
+    request: Request
+    output: Path  # where what it prints goes
+    process: BaseProcess | None = None
+    pipe: Any = None
+    slot: int = 0
+    checkpoint: float | None = None  # when its checkpoint was written, as the process started
+    tries: int = 0  # starts since then
+    outcome: Outcome | None = None
+
+    @property
+    def run(self) -> RunDirectory:
+        return RunDirectory(directory(self.request.config))
+
+    def saved(self) -> float | None:
+        try:
+            return self.run.checkpoint.stat().st_mtime
+        except OSError:
+            return None
+
+
+def train(requests: dict[str, Request], at_once: int, folder: Path) -> list[Outcome]:
+    """Bring the runs to their ends, so many processes at a time; their outcomes in order. A signal stops them all.
+
+    `folder`: of the sweep; each member's output goes into a file there. Of N processes, number i has GPU i modulo the
+    number of GPUs to itself or, if there are fewer GPUs than processes, shares it; without a GPU each has its part of
+    the cores.
+    """
+    members = [
+        Member(name, _fitted(request, at_once), folder / f"{number}.log")
+        for number, (name, request) in enumerate(requests.items())
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"what the runs print is in {folder}/0.log to {len(members) - 1}.log", flush=True)
+    table = Table([member.name for member in members])
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["nin_repro.build"])
+    forwarded = None
+    with STOP.listening():
+        while any(member.outcome is None for member in members):
+            try:
+                _start(members, at_once, context)
+                running = [member for member in members if member.process is not None]
+                if STOP.signal is not None and forwarded is None:
+                    forwarded = STOP.signal
+                    _pass_on(running, forwarded)
+                connection.wait([member.process.sentinel for member in running if member.process], timeout=0.5)
+                for member in running:
+                    if member.process is not None and not member.process.is_alive():
+                        _collect(member, table)
+                table.show([_row(member) for member in members])
+            except KeyboardInterrupt:  # asked twice: the members do not finish their updates either
+                _pass_on([member for member in members if member.process is not None], signal.SIGTERM)
+        table.show([_row(member) for member in members], last=True)
+    return [member.outcome for member in members if member.outcome is not None]
+
+
+def _fitted(request: Request, at_once: int) -> Request:
+    """The request of a member that has only its part of the machine."""
+    config = request.config
+    threads = config.threads or max(1, len(os.sched_getaffinity(0)) // at_once)
+    # Members with a parent in common wait for the one that trains it.
+    return replace(request, config=replace(config, wait=True, threads=threads))
+
+
+def _start(members: list[Member], at_once: int, context: Any) -> None:
+    """Start waiting members while there is room; none after a signal."""
+    for member in members:
+        if member.outcome is not None or member.process is not None:
+            continue
+        if STOP.signal is not None:
+            name = signal.Signals(STOP.signal).name
+            member.outcome = Outcome("interrupted", 128 + STOP.signal, f"not begun when {name} came")
+            continue
+        taken = {other.slot for other in members if other.process is not None}
+        if len(taken) >= at_once:
+            return
+        member.slot = next(slot for slot in range(at_once) if slot not in taken)
+        saved = member.saved()
+        if saved != member.checkpoint:  # it got further than when it was started before
+            member.checkpoint, member.tries = saved, 0
+        member.tries += 1
+        member.pipe, theirs = context.Pipe(duplex=False)
+        arguments = theirs, member.request, member.output, _gpu(member)
+        member.process = context.Process(target=_member, args=arguments, name=member.name)
+        member.process.start()
+        theirs.close()
+
+
+def _gpu(member: Member) -> str | None:
+    """The GPU that a member's process sees; None: as it is."""
+    if member.request.config.device not in ("auto", "cuda"):
+        return None
+    found = gpus()
+    return found[member.slot % len(found)] if found else None
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them. Does not import torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip()]
+    with contextlib.suppress(OSError):
+        return [str(number) for number in range(len(list(Path("/proc/driver/nvidia/gpus").iterdir())))]
+    return []
+
+
+def _pass_on(members: list[Member], number: int) -> None:
+    for member in members:
+        if member.process is not None and member.process.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(member.process.pid, number)
+
+
+def _collect(member: Member, table: Table) -> None:
+    """Take what an ended process left: its outcome or, if it was killed, nothing, and then it is started again."""
+    process, pipe = member.process, member.pipe
+    assert process is not None
+    process.join()
+    with pipe, contextlib.suppress(EOFError, OSError):
+        if pipe.poll():
+            member.outcome = pipe.recv()
+    code = process.exitcode or 0
+    member.process = member.pipe = None
+    process.close()
+    if member.outcome is None:
+        why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        if STOP.signal is not None:
+            member.outcome = Outcome("interrupted", 128 + STOP.signal, why, path=str(member.run.path))
+        elif member.tries >= TRIES and member.saved() == member.checkpoint:
+            why += f", {TRIES} times without getting further (out of memory?); what it printed: {member.output}"
+            with contextlib.suppress(OSError):
+                member.run.write_status("failed", why=why)
+            member.outcome = Outcome("failed", 1, why, path=str(member.run.path))
+        else:
+            table.line(f"{member.name}: {why}, starts again from its checkpoint")
+            return
+    table.line(f"{member.name}: {member.outcome.state}, {member.outcome.words}")
+
+
+def _row(member: Member) -> Row:
+    """What the table says of a member."""
+    if member.outcome is not None:
+        return Row(member.name, member.outcome.state, words=member.outcome.words)
+    if member.process is None:
+        return Row(member.name, "waiting")
+    told = member.run.status()
+    figures = told if told.get("pid") == member.process.pid else {}
+    return Row.of(member.name, "running", figures)
+
+
+def _member(pipe: Any, request: Request, output: Path, gpu: str | None) -> None:
+    """What a member's process does: the run, its output into a file, its outcome into the pipe."""
+    os.setsid()  # Ctrl-C in the terminal is for the parent, which passes it on once
+    _end_with_parent()
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    with open(output, "a", buffering=1) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        sys.stdout = sys.stderr = file
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {request.command}", flush=True)
+        try:
+            outcome = execute(request)
+        except UsageError as error:
+            outcome = Outcome("refused", fail(error), str(error))
+        except KeyboardInterrupt:
+            outcome = Outcome("interrupted", 128 + signal.SIGTERM, "stopped before training began")
+        except Exception as error:
+            traceback.print_exc()
+            outcome = Outcome("failed", 1, " ".join(f"{type(error).__name__}: {error}".split()) + f"; see {output}")
+        pipe.send(outcome)
+
+
+def _end_with_parent() -> None:
+    """Ask the kernel to stop this process, by SIGTERM, when the one it was forked from ends, as with its sweep."""
+    signal.signal(signal.SIGINT, _terminated)
+    signal.signal(signal.SIGTERM, _terminated)
+    with contextlib.suppress(OSError, AttributeError):  # Linux only
+        ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGTERM)
+
+
+def _terminated(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt

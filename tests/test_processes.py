@@ -1,0 +1,141 @@
+"""Members of a sweep in processes of their own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nin_repro import processes, train
+from nin_repro.progress import Row, Table
+from tests.test_together import SMALL, results
+
+WORDS = [word for word in SMALL if not word.startswith("budget.")]
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "nin_repro.train", "-m", *WORDS, "seed=0,1,2", "checkpoint_seconds=0", *words]
+
+
+def wait_for(found: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 60
+    while not found():
+        assert process.poll() is None and time.monotonic() < end, "it did not come"
+        time.sleep(0.005)
+
+
+def pids(runs: Path) -> dict[str, int]:
+    """Processes by run, of the runs that say they are running."""
+    found = {}
+    for path in runs.glob("*/status.json"):
+        told = json.loads(path.read_text())
+        if told["state"] == "running":
+            found[path.parent.name] = told["pid"]
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_members_and_the_sweep_itself_are_killed_and_end_as_each_alone(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    shared = [f"data_dir={tmp_path / 'data'}", "budget.epochs=12", "budget.train_images=200"]
+    several = command("processes=2", f"runs_dir={runs}", *shared)
+    sweep = subprocess.Popen(several, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_for(lambda: list(runs.glob("*/checkpoint.pt")), sweep)
+    (first,) = runs.glob("*/checkpoint.pt")
+    name = first.parent.name
+    pid = pids(runs)[name]
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: pids(runs).get(name, pid) != pid or (runs / name / "result.json").exists(), sweep)
+    sweep.kill()  # and its members find out
+    shown = sweep.communicate(timeout=60)[0]
+    assert "killed by SIGKILL, starts again from its checkpoint" in shown
+    end = time.monotonic() + 60
+    while any(alive(one) for one in pids(runs).values()):
+        assert time.monotonic() < end, "members outlive their sweep"
+        time.sleep(0.05)
+
+    done = subprocess.run(several, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 runs in this sweep" in done.stdout and "going on after epoch" not in done.stdout
+    printed = "".join(path.read_text() for path in runs.glob("sweeps/*/*.log"))
+    assert "going on after epoch" in printed and "test error" in printed
+    alone = command(f"runs_dir={tmp_path / 'alone'}", *shared)
+    assert subprocess.run(alone, capture_output=True, timeout=120).returncode == 0
+    assert results(runs) == results(tmp_path / "alone")
+    told = json.loads(next(runs.glob("*/result.json")).read_text())
+    assert "processes=" not in told["command"]  # it repeats this run alone
+
+
+def test_a_member_that_is_killed_again_and_again_is_given_up_and_the_others_end(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    words = [f"runs_dir={runs}", f"data_dir={tmp_path / 'data'}", "processes=2", "seed=0,1"]
+    words += ["optimizer.schedule.epochs=9999", "eval_every=0", "checkpoint_seconds=999"]
+    several = [sys.executable, "-m", "nin_repro.train", "-m", *WORDS, *words]
+    sweep = subprocess.Popen(several, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    killed: dict[int, str] = {}
+    while sweep.poll() is None:
+        for name, pid in pids(runs).items():
+            if "seed0" in name and pid not in killed:
+                killed[pid] = name
+                os.kill(pid, signal.SIGKILL)
+        if len(killed) == processes.TRIES and len(told := pids(runs)) == 1:
+            sweep.terminate()  # the other one is still at work
+            assert "seed1" in next(iter(told))
+            break
+        time.sleep(0.01)
+    shown = sweep.communicate(timeout=60)[0]
+    assert sweep.returncode == 128 + signal.SIGTERM
+    assert f"killed by SIGKILL, {processes.TRIES} times without getting further" in shown
+    assert "stopped by SIGTERM" in shown and "Traceback" not in shown
+    (name,) = set(killed.values())
+    assert json.loads((runs / name / "status.json").read_text())["state"] == "failed"
+
+
+def test_several_processes_are_for_sweeps(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for words, expected in (
+        (["processes=2"], "add -m, or leave it out"),
+        (["-m", "processes=2", "together=2"], "leave one out"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["train", *words, *WORDS, f"runs_dir={tmp_path}/runs"])
+        assert train.main() == 2
+        assert expected in capsys.readouterr().err and not list(tmp_path.glob("runs/digits*"))
+
+
+def test_gpus_are_those_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-8a")
+    assert processes.gpus() == ["2", "GPU-8a"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert processes.gpus() == []
+
+
+def test_a_table_of_members_fits_the_screen_and_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("LINES", "6")
+    rows = [Row(f"seed={seed}", "waiting") for seed in range(9)]
+    rows[8] = Row("seed=8", "running", 3, 60, 12.345, 90.0)
+    table = Table([row.name for row in rows])
+    table.show(rows)
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == 5 and all(len(line) < 60 for line in shown)
+    assert any(line.split() == ["seed=8", "running", "3/60", "12.35", "%", "1:30", "left"] for line in shown)
+    assert shown[-1] == "1 running, 8 waiting"
+    table.line("seed=0: done")
+    assert capsys.readouterr().out == "\x1b[5A\x1b[Jseed=0: done\n"
+    table.show(rows, last=True)
+    assert capsys.readouterr().out == ""
