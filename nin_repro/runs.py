@@ -1,0 +1,145 @@
+"""`python -m nin_repro.runs` lists the runs in a directory: state, age, how far, and why what failed did."""
+
+import argparse
+import contextlib
+import sys
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from nin_repro.files import UsageError, locked
+from nin_repro.progress import Row
+from nin_repro.run import as_command
+from nin_repro.training.console import duration
+from nin_repro.training.rundir import RunDirectory
+
+STATES = ("running", "killed", "interrupted", "failed", "dead", "done", "unknown")
+ENDED = ("done", "dead")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run directory, and what it tells."""
+
+    run: RunDirectory
+    state: str  # one of STATES; killed: it says it is running, and no process has its lock
+    told: dict[str, Any]  # its status.json
+    record: dict[str, Any] | None
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since it told something; None if that is not known. Never negative: clocks jump."""
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            return max(0.0, time.time() - datetime.strptime(self.told["time"], "%Y-%m-%dT%H:%M:%S%z").timestamp())
+        return None
+
+    @property
+    def command(self) -> str | None:
+        """The command that goes on with it: the first line of its config.yaml."""
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            with open(self.run.path / "config.yaml") as file:
+                line = file.readline()
+            return line.removeprefix("# ").strip() if line.startswith("# ") else None
+        return None
+
+    def words(self) -> str:
+        """How it ended, or how far it is, and where."""
+        if self.record is not None:
+            error = self.record.get("test_error")
+            kind, error = ("test", error) if error is not None else ("validation", self.record.get("validation_error"))
+            return f"{kind} error {error:.2f} %" if isinstance(error, int | float) else "no error in its record"
+        if self.state == "running":
+            row = " ".join(cell for cell in Row.of("", "", self.told).cells() if cell)
+            return f"{row or 'starting'} ({self.told.get('host')}, process {self.told.get('pid')})"
+        if self.state == "killed":
+            return f"its process {self.told.get('pid')} on {self.told.get('host')} is gone without a word"
+        return str(self.told.get("why", ""))
+
+
+def look(path: Path) -> Found:
+    """What there is to say of a run directory."""
+    run = RunDirectory(path)
+    told, record, state = run.status(), None, "unknown"
+    with contextlib.suppress(OSError, RecursionError):
+        record = run.result()
+    if record is not None:
+        state = str(record["status"])
+    elif told.get("state") in STATES:
+        state = told["state"]
+    if state in ("running", "interrupted", "failed", "unknown") and run.lock.exists():
+        with contextlib.suppress(OSError, UsageError), locked(run.lock, wait=False) as free:
+            if not free:
+                state = "running"
+            elif state == "running":
+                state = "killed"
+    return Found(run, state, told, record)
+
+
+def find(runs: Path) -> list[Found]:
+    """All runs below a directory, the oldest news first.
+
+    Raises:
+        UsageError: the directory is not there.
+    """
+    if not runs.is_dir():
+        raise UsageError(f"--runs {runs} is no directory; runs are where runs_dir= of their commands says (runs)")
+    paths = sorted({path.parent for path in runs.glob("*/*") if path.name in ("status.json", "result.json")})
+    return sorted(map(look, paths), key=lambda found: -(found.age or 0))
+
+
+def show(found: list[Found], runs: Path) -> None:
+    """The table, the commands of what is not finished, and the number of runs in each state."""
+    width = max((len(one.run.path.name) for one in found), default=0)
+    for one in found:
+        age = f"{_age(one.age)} ago" if one.age is not None else ""
+        print(f"{one.run.path.name:{width}}  {one.state:11}  {age:>13}  {one.words()}")
+    again = [one for one in found if one.state in ("killed", "interrupted", "failed")]
+    if again:
+        print("\nthe command of each of these goes on with it:")
+        for one in again:
+            print(f"  {one.command or f'unknown: {one.run.path}/config.yaml cannot be read'}")
+    counts = {state: sum(one.state == state for one in found) for state in STATES}
+    total = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    print(f"\n{len(found)} runs in {runs}" + (f": {total}" if total else ""))
+
+
+def _age(seconds: float) -> str:
+    days = int(seconds // 86_400)
+    return duration(seconds) if not days else f"{days} day{'s' if days > 1 else ''}"
+
+
+def remove_checkpoints(found: list[Found]) -> None:
+    """Delete the final weights of finished runs; records, curves and logs stay."""
+    freed = count = 0
+    for one in found:
+        if one.state in ENDED:
+            with contextlib.suppress(FileNotFoundError):
+                freed += one.run.checkpoint.stat().st_size
+                one.run.checkpoint.unlink()
+                count += 1
+    print(f"{count} checkpoints of finished runs removed, {freed / 1e6:.1f} MB; all else is kept")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m nin_repro.runs", description="Lists runs: state, age, how far, and why what failed did."
+    )
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where they are (default %(default)s)")
+    parser.add_argument("--state", choices=STATES, nargs="+", default=STATES, help="only runs in these states")
+    parser.add_argument(
+        "--remove-checkpoints",
+        action="store_true",
+        help="delete the weights of the finished runs that are listed; figures of networks and runs that start from "
+        "them need these",
+    )
+    options = parser.parse_args()
+    found = [one for one in find(options.runs) if one.state in options.state]
+    show(found, options.runs)
+    if options.remove_checkpoints:
+        remove_checkpoints(found)
+
+
+if __name__ == "__main__":
+    sys.exit(as_command(main))
