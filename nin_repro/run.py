@@ -3,6 +3,7 @@
 torch is imported only when there is something to train.
 """
 
+import contextlib
 import dataclasses
 import math
 import shlex
@@ -139,6 +140,10 @@ def _finished(run: RunDirectory, config: Config) -> Outcome | None:
     record = run.result()
     if record is None:
         return None
+    if run.parts():  # it was killed after its result was written
+        with contextlib.suppress(OSError), locked(run.lock, wait=False) as free:
+            if free:
+                run.remove_parts()
     _publish(config, record)
     print(f"this run is already {record['status']}, {record['finished']}: nothing is trained")
     return _report(config, run, record, already=True)
@@ -149,6 +154,7 @@ def _train(request: Request, run: RunDirectory, found: "Machine", split: "Split"
     from nin_repro.training.loop import Interrupted, NotFinite
 
     about = environment(found.words, found.threads)
+    run.remove_parts()
     run.write_config(request.text, request.command)
     run.write_environment(about)
     run.write_selection(request.selection)

@@ -39,6 +39,14 @@ class RunDirectory:
     def log(self) -> Path:
         return self.path / "train.log"
 
+    def parts(self) -> list[Path]:
+        """What killed processes were writing, or a living one is: only who holds the lock may remove it."""
+        return list(self.path.glob(".*.part"))
+
+    def remove_parts(self) -> None:
+        for part in self.parts():
+            part.unlink(missing_ok=True)
+
     def result(self) -> dict[str, Any] | None:
         """The record of the finished run; None if it is not finished or its result cannot be read."""
         try:

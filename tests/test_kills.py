@@ -1,0 +1,48 @@
+"""A run that is killed at every kind of point of its life ends as one that nobody disturbed."""
+
+import random
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import kills  # noqa: E402
+
+
+def test_a_run_killed_before_any_of_its_file_operations_ends_as_undisturbed(tmp_path: Path) -> None:
+    def next_operation(report: kills.Report, draw: random.Random) -> kills.Point:
+        return "file operation", 1 + 7 * report.starts % report.operations, signal.SIGKILL
+
+    report = kills.kill_again_and_again(tmp_path, 40, random.Random(0), point=next_operation)
+    assert report.differences == [] and report.kills == 40 and report.runs > 2 and report.operations > 100
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_run_asked_to_stop_at_any_line_stops_with_that_code_and_goes_on(tmp_path: Path, number: int) -> None:
+    def any_line(report: kills.Report, draw: random.Random) -> kills.Point:
+        return "line", draw.randint(1, report.lines), number
+
+    report = kills.kill_again_and_again(tmp_path, 5, random.Random(number), point=any_line)
+    assert report.differences == [] and report.kills == 5
+
+
+def test_a_difference_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forgetful(path: Path, state: dict[str, object]) -> None:
+        state["progress"]["rows"] = []  # type: ignore[index]
+        save(path, state)
+
+    save = kills.checkpoint.save
+    monkeypatch.setattr(kills.checkpoint, "save", forgetful)
+    words = [*kills.WORDS, "checkpoint_seconds=0"]
+    report = kills.kill_again_and_again(
+        tmp_path,
+        9,
+        random.Random(0),
+        words,
+        lambda report, draw: ("file operation", 150 - report.starts, signal.SIGKILL),
+    )
+    assert report.differences
