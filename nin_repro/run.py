@@ -45,11 +45,15 @@ class Outcome:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, so that it ends a run the way Ctrl-C does."""
+    """SIGTERM or SIGHUP, so that it ends a run the way Ctrl-C does."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.signal = number
 
 
 def signal_of(stop: KeyboardInterrupt) -> int:
-    return signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+    return stop.signal if isinstance(stop, Terminated) else signal.SIGINT
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What became of the members of a sweep, and the choice among them by their validation error."""
 
+import dataclasses
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from nin_repro.files import UsageError, write_json
 from nin_repro.results.tables import Stats
 from nin_repro.run import Outcome, Request, fail
 from nin_repro.training.rundir import RunDirectory
+from nin_repro.training.stop import STOP
 
 FINISHED = ("done", "dead")
 
@@ -54,6 +56,20 @@ def worst_code() -> int:
 def leave(folder: Path, number: int, member: Member) -> None:
     """Leave a member's outcome where the process that started the sweep finds it, whichever process ran the member."""
     write_json(folder / "outcomes" / f"{number}.json", member.__dict__ | {"outcome": member.outcome.__dict__})
+
+
+def pass_on(folder: Path, number: int, member: Member) -> None:
+    """Let a batch system have the signal that stopped a member, if it waits for it: it may queue the member again.
+
+    Raises:
+        SystemExit: it has.
+    """
+    try:
+        STOP.pass_on()
+    except Exception as refusal:  # it has done so as often as it may
+        words = f"{member.outcome.words}; {' '.join(str(refusal).split())}"
+        outcome = dataclasses.replace(member.outcome, words=words)
+        leave(folder, number, dataclasses.replace(member, outcome=outcome))
 
 
 def read(folder: Path) -> list[Member]:

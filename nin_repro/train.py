@@ -62,10 +62,13 @@ def task(composed: "DictConfig") -> None:
         outcome = Outcome("refused", fail(error), str(error))
     exit_code = outcome.code
     if several:
-        sweep.leave(Path(settings.sweep.dir), settings.job.num, sweep.Member(overrides, experiment, select, outcome))
+        member = sweep.Member(overrides, experiment, select, outcome)
+        sweep.leave(Path(settings.sweep.dir), settings.job.num, member)
         if outcome.state == "interrupted":
-            print(f"and the sweep:\n  {command_line()}")
-            raise SystemExit(outcome.code)
+            if here(settings.launcher):
+                print(f"and the sweep:\n  {command_line()}")
+            sweep.pass_on(Path(settings.sweep.dir), settings.job.num, member)
+            raise SystemExit(outcome.code)  # submitit takes a job that ends otherwise for done
 
 
 def require_here(several: bool, launcher: "DictConfig") -> None:
@@ -76,10 +79,15 @@ def require_here(several: bool, launcher: "DictConfig") -> None:
     """
     if not several:
         raise UsageError("together= trains several members of a sweep at the same time: add -m, or leave it out")
-    if not launcher._target_.endswith(".BasicLauncher"):
+    if not here(launcher):
         raise UsageError(
             "together= trains members in this process, and this launcher gives each a process of its own: leave one out"
         )
+
+
+def here(launcher: "DictConfig") -> bool:
+    """Whether this launcher runs the members in the process that the user started."""
+    return str(launcher._target_).endswith(".BasicLauncher")
 
 
 def swept(overrides: list[str]) -> str:
@@ -138,14 +146,19 @@ def train_final(member: "Member", told: dict[str, Any]) -> Outcome:
     return outcome
 
 
-def terminate(_number: int, _frame: object) -> None:
-    """Handle SIGTERM while nothing is trained; while something is, the trainer has handlers of its own."""
-    raise Terminated
+def terminate(number: int, _frame: object) -> None:
+    """Handle SIGTERM and SIGHUP while nothing is trained; while something is, the trainer has handlers of its own."""
+    raise Terminated(number)
 
 
 def main() -> int:
-    """Run the command line; the exit code: 0 done, 1 failed, 2 refused, 75 busy elsewhere, 130 and 143 interrupted."""
+    """Run the command line; its exit code.
+
+    0 done, 1 failed, 2 refused, 75 busy elsewhere, 128 + the signal (130, 143, 129) interrupted.
+    """
     signal.signal(signal.SIGTERM, terminate)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGHUP, terminate)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here instead of being printed over many lines
     try:
         if not {"-sc", "--shell-completion"} & set(sys.argv):  # its words look like overrides
