@@ -65,7 +65,7 @@ def task(composed: "DictConfig") -> None:
         member = sweep.Member(overrides, experiment, select, outcome)
         sweep.leave(Path(settings.sweep.dir), settings.job.num, member)
         if outcome.state == "interrupted":
-            if here(settings.launcher):
+            if sweep.here(settings.launcher):
                 print(f"and the sweep:\n  {command_line()}")
             sweep.pass_on(Path(settings.sweep.dir), settings.job.num, member)
             raise SystemExit(outcome.code)  # submitit takes a job that ends otherwise for done
@@ -79,15 +79,12 @@ def require_here(several: bool, launcher: "DictConfig") -> None:
     """
     if not several:
         raise UsageError("together= trains several members of a sweep at the same time: add -m, or leave it out")
-    if not here(launcher):
+    from nin_repro import sweep
+
+    if not sweep.here(launcher):
         raise UsageError(
             "together= trains members in this process, and this launcher gives each a process of its own: leave one out"
         )
-
-
-def here(launcher: "DictConfig") -> bool:
-    """Whether this launcher runs the members in the process that the user started."""
-    return str(launcher._target_).endswith(".BasicLauncher")
 
 
 def swept(overrides: list[str]) -> str:
@@ -193,10 +190,18 @@ def composed_and_run() -> int:
     from nin_repro import sweep
 
     offer_own()
-    hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")(task)()
-    if any(member.outcome.state == "interrupted" for member in sweep.members):  # of those that trained together
-        print(f"and the sweep:\n  {command_line()}")
-        return sweep.worst_code()
+    code = 0
+    try:
+        hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")(task)()
+    except (Exception, KeyboardInterrupt) as error:
+        if not sweep.broken_off(error):
+            raise
+        code = 128 + signal_of(error) if isinstance(error, KeyboardInterrupt) else 1
+    left = [member.outcome.state for member in sweep.members if member.outcome.state in sweep.OPEN]
+    if code or left:
+        states = f"{len(left)} of {len(sweep.members)} runs are {', '.join(dict.fromkeys(left))}; " if left else ""
+        print(f"{states}the same command goes on from there:\n  {command_line()}")
+        return code or sweep.worst_code()
     code = train_choice() if any(member.select for member in sweep.members) else 0
     return max(exit_code, sweep.worst_code(), code)
 

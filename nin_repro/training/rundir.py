@@ -57,6 +57,14 @@ class RunDirectory:
             {"state": state, "time": now, "host": socket.gethostname(), "pid": os.getpid(), **more},
         )
 
+    def status(self) -> dict[str, Any]:
+        """What `write_status` wrote last; nothing if there is none that can be read."""
+        try:
+            found = json.loads((self.path / "status.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) and isinstance(found.get("state"), str) else {}
+
     def write_config(self, text: str, command: str) -> None:
         with atomic(self.path / "config.yaml") as file:
             file.write(f"# {command}\n{text}")
