@@ -80,7 +80,7 @@ class Launcher(submitit_launcher.SlurmLauncher):
         except Exception as error:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             said = next((line for line in lines if "error:" in line), lines[0] if lines else type(error).__name__)
-            hint = "hydra.launcher.gpus_per_node=null where there are no GPUs; all settings: conf/hydra/launcher/slurm.yaml"
+            hint = "hydra.launcher.gpus_per_node=null without GPUs; all settings: conf/hydra/launcher/slurm.yaml"
             raise UsageError(f"Slurm takes no jobs: {said}; {hint}") from error
         return jobs
 
