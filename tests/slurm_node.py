@@ -75,8 +75,7 @@ def slurm(folder: Path, cpus: int = 2) -> Iterator[None]:
         started.append(_munged(folder / "munge"))
         _wait_for(lambda: (folder / "munge/socket").exists(), started, folder)
         for name in ("slurmctld", "slurmd"):
-            log = open(folder / f"{name}.out", "wb")  # noqa: SIM115 - of the daemon
-            started.append(subprocess.Popen([name, "-D"], stdout=log, stderr=log, start_new_session=True))
+            started.append(_daemon(folder / f"{name}.out", [name, "-D"]))
         _wait_for(lambda: "idle" in _said("sinfo", "--noheader", "--format=%T"), started, folder)
         yield
     finally:
@@ -107,8 +106,12 @@ def _munged(folder: Path) -> subprocess.Popen[bytes]:
     words = ["munged", "--foreground", "--force"]  # --force: a directory above may be anybody's to write, as /tmp is
     words += [f"--{name}-file={folder / name}" for name in ("key", "log", "pid", "seed")]
     words += [f"--socket={folder / 'socket'}"]
-    out = open(folder / "out", "wb")  # noqa: SIM115
-    return subprocess.Popen(words, user=user.pw_uid, group=user.pw_gid, stdout=out, stderr=out, start_new_session=True)
+    return _daemon(folder / "out", words, user=user.pw_uid, group=user.pw_gid)
+
+
+def _daemon(out: Path, words: list[str], **options: int) -> subprocess.Popen[bytes]:
+    with open(out, "wb") as file:
+        return subprocess.Popen(words, stdout=file, stderr=file, start_new_session=True, **options)
 
 
 def _free_ports(count: int) -> list[int]:

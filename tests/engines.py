@@ -1,0 +1,146 @@
+"""A sweep that is disturbed on a real engine, beside the same sweep undisturbed, and a page that tells of it.
+
+Six members on real data; three of them take about a minute, three a third of that, on an idle core.
+"""
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TextIO
+
+from nin_repro.config.compose import load
+from nin_repro.config.recipe import directory
+from nin_repro.data.sources import obtain
+
+ROOT = Path(__file__).parents[1]
+WORDS = [
+    "experiment=quickstart",
+    "architecture.last_relu=false",  # so that no seed dies
+    "budget.epochs=30",
+    "checkpoint_seconds=5",
+    "threads=1",
+    "wandb.mode=disabled",
+]
+GRID = [(seed, batch) for seed in (0, 1, 2) for batch in (32, 8)]  # in the order of the sweep
+SWEPT = ["seed=0,1,2", "optimizer.batch_size=32,8"]
+
+
+def names(number: int) -> list[str]:
+    """The words that set a member apart."""
+    seed, batch = GRID[number]
+    return [f"seed={seed}", f"optimizer.batch_size={batch}"]
+
+
+def run_directory(folder: Path, number: int) -> Path:
+    return folder / directory(load([*WORDS, *names(number)]))
+
+
+def epochs(folder: Path, number: int) -> int:
+    """How many epochs a member has trained."""
+    path = run_directory(folder, number) / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def result(folder: Path, number: int) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run_directory(folder, number) / "result.json").read_text())
+    return found
+
+
+class Sweep:
+    """A sweep command in a directory of its own, and what happens to it, with seconds since its start."""
+
+    def __init__(self, folder: Path, *launcher: str) -> None:
+        self.folder, self.launcher = folder, launcher
+        folder.mkdir(exist_ok=True)
+        obtain("digits", folder / "data")
+        self.begun = time.monotonic()
+        self.happened: list[tuple[float, str]] = []
+        self.lines: list[str] = []
+
+    @property
+    def command(self) -> str:
+        return shlex.join(["python", "-m", "nin_repro.train", "-m", *self.launcher, *WORDS, *SWEPT])
+
+    def note(self, what: str) -> None:
+        self.happened.append((time.monotonic() - self.begun, what))
+        print(f"{self.happened[-1][0]:6.0f} s  {what}", flush=True)
+
+    def start(self) -> subprocess.Popen[str]:
+        """Give the command; `lines` takes what it prints."""
+        process = subprocess.Popen(
+            [sys.executable, *shlex.split(self.command)[1:]],
+            cwd=self.folder,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.lines = []
+        assert process.stdout is not None
+        process.reader = threading.Thread(target=self._read, args=(process.stdout,))  # type: ignore[attr-defined]
+        process.reader.start()  # type: ignore[attr-defined]
+        return process
+
+    def _read(self, out: TextIO) -> None:
+        self.lines.extend(line.rstrip("\n") for line in out)
+
+    def end(self, process: subprocess.Popen[str], timeout: float = 900) -> int:
+        """Wait for the end of the command; its exit code."""
+        code = process.wait(timeout)
+        process.reader.join()  # type: ignore[attr-defined]
+        return code
+
+    def table(self) -> list[str]:
+        """The table of members that the command printed in the end."""
+        start = next(i for i, line in enumerate(self.lines) if line.endswith("runs in this sweep:"))
+        return [" ".join(line.split()) for line in self.lines[start + 1 : start + 1 + len(GRID)]]
+
+
+def wait_until(condition: Callable[[], Any], process: subprocess.Popen[str], timeout: float = 600) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline, "in vain"
+        time.sleep(0.2)
+
+
+def undisturbed(folder: Path) -> Path:
+    """Where the same sweep, member after member in one process, has left its runs."""
+    sweep = Sweep(folder)
+    process = sweep.start()
+    assert sweep.end(process) == 0, "\n".join(sweep.lines)
+    return folder
+
+
+def require_equal(folder: Path, expected: Path) -> None:
+    """Weights, errors and learning curves."""
+    for number in range(len(GRID)):
+        one, other = result(folder, number), result(expected, number)
+        assert one["status"] == "done"
+        for name in ("weights_sha256", "test_error", "train_error", "train_loss", "steps"):
+            assert one[name] == other[name], (number, name)
+        for name in ("train_loss", "test_error"):
+            assert one["curve"][name] == other["curve"][name], (number, name)
+
+
+def page(sweep: Sweep, expected: Path, title: str, opening: str, done_to: dict[int, str], versions: list[str]) -> str:
+    """What happened to the sweep, as Markdown."""
+    packages = [*versions, *(f"{name} {metadata.version(name)}" for name in ("hydra-core", "torch", "numpy"))]
+    packages.append(f"Python {platform.python_version()}")
+    lines = [f"# {title}", "", opening, "", f"{', '.join(packages)}. The command, given twice:", ""]
+    lines += [f"    {sweep.command}", "", "| s | what happened |", "|---:|---|"]
+    lines += [f"| {seconds:.0f} | {what} |" for seconds, what in sweep.happened]
+    lines += ["", "| member | what was done to it | weights, SHA-256 | undisturbed |", "|---|---|---|---|"]
+    for number in range(len(GRID)):
+        here, there = (result(folder, number)["weights_sha256"][:16] for folder in (sweep.folder, expected))
+        same = "the same" if here == there else there
+        lines.append(f"| {' '.join(names(number))} | {done_to.get(number, 'nothing')} | `{here}` | {same} |")
+    lines += ["", "Test errors, training errors and learning curves are equal, too."]
+    return "\n".join(lines) + "\n"
