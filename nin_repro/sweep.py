@@ -3,6 +3,8 @@
 import dataclasses
 import importlib
 import json
+import os
+import socket
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from nin_repro.config.compose import load
@@ -100,6 +102,9 @@ class Outcomes(Callback):
             ends = _prepare_launcher(str(config.hydra.launcher._target_))
         except UsageError as error:
             raise SystemExit(fail(error)) from None  # Hydra makes a warning of any other exception
+        if not here(config.hydra.launcher):
+            with read_write(config):
+                config.hydra.sweep.dir = os.path.abspath(config.hydra.sweep.dir)
         begun = config
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
@@ -164,6 +169,21 @@ def broken_off(error: BaseException) -> bool:
 def here(launcher: DictConfig) -> bool:
     """Whether this launcher runs the members in the process that the user started."""
     return str(launcher._target_).endswith(".BasicLauncher")
+
+
+def go_to(folder: str) -> None:
+    """Work where the command was given: relative paths mean that place, wherever an engine began this process.
+
+    Raises:
+        UsageError: it is not there.
+    """
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise UsageError(
+            f"this node ({socket.gethostname()}) has no {folder}, where the command was given ({error.strerror}): "
+            "give it in a directory that all nodes share"
+        ) from None
 
 
 def _planned(config: DictConfig) -> list[list[str]]:

@@ -45,6 +45,8 @@ def task(composed: "DictConfig") -> None:
         print(f"\n{settings.job.num + 1}. {swept(overrides)}", flush=True)
     experiment, select = settings.runtime.choices.get("experiment"), False
     try:
+        if several and not sweep.here(settings.launcher):
+            sweep.go_to(settings.runtime.cwd)
         config, words = checked(composed, overrides), overrides
         select = config.select
         if config.together > 1:
@@ -185,11 +187,16 @@ def shown_help() -> bool:
 
 def composed_and_run() -> int:
     """Hand the command line to Hydra, which calls `task` for each run; the exit code."""
+    import warnings
+
     import hydra
 
     from nin_repro import sweep
 
     offer_own()
+    warnings.filterwarnings(
+        "ignore", r"\s*'hydra/launcher/ray' is validated against"
+    )  # its plugin has a file of that name
     code = 0
     try:
         hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")(task)()

@@ -36,7 +36,10 @@ def give(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
     return call
 
 
-def test_a_launcher_whose_package_is_missing_is_refused_in_one_line(give: Give, tmp_path: Path) -> None:
+def test_a_launcher_whose_package_is_missing_is_refused_in_one_line(
+    give: Give, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "hydra_plugins.hydra_ray_launcher.ray_launcher", None)  # where it is installed
     code, out, error = give("hydra/launcher=ray", "seed=0,1")
     assert code == 2 and out == "" and error.count("\n") == 1
     assert "hydra-ray-launcher" in error and "pip install -e '.[ray]'" in error

@@ -13,7 +13,7 @@ from pathlib import Path
 import engines
 import pytest
 import slurm_node
-from engines import GRID, ROOT, Sweep, epochs, names, wait_until
+from engines import COUNT, ROOT, Sweep, wait_until
 
 LAUNCHER = [
     "hydra/launcher=slurm",
@@ -22,6 +22,7 @@ LAUNCHER = [
     "hydra.launcher.timeout_min=1",  # Slurm counts in minutes,
     "hydra.launcher.signal_delay_s=10",  # and warns a job up to 30 s earlier than it is told
 ]
+LENGTHS = 25, 100  # epochs; the longer ones take more than a minute
 OPENING = """A sweep of six runs on a Slurm of one node with two CPUs, started for it by `tests/slurm_node.py`.
 A job may take one minute, of which three members need more. `python -m pytest --slurm` does all this again and writes
 this page, if the results are those of the same sweep undisturbed, in one process."""
@@ -46,24 +47,24 @@ def log_of(sweep: Sweep, number: int) -> str:
 def watch(sweep: Sweep, over: threading.Event) -> None:
     """Note every change of a job's state, as squeue tells it."""
     states: dict[str, str] = {}
-    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%K|%T"]
+    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%F_%K|%K|%T"]
     while not over.wait(0.5):
         said = subprocess.run(command, capture_output=True, text=True).stdout
-        for number, _, state in (line.strip().partition("|") for line in said.splitlines()):
-            if states.get(number) != state and number.isdigit():
-                states[number] = state
+        for job, number, state in (line.strip().split("|") for line in said.splitlines()):
+            if states.get(job) != state:
+                states[job] = state
                 if state != "COMPLETING":
-                    sweep.note(f"{' '.join(names(int(number)))}: {state.lower()}")
+                    sweep.note(f"{sweep.names[int(number)]}: {state.lower()}")
 
 
 def test_a_sweep_that_is_preempted_timed_out_and_cancelled_ends_as_one_that_was_not(node: Path, tmp_path: Path) -> None:
-    expected = engines.undisturbed(tmp_path / "undisturbed")
-    sweep = Sweep(tmp_path / "slurm_sweep", *LAUNCHER)
+    expected = engines.undisturbed(tmp_path / "undisturbed", LENGTHS)
+    sweep = Sweep(tmp_path / "on_slurm", LENGTHS, *LAUNCHER)
     preempted, cancelled = 0, 2
 
     def disturb(number: int, *command: str) -> None:
-        wait_until(lambda: epochs(sweep.folder, number) >= 5, process)
-        sweep.note(f"**{' '.join(command)}** ({' '.join(names(number))}, after {epochs(sweep.folder, number)} epochs)")
+        wait_until(lambda: sweep.epochs(number) >= 5, process)
+        sweep.note(f"**{' '.join(command)}** ({sweep.names[number]}, after {sweep.epochs(number)} epochs)")
         subprocess.run(command, check=True)
 
     over = threading.Event()
@@ -78,7 +79,7 @@ def test_a_sweep_that_is_preempted_timed_out_and_cancelled_ends_as_one_that_was_
         shown = "\n".join(sweep.lines)
         sweep.note(f"the command ends with exit code {code}: {sweep.table()[cancelled]}")
         assert code == 143 and "Traceback" not in shown, shown
-        assert [("interrupted" if n == cancelled else "done") in row for n, row in enumerate(sweep.table())], shown
+        assert all((" done " in row) == (n != cancelled) for n, row in enumerate(sweep.table())), shown
         assert "its job 1_2 is CANCELLED" in sweep.table()[cancelled] and "the same command goes on" in shown
         subprocess.run(["scancel", "--me"], check=True)  # nothing of the first command is left to help the second
         sweep.note("**the same command is given again**")
@@ -88,9 +89,9 @@ def test_a_sweep_that_is_preempted_timed_out_and_cancelled_ends_as_one_that_was_
     finally:
         over.set()
         watching.join()
-    engines.require_equal(sweep.folder, expected)
+    engines.require_equal(sweep, expected)
 
-    logs = [log_of(sweep, number) for number in range(len(GRID))]
+    logs = [log_of(sweep, number) for number in range(COUNT)]
     timed_out = [number for number, log in enumerate(logs) if "this job is timed-out" in log]
     assert timed_out, "no member took long enough for its time limit: give them more epochs"
     for number in (preempted, cancelled, *timed_out):
