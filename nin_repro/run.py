@@ -38,7 +38,7 @@ BUSY = 75  # exit code of a run that another process is training: "try again lat
 class Outcome:
     """How a command ended."""
 
-    state: str  # done, dead, interrupted, busy, failed, refused
+    state: str  # done, dead, interrupted, busy, failed, refused; of members of a sweep also not begun, running, lost
     code: int  # of the process
     words: str  # what happened, in one line
     already: bool = False  # it was done before
@@ -46,11 +46,15 @@ class Outcome:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, so that it ends a run the way Ctrl-C does."""
+    """SIGTERM or SIGHUP, so that it ends a run the way Ctrl-C does."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.signal = number
 
 
 def signal_of(stop: KeyboardInterrupt) -> int:
-    return signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+    return stop.signal if isinstance(stop, Terminated) else signal.SIGINT
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,22 @@ def _finished(run: RunDirectory, config: Config) -> Outcome | None:
     _publish(config, record)
     print(f"this run is already {record['status']}, {record['finished']}: nothing is trained")
     return _report(config, run, record, already=True)
+
+
+def found(config: Config) -> Outcome:
+    """What a run's directory says of it: how it ended, or that nobody trains it and it has not."""
+    run = RunDirectory(directory(config))
+    record, status = run.result(), run.status()
+    if record is not None:
+        return Outcome(record["status"], 0, _verdict(record), path=str(run.path))
+    if not status:
+        return Outcome("not begun", 1, "nothing was trained", path=str(run.path))
+    state, why = status["state"], status.get("why", "")
+    if state == "running":
+        with locked(run.lock, wait=False) as free:
+            if free:
+                state, why = "lost", f"its process, of {status['time']} on {status['host']}, ended without a word"
+    return Outcome(state, 1, why, path=str(run.path))
 
 
 def _train(request: Request, run: RunDirectory, found: "Machine", split: "Split") -> Outcome:
@@ -290,12 +310,7 @@ def _publish(config: Config, record: dict[str, Any]) -> None:
 
 def _report(config: Config, run: RunDirectory, record: dict[str, Any], already: bool, say: Say = print) -> Outcome:
     """Say how a run ended and what to do next."""
-    kind = "test" if record["test_error"] is not None else "validation"
-    words = f"{kind} error {record[f'{kind}_error']:.2f} %"
-    if record["status"] == "dead":
-        words = f"dead in all of its {len(record['attempts'])} starts; {words}"
-    elif record["dead_classes"]:
-        words = f"classes {record['dead_classes']} are silent, so no sample of any table; {words}"
+    words = _verdict(record)
     say(
         f"{record['epochs']} epochs in {duration(record['seconds'])}, {record['images_per_second']:,.0f} images/s, "
         f"training error {record['train_error']:.2f} %"
@@ -307,6 +322,17 @@ def _report(config: Config, run: RunDirectory, record: dict[str, Any], already: 
         say("      python -m nin_repro.train experiment=table4/nin budget=short   (MNIST)")
     say(words)
     return Outcome(record["status"], 0, words, already, str(run.path))
+
+
+def _verdict(record: dict[str, Any]) -> str:
+    """The result of a run in one line."""
+    kind = "test" if record["test_error"] is not None else "validation"
+    words = f"{kind} error {record[f'{kind}_error']:.2f} %"
+    if record["status"] == "dead":
+        return f"dead in all of its {len(record['attempts'])} starts; {words}"
+    if record["dead_classes"]:
+        return f"classes {record['dead_classes']} are silent, so no sample of any table; {words}"
+    return words
 
 
 def _described(record: dict[str, Any]) -> str:

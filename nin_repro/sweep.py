@@ -1,20 +1,32 @@
 """What became of the members of a sweep, and the choice among them by their validation error."""
 
+import dataclasses
+import importlib
 import json
+import os
+import socket
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, read_write
+from omegaconf.errors import OmegaConfBaseException
 
+from nin_repro.config.compose import load
 from nin_repro.files import UsageError, write_json
 from nin_repro.results.tables import Stats
-from nin_repro.run import Outcome, Request, fail
+from nin_repro.run import Outcome, Request, fail, found
 from nin_repro.training.rundir import RunDirectory
+from nin_repro.training.stop import STOP
 
 FINISHED = ("done", "dead")
+OPEN = ("interrupted", "lost", "running", "not begun")  # what the same command only has to go on with
 
 
 @dataclass(frozen=True)
@@ -41,8 +53,10 @@ class Waiting:
 
 # Members wait for the end of Hydra's loop, which calls one after the other.
 waiting: list[Waiting] = []
-# Of the sweep that this process started, set when it ends: Hydra gives a callback no way to return anything.
-folder = Path()
+# Of the sweep that this process started: Hydra gives a callback no way to return anything.
+begun: DictConfig | None = None  # its configuration
+ends: dict[int, str] = {}  # what its launcher says of how members ended, by their numbers
+folder = Path()  # this and the members are set when it ends
 members: list[Member] = []
 
 
@@ -56,29 +70,140 @@ def leave(folder: Path, number: int, member: Member) -> None:
     write_json(folder / "outcomes" / f"{number}.json", member.__dict__ | {"outcome": member.outcome.__dict__})
 
 
-def read(folder: Path) -> list[Member]:
-    """The members that `leave` left, in the order of the sweep."""
-    files = sorted((folder / "outcomes").glob("*.json"), key=lambda path: int(path.stem))
-    told = [json.loads(path.read_text()) for path in files]
-    return [Member(**one | {"outcome": Outcome(**one["outcome"])}) for one in told]
+def pass_on(folder: Path, number: int, member: Member) -> None:
+    """Let a batch system have the signal that stopped a member, if it waits for it: it may queue the member again.
+
+    Raises:
+        SystemExit: it has.
+    """
+    try:
+        STOP.pass_on()
+    except Exception as refusal:  # it has done so as often as it may
+        words = f"{member.outcome.words}; {' '.join(str(refusal).split())}"
+        outcome = dataclasses.replace(member.outcome, words=words)
+        leave(folder, number, dataclasses.replace(member, outcome=outcome))
+
+
+def read(folder: Path) -> dict[int, Member]:
+    """The members that `leave` left, by their numbers."""
+    told = {int(path.stem): json.loads(path.read_text()) for path in (folder / "outcomes").glob("*.json")}
+    return {number: Member(**one | {"outcome": Outcome(**one["outcome"])}) for number, one in told.items()}
 
 
 class Outcomes(Callback):
     """Hydra calls this when a sweep begins and ends."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Refuse, before any member runs, a choice by test error."""
-        if config.get("select") is True and config.get("protocol") != "validate":
-            raise SystemExit(fail(UsageError(CHOOSES_BY)))  # Hydra makes a warning of any other exception
+        """Refuse, before any member runs, a choice by test error and a launcher that is not there."""
+        global begun, ends
+        try:
+            if config.get("select") is True and config.get("protocol") != "validate":
+                raise UsageError(CHOOSES_BY)
+            ends = _prepare_launcher(str(config.hydra.launcher._target_))
+        except UsageError as error:
+            raise SystemExit(fail(error)) from None  # Hydra makes a warning of any other exception
+        if not here(config.hydra.launcher):
+            with read_write(config):
+                config.hydra.sweep.dir = os.path.abspath(config.hydra.sweep.dir)
+        begun = config
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Show a table of the members, and keep them for the process."""
-        global folder, members
-        folder = Path(config.hydra.sweep.dir)
-        _train_waiting(folder)
-        members = read(folder)
-        print(f"\n{len(members)} runs in this sweep:")
-        show(apart([member.overrides for member in members]), [member.outcome for member in members])
+        _train_waiting(Path(config.hydra.sweep.dir))
+        close(config)
+
+
+def _prepare_launcher(target: str) -> dict[int, str]:
+    """Have the launcher of this class ready; where it will say how members ended.
+
+    Raises:
+        UsageError: its package is not installed.
+    """
+    module = target.rpartition(".")[0]
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        package = module.split(".")[1].replace("_", "-")
+        how = "in an environment of its own: pip install -e '.[ray]'" if "_ray_" in module else f"pip install {package}"
+        raise UsageError(f"this launcher is in the package {package}, which cannot be used ({error}): {how}") from None
+    if target.endswith(".SlurmLauncher"):
+        from nin_repro import slurm
+
+        return slurm.install()
+    return {}
+
+
+def close(config: DictConfig) -> None:
+    """Show a table of the members of a sweep that is at its end, and keep them for the process."""
+    global folder, members
+    folder = Path(config.hydra.sweep.dir)
+    told = read(folder)
+    for number, words in enumerate(_planned(config)):
+        if number not in told:
+            told[number] = _without_outcome(words)
+        outcome = told[number].outcome
+        if number in ends and outcome.state not in FINISHED:
+            outcome = dataclasses.replace(outcome, words=f"{outcome.words}; {ends[number]}")
+            told[number] = dataclasses.replace(told[number], outcome=outcome)
+    members = [told[number] for number in sorted(told)]
+    print(f"\n{len(members)} runs in this sweep:")
+    show(apart([member.overrides for member in members]), [member.outcome for member in members])
+
+
+def broken_off(error: BaseException) -> bool:
+    """Close a sweep whose launcher did not bring it to its end; False if it had none to bring there.
+
+    What the user can put right, and what does not compose, comes before any member.
+    """
+    if begun is None or isinstance(error, (UsageError, HydraException, OmegaConfBaseException)):
+        return False
+    if isinstance(error, KeyboardInterrupt) and here(begun.hydra.launcher):
+        return False
+    close(begun)
+    if not isinstance(error, KeyboardInterrupt):
+        said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        print(f"error: the launcher gave up: {type(error).__name__}: {said}", file=sys.stderr)
+    return True
+
+
+def here(launcher: DictConfig) -> bool:
+    """Whether this launcher runs the members in the process that the user started."""
+    return str(launcher._target_).endswith(".BasicLauncher")
+
+
+def go_to(folder: str) -> None:
+    """Work where the command was given: relative paths mean that place, wherever an engine began this process.
+
+    Raises:
+        UsageError: it is not there.
+    """
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise UsageError(
+            f"this node ({socket.gethostname()}) has no {folder}, where the command was given ({error.strerror}): "
+            "give it in a directory that all nodes share"
+        ) from None
+
+
+def _planned(config: DictConfig) -> list[list[str]]:
+    """The words of each member, in order, as Hydra's own sweeper makes them; of another sweeper nothing is known."""
+    if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
+        return []
+    words = [f"{name}={value}" for name, value in (config.hydra.sweeper.params or {}).items()]
+    overrides = OverridesParser.create().parse_overrides([*words, *config.hydra.overrides.task])
+    (batch,) = BasicSweeper.split_arguments(overrides, None)
+    return batch
+
+
+def _without_outcome(words: list[str]) -> Member:
+    """What is known of a member that left no outcome: its process was ended from outside, or never began."""
+    experiment = next((word.partition("=")[2] for word in words if word.startswith("experiment=")), None)
+    try:
+        config = load(words)
+    except UsageError as error:
+        return Member(words, experiment, False, Outcome("refused", 2, str(error)))
+    return Member(words, experiment, config.select, found(config))
 
 
 def _train_waiting(folder: Path) -> None:

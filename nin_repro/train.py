@@ -47,6 +47,8 @@ def task(composed: "DictConfig") -> None:
         print(f"\n{settings.job.num + 1}. {swept(overrides)}", flush=True)
     experiment, select = settings.runtime.choices.get("experiment"), False
     try:
+        if several and not sweep.here(settings.launcher):
+            sweep.go_to(settings.runtime.cwd)
         config, words = checked(composed, overrides), overrides
         select = config.select
         if config.together > 1 or config.processes > 1:
@@ -64,10 +66,13 @@ def task(composed: "DictConfig") -> None:
         outcome = Outcome("refused", fail(error), str(error))
     exit_code = outcome.code
     if several:
-        sweep.leave(Path(settings.sweep.dir), settings.job.num, sweep.Member(overrides, experiment, select, outcome))
+        member = sweep.Member(overrides, experiment, select, outcome)
+        sweep.leave(Path(settings.sweep.dir), settings.job.num, member)
         if outcome.state == "interrupted":
-            print(f"and the sweep:\n  {command_line()}")
-            raise SystemExit(outcome.code)
+            if sweep.here(settings.launcher):
+                print(f"and the sweep:\n  {command_line()}")
+            sweep.pass_on(Path(settings.sweep.dir), settings.job.num, member)
+            raise SystemExit(outcome.code)  # submitit takes a job that ends otherwise for done
 
 
 def require_here(config: Config, several: bool, launcher: "DictConfig") -> None:
@@ -81,7 +86,9 @@ def require_here(config: Config, several: bool, launcher: "DictConfig") -> None:
     name = "together" if config.together > 1 else "processes"
     if not several:
         raise UsageError(f"{name}= trains several members of a sweep at the same time: add -m, or leave it out")
-    if not launcher._target_.endswith(".BasicLauncher"):
+    from nin_repro import sweep
+
+    if not sweep.here(launcher):
         raise UsageError(f"{name}= trains members on this machine, and a launcher was chosen for them: leave one out")
 
 
@@ -141,14 +148,19 @@ def train_final(member: "Member", told: dict[str, Any]) -> Outcome:
     return outcome
 
 
-def terminate(_number: int, _frame: object) -> None:
-    """Handle SIGTERM while nothing is trained; while something is, the trainer has handlers of its own."""
-    raise Terminated
+def terminate(number: int, _frame: object) -> None:
+    """Handle SIGTERM and SIGHUP while nothing is trained; while something is, the trainer has handlers of its own."""
+    raise Terminated(number)
 
 
 def main() -> int:
-    """Run the command line; the exit code: 0 done, 1 failed, 2 refused, 75 busy elsewhere, 130 and 143 interrupted."""
+    """Run the command line; its exit code.
+
+    0 done, 1 failed, 2 refused, 75 busy elsewhere, 128 + the signal (130, 143, 129) interrupted.
+    """
     signal.signal(signal.SIGTERM, terminate)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGHUP, terminate)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here instead of being printed over many lines
     try:
         if not {"-sc", "--shell-completion"} & set(sys.argv):  # its words look like overrides
@@ -178,15 +190,28 @@ def shown_help() -> bool:
 
 def composed_and_run() -> int:
     """Hand the command line to Hydra, which calls `task` for each run; the exit code."""
+    import warnings
+
     import hydra
 
     from nin_repro import sweep
 
     offer_own()
-    hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")(task)()
-    if any(member.outcome.state == "interrupted" for member in sweep.members):  # of those that trained together
-        print(f"and the sweep:\n  {command_line()}")
-        return sweep.worst_code()
+    warnings.filterwarnings(
+        "ignore", r"\s*'hydra/launcher/ray' is validated against"
+    )  # its plugin has a file of that name
+    code = 0
+    try:
+        hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")(task)()
+    except (Exception, KeyboardInterrupt) as error:
+        if not sweep.broken_off(error):
+            raise
+        code = 128 + signal_of(error) if isinstance(error, KeyboardInterrupt) else 1
+    left = [member.outcome.state for member in sweep.members if member.outcome.state in sweep.OPEN]
+    if code or left:
+        states = f"{len(left)} of {len(sweep.members)} runs are {', '.join(dict.fromkeys(left))}; " if left else ""
+        print(f"{states}the same command goes on from there:\n  {command_line()}")
+        return code or sweep.worst_code()
     code = train_choice() if any(member.select for member in sweep.members) else 0
     return max(exit_code, sweep.worst_code(), code)
 

@@ -1,6 +1,7 @@
 """Shared by all tests: one thread (tiny networks are slower on two), no W&B, commands run as users run them.
 
-GPUs are hidden, so that the suite is the same everywhere. `python -m pytest --gpu` runs the tests that need one.
+GPUs are hidden, so that the suite is the same everywhere. What not every machine has is asked for by name:
+`python -m pytest --gpu` runs the tests that need a GPU and no others, and so for the rest of ASKED.
 """
 
 import os
@@ -13,14 +14,18 @@ import pytest
 
 os.environ |= {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
 ROOT = Path(__file__).parents[1]
-ON_GPU = "--gpu" in sys.argv
-if not ON_GPU:
+ASKED = {"gpu": "a CUDA device", "slurm": "the packages of Slurm, and root", "ray": "the package hydra-ray-launcher"}
+given = [name for name in ASKED if f"--{name}" in sys.argv]
+if "gpu" not in given:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-collect_ignore = [path.name for path in (ROOT / "tests").glob("test_*.py") if (path.name == "test_gpu.py") != ON_GPU]
+special = {f"test_{name}.py" for name in ASKED}
+wanted = {f"test_{name}.py" for name in given} or {path.name for path in (ROOT / "tests").glob("test_*.py")} - special
+collect_ignore = [path.name for path in (ROOT / "tests").glob("test_*.py") if path.name not in wanted]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--gpu", action="store_true", help="run the tests that need a CUDA device, and no others")
+    for name, what in ASKED.items():
+        parser.addoption(f"--{name}", action="store_true", help=f"run the tests that need {what}, and no others")
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from nin_repro.training import checkpoint, evaluate
 from nin_repro.training.console import Console
 from nin_repro.training.loop import Interrupted, NotFinite, Trainer
 from nin_repro.training.schedule import Reached
+from nin_repro.training.stop import STOP
 
 TINY = [
     "dataset=digits",
@@ -77,16 +78,49 @@ def result(trainer: Trainer) -> tuple[str, list[dict[str, Any]], Any]:
     return checkpoint.fingerprint(trainer.network.state_dict()), rows, trainer.final
 
 
-def stop_after(trainer: Trainer, steps: int) -> None:
+def stop_after(trainer: Trainer, steps: int, *signals: signal.Signals) -> None:
     """Ask the trainer to stop when it has made so many updates."""
     original = trainer.step
 
     def step(*arguments: Any) -> None:
         original(*arguments)
         if trainer.progress.step == steps:
-            os.kill(os.getpid(), signal.SIGTERM)
+            for number in signals or [signal.SIGTERM]:
+                os.kill(os.getpid(), number)
 
     trainer.step = step  # type: ignore[method-assign]
+
+
+def test_every_signal_that_means_stop_does(make: Make) -> None:
+    """SIGUSR2 means it where somebody handles it, who gets it when the state is saved; SIGHUP does without nohup."""
+    passed: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)}
+    try:
+        signal.signal(signal.SIGUSR2, lambda number, _: passed.append(number))
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        for asked in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+            run = make(name=asked.name)
+            stop_after(run, 3, asked, asked if asked != signal.SIGINT else signal.SIGHUP)  # systems may say it twice
+            with pytest.raises(Interrupted):
+                run.run()
+            assert STOP.signal == asked and make(name=asked.name).progress.step == 3 and passed == []
+            STOP.pass_on()
+            assert passed == ([asked] if asked == signal.SIGUSR2 else [])
+        ignoring = make(name="nohup")
+        stop_after(ignoring, 3, signal.SIGHUP)
+        assert ignoring.run() == "done"
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        hung_up = make(name="hung_up")
+        stop_after(hung_up, 3, signal.SIGHUP)
+        with pytest.raises(Interrupted):
+            hung_up.run()
+        impatient = make(name="impatient")
+        stop_after(impatient, 3, signal.SIGINT, signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            impatient.run()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 VALIDATION = ["protocol=validate", "optimizer.schedule.stop=validation", "optimizer.schedule.stop_patience=1"]

@@ -28,11 +28,14 @@ class Doubt(Exception):
 
 @cache
 def choices() -> dict[str, list[str]]:
-    """The groups and their choices, {"dataset": ["cifar10", ...], ...}: files under conf/, and own networks."""
+    """The groups and their choices, {"dataset": ["cifar10", ...], ...}: files under conf/, and own networks.
+
+    Not conf/hydra: that is of no run, but of how Hydra runs many.
+    """
     found: dict[str, list[str]] = {}
     for path in sorted(CONF.rglob("*.yaml")):
         group, *rest = path.relative_to(CONF).with_suffix("").parts
-        if rest:
+        if rest and group != "hydra":
             found.setdefault(group, []).append("/".join(rest))
     found["architecture"] += [kind for kind in own_kinds() if kind not in found["architecture"]]
     return found

@@ -66,12 +66,12 @@ class RunDirectory:
         )
 
     def status(self) -> dict[str, Any]:
-        """What `write_status` wrote; empty if nothing is there or it cannot be read."""
+        """What `write_status` wrote last; nothing if there is none that can be read."""
         try:
             found = json.loads((self.path / "status.json").read_text())
         except (OSError, ValueError, RecursionError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return found if isinstance(found, dict) and isinstance(found.get("state"), str) else {}
 
     def write_config(self, text: str, command: str) -> None:
         with atomic(self.path / "config.yaml") as file:

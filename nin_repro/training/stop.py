@@ -4,6 +4,11 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from typing import Any
+
+# What a batch system sends before a job's time is up. Whoever has a handler for it, as submitit has, wants to do
+# something about it, such as to queue the job again. Without one they are none of ours.
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Stop:
@@ -11,26 +16,49 @@ class Stop:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._before: dict[int, Any] = {}  # the handlers that `ask` stood in for
 
     def ask(self, number: int, _: object = None) -> None:
-        """Handle the signal: runs stop after the update they are in. Asked twice, nobody waits for that."""
-        if self.signal is not None:
+        """Handle the signal: runs stop after the update they are in. After a second Ctrl-C nobody waits for that.
+
+        Batch systems may send the same twice, to a job and to its steps, and mean it once.
+        """
+        if self.signal is None:
+            self.signal = number
+        elif number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal = number
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Inside, SIGINT and SIGTERM ask to stop. Only Python's main thread can listen; others share what it hears."""
+        """Inside, signals ask to stop. Only Python's main thread can listen; others share what it hears."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         self.signal = None
-        handlers = {number: signal.signal(number, self.ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {number: signal.signal(number, self.ask) for number in _heard()}
         try:
             yield
         finally:
-            for number, handler in handlers.items():
+            for number, handler in self._before.items():
                 signal.signal(number, handler)
+
+    def pass_on(self) -> None:
+        """Call the handler that would have got the signal that stopped the runs, if it is one of WARNINGS.
+
+        Raises:
+            SystemExit: this job has been queued again.
+            Exception: it will not be; says why.
+        """
+        if self.signal in WARNINGS:
+            self._before[self.signal](self.signal, None)
+
+
+def _heard() -> list[int]:
+    """SIGINT and SIGTERM; SIGHUP, unless nohup has it ignored; warnings that somebody handles."""
+    heard = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        heard.append(signal.SIGHUP)
+    return [*heard, *(number for number in WARNINGS if callable(signal.getsignal(number)))]
 
 
 STOP = Stop()

@@ -137,7 +137,7 @@ def _plain(value: Any) -> Any:
 
 def _mirror() -> None:
     """The other process: repeat to W&B what the trainer sends, and answer with one line when something goes wrong."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # a trainer that is told to stop still has its last words to say
     trainer = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # W&B starts a process too: the socket is not for that one
