@@ -214,7 +214,7 @@ def test_a_hostile_archive_is_refused_before_anything_is_extracted(
         for info in (good, member or good)
         if info.name != "project/other"
     ]
-    manifest = {"format": 1, "commit": "c", "words": ["seed=0"], "requires": [], "python": "3", "machine": "m"}
+    manifest = {"format": 1, "commit": "c", "words": ["seed=0"], "requires": [], "python": "3"}
     manifest |= {"parts": [{"name": "part.000", "size": len(content.getvalue()), "sha256": digest}], "files": listed}
     (made / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(unbundle.Refused) as caught:
@@ -262,12 +262,12 @@ def test_what_is_not_committed_is_refused(checkout: Path, tmp_path: Path, monkey
         bundle.source(tmp_path / "third")
 
 
-def wheel(folder: Path, name: str, *needs: str) -> None:
-    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as archive:
-        info = f"{name}-1.0.dist-info"
+def wheel(folder: Path, name: str, version: str, *needs: str) -> None:
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:
+        info = f"{name}-{version}.dist-info"
         lines = [f"Requires-Dist: {need}" for need in needs]
-        metadata = "\n".join(["Metadata-Version: 2.1", f"Name: {name}", "Version: 1.0", *lines])
-        files = {f"{name}.py": "value = 1\n", f"{info}/METADATA": metadata + "\n"}
+        metadata = "\n".join(["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}", *lines])
+        files = {f"{name}.py": f"version = {version!r}\n", f"{info}/METADATA": metadata + "\n"}
         files[f"{info}/WHEEL"] = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         for path, text in files.items():
             archive.writestr(path, text)
@@ -275,20 +275,28 @@ def wheel(folder: Path, name: str, *needs: str) -> None:
 
 
 def test_an_environment_that_is_there_gets_only_what_it_lacks(tmp_path: Path) -> None:
-    wheel(tmp_path, "Torch_x", "nvidia-x>=1")
-    wheel(tmp_path, "nvidia_x")
-    wheel(tmp_path, "plot.x", "fonts-x (>=2) ; python_version > '3'", "docs-x; extra == 'docs'", "absent-here")
-    wheel(tmp_path, "fonts_x")
-    wheel(tmp_path, "docs_x")
-    wheels = unbundle.wheels_by_name(tmp_path)
-    requires = ["torch-x>=2", "plot-x", "numpy>=1"]
-    assert unbundle.missing_wheels(requires, {"torch-x", "numpy"}, wheels) == ["fonts-x", "plot-x"]
-    with pytest.raises(unbundle.Refused, match="missing: numpy;"):
-        unbundle.missing_wheels(requires, set(), wheels)
-    shutil.copy(next(bundle.pip_wheels()), tmp_path)
-    chosen = [wheels[name] for name in ("fonts-x", "plot-x")]
-    python = Path(sys.executable)
-    unbundle.install(chosen, python, ["--target", str(tmp_path / "target")], tmp_path)
-    assert {path.name for path in (tmp_path / "target").glob("*.py")} == {"fonts_x.py", "plot.x.py"}
-    (line, _) = (tmp_path / "wheels.txt").read_text().splitlines()
-    assert "--hash=sha256:" in line
+    wheels, below = tmp_path / "wheels", tmp_path / "below"
+    wheels.mkdir()
+    for name, version, *needs in (("plot_x", "1.0", "fonts-x>=2"), ("fonts_x", "2.1"), ("torch_x", "3.0")):
+        wheel(wheels, name, version, *needs)
+    shutil.copy(next(bundle.pip_wheels()), wheels)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", below], check=True)
+    (place,) = below.glob("lib/python*/site-packages")
+    wheel(tmp_path, "torch_x", "2.5")  # would do; fonts would not
+    wheel(tmp_path, "fonts_x", "1.0")
+    for path in tmp_path.glob("*.whl"):
+        zipfile.ZipFile(path).extractall(place)
+    before = sorted(path for path in place.rglob("*") if "__pycache__" not in str(path))
+    manifest = {"python": unbundle.asked(Path(sys.executable), unbundle.KIND)[0]}
+    manifest |= {"requires": ["torch-x>=2", "plot-x"]}
+    python = unbundle.environment(wheels, manifest, below / "bin" / "python", tmp_path / "venv")
+    code = "import torch_x, fonts_x, plot_x; print(torch_x.version, fonts_x.version, plot_x.version)"
+    assert unbundle.asked(python, code)[0] == "2.5 2.1 1.0"
+    after = sorted(path for path in place.rglob("*") if "__pycache__" not in str(path))
+    assert after == before, "that environment is not changed"
+    python = unbundle.environment(wheels, manifest, None, tmp_path / "venv")
+    assert unbundle.asked(python, code)[0] == "3.0 2.1 1.0", "without one, exactly the wheels"
+    with pytest.raises(unbundle.Refused, match=r"No matching distribution found for torch-x>=9"):
+        unbundle.environment(wheels, manifest | {"requires": ["torch-x>=9"]}, python, tmp_path / "other")
+    with pytest.raises(unbundle.Refused, match=r"its wheels are for Python 3 0 x, and "):
+        unbundle.environment(wheels, manifest | {"python": "Python 3 0 x"}, python, tmp_path / "other")
