@@ -81,15 +81,29 @@ def preprocess(
     if not _steps(params):
         mean = fit_transform(fit, params).mean.reshape(fit.shape[1:])
         return [Bytes(_bytes(array), params.divide, mean) for array in arrays]
-    identity = {"version": VERSION, "data": digest, "params": _named(params), "fit": _which(fit)}
+    of_fit, of_arrays = _identities(fit, arrays, params, digest)
     try:
-        fitted = _cached(cache_dir, identity, lambda folder: _write_transform(folder, fit, params))
+        fitted = _cached(cache_dir, of_fit, lambda folder: _write_transform(folder, fit, params))
         transform = Transform(fitted[0], fitted[1] if params.zca is not None else None)
-        identity |= {"arrays": [_which(array) for array in arrays]}
-        return _cached(cache_dir, identity, lambda folder: _write_arrays(folder, arrays, params, transform))
+        return _cached(cache_dir, of_arrays, lambda folder: _write_arrays(folder, arrays, params, transform))
     except OSError as error:
         _say(f"cannot keep preprocessed images in {cache_dir} ({error}): doing without")
         return _in_memory(fit, arrays, params)
+
+
+def entries(fit: Images, arrays: Sequence[Images], params: Preprocessing, cache_dir: Path, digest: str) -> list[Path]:
+    """The folders of the cache that `preprocess` makes or reads for these arguments, whether they are there or not."""
+    if not _steps(params):
+        return []
+    return [_entry(cache_dir, identity) for identity in _identities(fit, arrays, params, digest)]
+
+
+def _identities(
+    fit: Images, arrays: Sequence[Images], params: Preprocessing, digest: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What names the cache entries of the statistics and of the transformed arrays: all that each depends on."""
+    of_fit = {"version": VERSION, "data": digest, "params": _named(params), "fit": _which(fit)}
+    return of_fit, of_fit | {"arrays": [_which(array) for array in arrays]}
 
 
 def _steps(params: Preprocessing) -> list[str]:
@@ -284,7 +298,7 @@ def _cached(cache_dir: Path, identity: dict[str, Any], write: Callable[[Path], N
     An entry is a folder that appears complete or not at all; its manifest says what it is, and the size and CRC-32
     of its files. Of processes that want the same entry one makes it. Raises OSError if it cannot be made.
     """
-    entry = cache_dir / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    entry = _entry(cache_dir, identity)
     found = _read(entry)
     if found is not None:
         return found
@@ -309,6 +323,10 @@ def _cached(cache_dir: Path, identity: dict[str, Any], write: Callable[[Path], N
     if found is None:
         raise OSError(f"{entry} does not read as it was written")
     return found
+
+
+def _entry(cache_dir: Path, identity: dict[str, Any]) -> Path:
+    return cache_dir / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _read(entry: Path) -> list[NDArray[np.float32]] | None:

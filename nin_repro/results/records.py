@@ -13,6 +13,10 @@ from nin_repro.files import UsageError, write_json
 FORMAT = 1
 
 
+class Conflict(UsageError):
+    """Two results that cannot both be right."""
+
+
 @dataclass(frozen=True)
 class Attempt:
     """One start of a run. `died` says what stopped answering (the "network", or single "classes"), "diverged" if
@@ -92,7 +96,7 @@ def read_all(folder: Path) -> tuple[list[Record], list[str]]:
             found[record.key].append(record)
     records = []
     for key, group in sorted(found.items()):
-        if all(_result(record) == _result(group[0]) for record in group):
+        if all(same(record, group[0]) for record in group):
             records.append(group[0])
         else:
             problems.append(f"{_names(group, folder)}: none used: different results for the key {key}")
@@ -111,8 +115,11 @@ def read_all(folder: Path) -> tuple[list[Record], list[str]]:
 def write(folder: Path, record: dict[str, Any]) -> Path:
     """Store `record` as `<folder>/<experiment or "other">/<key>.json`, atomically; returns the path that holds it.
 
-    A key that is already stored with the same result is left alone. Raises UsageError if the record is unsound or
-    if another result of the same key is stored.
+    A key that is already stored with the same result is left alone.
+
+    Raises:
+        Conflict: another result of the same key is stored.
+        UsageError: the record, or what is in its place, is unsound.
     """
     try:
         record = json.loads(json.dumps(record, allow_nan=False))  # as a reader will find it: tuples become lists
@@ -120,34 +127,58 @@ def write(folder: Path, record: dict[str, Any]) -> Path:
     except (TypeError, ValueError) as error:
         raise UsageError(f"this result cannot be stored as a record: {error}") from None
     key, experiment = record["key"], record["experiment"] or "other"
-    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", experiment, re.ASCII):
-        raise UsageError(f"the experiment name {experiment!r} cannot name a folder of records")
+    if not re.fullmatch(r"\w[\w.-]{,99}(/\w[\w.-]{,99}){,9}", experiment, re.ASCII):
+        raise UsageError(f"the experiment name {experiment[:200]!r} cannot name a folder of records")
     path = folder / experiment / f"{key}.json"
+    new = _build(path, record)
     for other in sorted(folder.rglob(f"{key}.json")):
         try:
             stored = _read(other)
         except (OSError, ValueError, RecursionError) as error:
             raise UsageError(f"{path} is not written: {other} is in its place but unsound ({error}); move it") from None
-        if _result(stored) != _result(_build(path, record)):
-            raise UsageError(
-                f"{path} (error {_build(path, record).error} %) is not written: {other} (error {stored.error} %) holds "
-                f"another result of the same key; compare the two and move the wrong one away"
+        if not same(stored, new):
+            raise Conflict(
+                f"{path} ({told(new)}) is not written: {other} ({told(stored)}) holds another result of the same key; "
+                f"{compare(new, stored)}"
             )
         return other
     write_json(path, record)
     return path
 
 
+def told(record: Record) -> str:
+    """What tells a result from another one of the same key, in words."""
+    error = "no error" if record.error is None else f"error {record.error} %"
+    modified = " modified" * record.dirty
+    return f"{error}, weights {record.weights_sha256[:8]}, commit {record.commit[:12]}{modified}, on {record.device}"
+
+
+def compare(new: Record, stored: Record) -> str:
+    """What to do about two results of one key."""
+    if new.device != stored.device:
+        return "devices round differently, so both may be right: keep one of the two, and move the other away"
+    return "compare the two and move the wrong one away"
+
+
 def _read(path: Path) -> Record:
     """Parse and check one file. Raises OSError or ValueError (its message one clause) if it cannot be used."""
+    return parse(path, path.read_bytes())[0]
+
+
+def parse(path: Path, content: bytes) -> tuple[Record, dict[str, Any]]:
+    """The record that is the content of a file of this name, checked, and its JSON as it is.
+
+    Raises:
+        ValueError, RecursionError: it is unsound; the message is one clause.
+    """
     try:
-        value = json.loads(path.read_text("utf-8"), object_pairs_hook=_once, parse_constant=_refuse)
+        value = json.loads(content.decode("utf-8"), object_pairs_hook=_once, parse_constant=_refuse)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"broken JSON ({error})") from None
     _check(value)
     if value["key"] != path.stem:
         raise ValueError(f"the file is not named by its key {value['key']}")
-    return _build(path, value)
+    return _build(path, value), value
 
 
 def _build(path: Path, value: dict[str, Any]) -> Record:
@@ -155,6 +186,11 @@ def _build(path: Path, value: dict[str, Any]) -> Record:
     attempts = tuple(Attempt(**{item.name: one[item.name] for item in fields(Attempt)}) for one in value["attempts"])
     known |= {"attempts": attempts, "dead_classes": tuple(value["dead_classes"])}
     return Record(path=path, **known | {"deviations": tuple(value["deviations"])})
+
+
+def same(one: Record, other: Record) -> bool:
+    """Whether two records of one key tell the same result."""
+    return _result(one) == _result(other)
 
 
 def _result(record: Record) -> tuple[Any, ...]:

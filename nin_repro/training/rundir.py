@@ -1,5 +1,6 @@
 """The directory of a run, and what is known of the machine it runs on. No torch here: a finished run answers fast."""
 
+import hashlib
 import json
 import os
 import platform
@@ -100,9 +101,27 @@ class RunDirectory:
             file.write(json.dumps(row) + "\n")
 
 
+ROOT = Path(__file__).resolve().parents[2]  # of the source tree
+PACKED = "packed.json"  # what scripts/bundle notes there of a tree that it packs: {"commit": ..., "sha256": ...}
+
+
+def source_digest(root: Path) -> str:
+    """SHA-256 of what a run is computed by: names and bytes of the files below nin_repro and conf, but for bytecode."""
+    total = hashlib.sha256()
+    paths = [path for name in ("nin_repro", "conf") for path in (root / name).rglob("*") if path.is_file()]
+    for path in sorted(path for path in paths if path.suffix != ".pyc"):
+        total.update(f"{path.relative_to(root)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
 def source_commit() -> tuple[str, bool]:
-    """(commit, whether tracked files differ from it) of the source tree; ("unknown", True) outside of git."""
+    """(commit, whether files differ from it) of the source tree; ("unknown", True) outside of git and of a bundle."""
     here = Path(__file__).resolve().parent
+    try:
+        noted = json.loads((ROOT / PACKED).read_text())
+        return noted["commit"], noted["sha256"] != source_digest(ROOT)
+    except (OSError, ValueError, LookupError, TypeError):
+        pass  # not packed
 
     def git(*words: str) -> str:
         return subprocess.run(
