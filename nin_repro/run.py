@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nin_repro.config.recipe import budget_name, directory, family, key, recipe
-from nin_repro.files import UsageError, locked
+from nin_repro.files import UsageError, dispensable, locked, told
 from nin_repro.results import records
 from nin_repro.schema import Config
 from nin_repro.training.console import Console, duration
@@ -89,16 +89,32 @@ def execute(request: Request) -> Outcome:
 
     found = machine(config)
     split = open_split(config.dataset.name, Path(config.data_dir), config.protocol)
+    try:
+        return _alone(request, run, found, split)
+    except OSError as error:  # a place that is no place for a run; once it is trained, `_train` has its own answers
+        raise UsageError(
+            f"no run can be kept in {run.path}: {told(error)}; free the place, or choose another runs_dir"
+        ) from None
+
+
+def _alone(request: Request, run: RunDirectory, found: "Machine", split: "Split") -> Outcome:
+    """Train, if no other process does.
+
+    Raises:
+        OSError: the run's directory cannot be made, locked or written to.
+    """
     with locked(run.lock, wait=False) as free:
         if free:
             return _train(request, run, found, split)
-    if not config.wait:
-        words = f"another process is training this run in {run.path}; wait=true waits for it"
+    status = run.status()
+    holder = f" ({status['pid']} on {status['host']})" if status.get("state") == "running" else ""
+    if not request.config.wait:
+        words = f"another process{holder} is training this run in {run.path}; wait=true waits for it"
         print(words)
         return Outcome("busy", BUSY, words, path=str(run.path))
-    print(f"waiting for the process that is training this run in {run.path}", flush=True)
+    print(f"waiting for the process{holder} that is training this run in {run.path}", flush=True)
     with locked(run.lock):
-        return _finished(run, config) or _train(request, run, found, split)
+        return _finished(run, request.config) or _train(request, run, found, split)
 
 
 def _parent(request: Request) -> Request:
@@ -139,47 +155,64 @@ def _finished(run: RunDirectory, config: Config) -> Outcome | None:
     record = run.result()
     if record is None:
         return None
-    _publish(config, record)
+    if record["key"] != key(config):
+        raise UsageError(f"{run.path} holds the run {record['key']} under the name of {key(config)}: move it away")
     print(f"this run is already {record['status']}, {record['finished']}: nothing is trained")
     return _report(config, run, record, already=True)
 
 
 def _train(request: Request, run: RunDirectory, found: "Machine", split: "Split") -> Outcome:
     """Train under the lock, and leave a status and an outcome behind whatever happens."""
-    from nin_repro.training.loop import Interrupted, NotFinite
+    from nin_repro.training.loop import Interrupted
 
     about = environment(found.words, found.threads)
     run.write_config(request.text, request.command)
     run.write_environment(about)
     run.write_selection(request.selection)
-    run.write_status("running")
+    run.selection()  # refused now if it is damaged, not when all is trained
     with Console(run.log) as console:
+        with dispensable(console.line):
+            run.write_status("running")
         tracker = _tracker(request, run, console)
         failed = True
         try:
             record = _to_the_end(request, run, found, split, about, console, tracker.log)
             run.write_result(record)
-            run.write_status(record["status"])
+            with dispensable(console.line):
+                run.write_status(record["status"])
             shown = ("test_error", "validation_error", "train_error", "status")
             tracker.finish(failed=False, summary={name: record[name] for name in shown})
             failed = False
-            _publish(request.config, record)
             return _report(request.config, run, record, already=False, say=console.line)
         except (Interrupted, KeyboardInterrupt) as stop:  # the latter before and after the steps, or when asked twice
             number = stop.signal if isinstance(stop, Interrupted) else signal_of(stop)
             why = f"stopped by {signal.Signals(number).name}{f' at {stop}' if str(stop) else ''}"
-            run.write_status("interrupted", why=why)
+            with dispensable(console.line):
+                run.write_status("interrupted", why=why)
             console.line(f"{why}; the same command goes on from there:\n  {request.command}")
             return Outcome("interrupted", 128 + number, why, path=str(run.path))
         except Exception as error:
-            text = str(error) if isinstance(error, (NotFinite, UsageError)) else f"{type(error).__name__}: {error}"
-            text = " ".join(text.split())
-            run.write_status("failed", why=text, traceback=traceback.format_exc())
-            console.line(f"failed: {text} (details in {run.path / 'status.json'}; the same command tries again)")
+            text = _one_line(error)
+            again = "goes on from the last checkpoint" if run.checkpoint.exists() else "tries again"
+            console.line(f"failed: {text} (the same command {again}; details in {run.path / 'status.json'})")
+            with dispensable(console.line):
+                run.write_status("failed", why=text, traceback=traceback.format_exc())
             return Outcome("failed", 1, text, path=str(run.path))
         finally:
             if failed:
                 tracker.finish(failed=True, summary={})
+
+
+def _one_line(error: Exception) -> str:
+    """What went wrong. The whole of it is in status.json: libraries add pages of advice and addresses."""
+    from nin_repro.training.loop import NotFinite
+
+    if isinstance(error, OSError):
+        return told(error)
+    text = " ".join(str(error).split())
+    if isinstance(error, (NotFinite, UsageError)):
+        return text
+    return f"{type(error).__name__}{': ' if text else ''}{text[:300]}"
 
 
 def _to_the_end(
@@ -195,7 +228,8 @@ def _to_the_end(
     from nin_repro.build import trainer
 
     def record_row(row: dict[str, Any]) -> None:
-        run.append_metrics(row)
+        with dispensable(console.line):
+            run.append_metrics(row)
         mirror({name: value for name, value in row.items() if name != "epoch"}, row["epoch"], len(work.progress.rows))
 
     config = request.config
@@ -203,25 +237,32 @@ def _to_the_end(
     work = trainer(config, split, found, console, run.checkpoint, record_row, _ancestor(request))
     console.line(f"run {key(config)} in {run.path}, on {found.words}, {found.threads} CPU threads")
     console.line(f"{config.dataset.name}: {len(work.batches.labels):,} training images, {split.provenance}")
-    _go_on(work, run, console)
+    _go_on(work, run, config, console)
     status = work.run()
+    with dispensable(console.line):
+        run.rewrite_metrics(work.progress.rows)  # with what found no space before
     record = _record(request, work, status, split, about) | run.selection()
     return record | {"started": started, "finished": time.strftime(TIME)}
 
 
-def _go_on(work: "Trainer", run: RunDirectory, console: Console) -> None:
-    """Take up the checkpoint, if there is a sound one."""
+def _go_on(work: "Trainer", run: RunDirectory, config: Config, console: Console) -> None:
+    """Take up the checkpoint, if there is a sound one. Raises UsageError if it is another run's."""
     from nin_repro.training.checkpoint import DamagedCheckpoint, load
 
+    if (run.path / "result.json").exists():
+        console.line(f"{run.path / 'result.json'} is truncated or altered: this run makes its end again")
     try:
         state = load(run.checkpoint)
     except DamagedCheckpoint as damage:
         console.line(f"{damage}: this run starts from the beginning, which gives the same result")
         state = None
     if state is not None:
+        if (other := state.get("key", key(config))) != key(config):  # earlier versions left none
+            raise UsageError(f"{run.checkpoint} is of the run {other}, not of {key(config)}: move it away")
         work.resume(state)
         console.line(f"going on after epoch {work.rate.epoch}, step {work.progress.step}")
-    run.rewrite_metrics(work.progress.rows)
+    with dispensable(console.line):
+        run.rewrite_metrics(work.progress.rows)
 
 
 def _record(request: Request, work: "Trainer", status: str, split: "Split", about: dict[str, Any]) -> dict[str, Any]:
@@ -273,17 +314,21 @@ def _record(request: Request, work: "Trainer", status: str, split: "Split", abou
     }
 
 
-def _publish(config: Config, record: dict[str, Any]) -> None:
-    """Put the record among those that tables are made of, where it belongs there."""
+def _publish(config: Config, record: dict[str, Any]) -> str:
+    """Put the record among those that tables are made of, where it belongs there; what prevents that, if anything."""
     if config.record == "always" or (config.record == "auto" and record["budget"] == "paper"):
         try:
             records.write(Path(config.records_dir), record)
-        except UsageError as conflict:  # the run itself is fine, and stays where it is
-            print(f"warning: {conflict}")
+        except UsageError as conflict:
+            return str(conflict)
+        except OSError as error:
+            return f"{told(error)}; the same command tries again"
+    return ""
 
 
 def _report(config: Config, run: RunDirectory, record: dict[str, Any], already: bool, say: Say = print) -> Outcome:
-    """Say how a run ended and what to do next."""
+    """Publish the record, say how the run ended and what to do next."""
+    unpublished = _publish(config, record)
     kind = "test" if record["test_error"] is not None else "validation"
     words = f"{kind} error {record[f'{kind}_error']:.2f} %"
     if record["status"] == "dead":
@@ -299,8 +344,10 @@ def _report(config: Config, run: RunDirectory, record: dict[str, Any], already: 
     say(f"      python -m nin_repro.describe {_described(record)}")
     if config.dataset.name == "digits":
         say("      python -m nin_repro.train experiment=table4/nin budget=short   (MNIST)")
+    if unpublished:  # the run itself is fine, and stays where it is
+        words = f"{words}; but its record is not among those that tables are made of: {unpublished}"
     say(words)
-    return Outcome(record["status"], 0, words, already, str(run.path))
+    return Outcome(record["status"], 1 if unpublished else 0, words, already, str(run.path))
 
 
 def _described(record: dict[str, Any]) -> str:
@@ -342,6 +389,8 @@ def as_command(main: Callable[[], None], usage: str | None = None) -> int:
         main()
     except UsageError as error:
         return fail(error)
+    except OSError as error:
+        return fail(UsageError(told(error)))
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     return 0

@@ -1,6 +1,5 @@
 """What became of the members of a sweep, and the choice among them by their validation error."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from nin_repro.files import UsageError, write_json
+from nin_repro.files import UsageError, read_json, write_json
 from nin_repro.results.tables import Stats
 from nin_repro.run import Outcome, Request, fail
 from nin_repro.training.rundir import RunDirectory
@@ -59,7 +58,7 @@ def leave(folder: Path, number: int, member: Member) -> None:
 def read(folder: Path) -> list[Member]:
     """The members that `leave` left, in the order of the sweep."""
     files = sorted((folder / "outcomes").glob("*.json"), key=lambda path: int(path.stem))
-    told = [json.loads(path.read_text()) for path in files]
+    told = [read_json(path) for path in files]
     return [Member(**one | {"outcome": Outcome(**one["outcome"])}) for one in told]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from nin_repro.files import UsageError, write_json
+from nin_repro.files import UsageError, read_json, write_json
 
 FORMAT = 1
 
@@ -86,7 +86,7 @@ def read_all(folder: Path) -> tuple[list[Record], list[str]]:
     for path in sorted(folder.rglob("*.json")):
         try:
             record = _read(path)
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             problems.append(f"{path.relative_to(folder)}: not used: {error}")
         else:
             found[record.key].append(record)
@@ -126,7 +126,7 @@ def write(folder: Path, record: dict[str, Any]) -> Path:
     for other in sorted(folder.rglob(f"{key}.json")):
         try:
             stored = _read(other)
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             raise UsageError(f"{path} is not written: {other} is in its place but unsound ({error}); move it") from None
         if _result(stored) != _result(_build(path, record)):
             raise UsageError(
@@ -140,10 +140,7 @@ def write(folder: Path, record: dict[str, Any]) -> Path:
 
 def _read(path: Path) -> Record:
     """Parse and check one file. Raises OSError or ValueError (its message one clause) if it cannot be used."""
-    try:
-        value = json.loads(path.read_text("utf-8"), object_pairs_hook=_once, parse_constant=_refuse)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"broken JSON ({error})") from None
+    value = read_json(path)
     _check(value)
     if value["key"] != path.stem:
         raise ValueError(f"the file is not named by its key {value['key']}")
@@ -166,18 +163,6 @@ def _result(record: Record) -> tuple[Any, ...]:
 
 def _names(group: Iterable[Record], folder: Path) -> str:
     return " and ".join(str(record.path.relative_to(folder)) for record in group)
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON lets a name appear twice and Python keeps the last; in a record that is an edit gone wrong."""
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("a name appears twice in it")
-    return value
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not a number")
 
 
 # What a record must look like ------------------------------------------------------------------------------------
