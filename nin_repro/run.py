@@ -93,7 +93,7 @@ def execute(request: Request) -> Outcome:
         return _alone(request, run, found, split)
     except OSError as error:  # a place that is no place for a run; once it is trained, `_train` has its own answers
         raise UsageError(
-            f"no run can be kept in {run.path}: {told(error)}; free the place, or choose another runs_dir"
+            f"no run can be kept here: {told(error)}; free the place, or choose another runs_dir"
         ) from None
 
 
@@ -374,8 +374,8 @@ def _tracker(request: Request, run: RunDirectory, console: Console) -> "Tracker"
 
 
 def fail(error: UsageError) -> int:
-    """Print a refusal as the one line it is; the exit code for it."""
-    print(f"error: {error}", file=sys.stderr)
+    """Print a refusal as the one line it is, whatever names are in it; the exit code for it."""
+    print("error:", "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error)), file=sys.stderr)
     return 2
 
 
