@@ -1,35 +1,97 @@
 """Faults of files and of the machine, each caused for real. tests/FAULTS.md lists them all."""
 
+import json
 import random
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from fake_records import record
+from faults import ROOT, damages, full, mounted, mounting, read_only
 
+from nin_repro import train
+from nin_repro.config.compose import load
+from nin_repro.config.recipe import directory
 from nin_repro.data.preprocess import preprocess
+from nin_repro.data.sources import obtain
+from nin_repro.files import read_json
 from nin_repro.results import records
 from nin_repro.schema import Preprocessing
+from nin_repro.training import checkpoint
 
-ROOT = Path(__file__).parents[1]
+Train = Callable[..., tuple[int, str]]
+
+# A run of a second, with a checkpoint after every update.
+SMALL = [
+    "dataset=digits",
+    "architecture=nin_small",
+    "architecture.blocks.mlpconv1.widths=[12,8,8]",
+    "architecture.blocks.mlpconv2.widths=[12,8,8]",
+    "architecture.blocks.mlpconv3.widths=[12,8,classes]",
+    "architecture.last_relu=false",
+    "dataset.preprocessing.divide=16",
+    "optimizer.clip_norm=1",
+    "budget.train_images=400",
+    "budget.epochs=5",
+    "checkpoint_seconds=0",
+    "record=always",
+    "wandb.mode=disabled",
+]
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The word for a data directory with the digits in it."""
+    folder = tmp_path_factory.mktemp("data")
+    obtain("digits", folder)
+    return f"data_dir={folder}"
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, data: str) -> Train:
+    """`python -m nin_repro.train` for the small run in this process; gives back its exit code and all it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def called(*words: str) -> tuple[int, str]:
+        monkeypatch.setattr(train, "exit_code", 0)
+        monkeypatch.setattr(sys, "argv", ["train", *SMALL, data, *words])
+        code = train.main()
+        shown = "".join(capsys.readouterr())
+        assert "Traceback" not in shown
+        return code, shown
+
+    return called
+
+
+def run_of(folder: Path, *words: str) -> Path:
+    return folder / directory(load([*SMALL, *words]))
+
+
+def told(run: Path) -> dict[str, Any]:
+    """What must be the same whatever happened to a run."""
+    found = read_json(run / "result.json")
+    for name in ("seconds", "images_per_second", "started", "finished", "command", "environment"):
+        del found[name]
+    del found["curve"]["seconds"], found["curve"]["images_per_second"]
+    return found
+
+
+@pytest.fixture(scope="session")
+def expected(tmp_path_factory: pytest.TempPathFactory, data: str) -> dict[str, Any]:
+    """The result of the small run when nothing happens to it."""
+    from nin_repro.config.compose import load_with_text
+    from nin_repro.run import Request, execute
+
+    words = [*SMALL, data, f"runs_dir={tmp_path_factory.mktemp('undisturbed')}", "record=never"]
+    config, text = load_with_text(words)
+    return told(Path(execute(Request(config, words, None, text)).path))
 
 
 # --- bits ------------------------------------------------------------------------------------------------------------
-
-
-def damages(raw: bytes, seed: int, flips: int) -> Iterator[bytes]:
-    """What a bad disk makes of a file: cut, zeroed, and single bits flipped all over it."""
-    draw = random.Random(seed)
-    yield b""
-    yield raw[: draw.randrange(1, len(raw) - 2)]
-    yield bytes(len(raw))
-    start = draw.randrange(len(raw) - 16)
-    yield raw[:start] + bytes(16) + raw[start + 16 :]
-    for _ in range(flips):
-        place = draw.randrange(len(raw))
-        yield raw[:place] + bytes([raw[place] ^ 1 << draw.randrange(8)]) + raw[place + 1 :]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -91,3 +153,98 @@ def test_a_damaged_cache_is_made_again_and_gives_the_same_images(
                 np.testing.assert_array_equal(found, right)
         path.write_bytes(raw)
     assert "damaged or incomplete: making it again" in capsys.readouterr().err
+
+
+# --- disks -----------------------------------------------------------------------------------------------------------
+
+PAGE = 4096
+
+
+@mounting
+def test_a_full_disk_stops_a_run_in_one_line_and_the_same_command_ends_it(
+    tmp_path: Path, call: Train, expected: dict[str, Any]
+) -> None:
+    """So full that each file in turn finds no space: those that only people read are done without."""
+    ends = set()
+    for pages in (0, 2, 6, 13, 17):
+        with mounted(tmp_path / "disk") as disk:
+            words = (f"runs_dir={disk}", "record=never")
+            run = run_of(Path("/"), words[0])
+            with full(disk, but=pages * PAGE):
+                code, shown = call(*words)
+                state = checkpoint.load(run / "checkpoint.pt")  # raises if it is not whole
+                ends.add((code, state is not None))
+                if code:
+                    assert len(re.findall("(?:error|failed): .*No space left on device", shown)) == 1, (pages, shown)
+                    assert not (run / "result.json").exists() and not list(run.glob(".*.part"))
+                else:
+                    assert told(run) == expected
+            code, shown = call(*words)
+            assert code == 0 and told(run) == expected, (pages, shown)
+            rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+            assert [row["train_loss"] for row in rows] == expected["curve"]["train_loss"]
+            assert read_json(run / "status.json")["state"] == "done"
+    # refused before it began; stopped without and with a checkpoint
+    assert ends >= {(2, False), (1, False), (1, True)}, ends
+
+
+@mounting
+def test_a_finished_run_outlives_a_record_that_cannot_be_written(
+    tmp_path: Path, call: Train, expected: dict[str, Any]
+) -> None:
+    with mounted(tmp_path / "disk") as disk:
+        words = ("record=always", f"records_dir={disk / 'records'}")
+        run = run_of(tmp_path)
+        with full(disk, but=0):
+            code, shown = call(*words)
+            assert code == 1 and shown.count("its record is not among those that tables are made of: ") == 1
+            assert "No space left on device; the same command tries again" in shown.splitlines()[-1]
+        assert told(run) == expected and read_json(run / "status.json")["state"] == "done"
+        with read_only(disk):
+            code, shown = call(*words)
+            assert code == 1 and "Read-only file system" in shown.splitlines()[-1] and "already done" in shown
+        code, shown = call(*words)
+        assert code == 0 and "already done" in shown
+        assert [path.stem for path in disk.rglob("*.json")] == [expected["key"]]
+
+
+@mounting
+def test_a_read_only_place_refuses_new_runs_and_tells_of_finished_ones(
+    tmp_path: Path, call: Train, expected: dict[str, Any]
+) -> None:
+    with mounted(tmp_path / "disk") as disk:
+        words = (f"runs_dir={disk}", "record=never")
+        with read_only(disk):
+            code, shown = call(*words)
+            assert code == 2 and shown.count("\n") == 1 and "Read-only file system" in shown, shown
+        run = run_of(Path("/"), words[0])
+        assert call(*words)[0] == 0
+        before = sorted((path.name, path.read_bytes()) for path in run.iterdir())
+        with read_only(disk):
+            code, shown = call(*words)
+            assert code == 0 and "already done" in shown
+            (run / "result.json").read_bytes()
+        assert sorted((path.name, path.read_bytes()) for path in run.iterdir()) == before
+        (run / "result.json").unlink()  # as if it had been stopped before its end
+        with read_only(disk):
+            code, shown = call(*words)
+            assert code == 2 and "Read-only file system" in shown, shown
+        assert call(*words)[0] == 0 and told(run) == expected
+
+
+@mounting
+@pytest.mark.parametrize("state", ["full", "read-only"])
+def test_tables_that_cannot_be_written_are_one_line(state: str, tmp_path: Path, command: Any) -> None:
+    with mounted(tmp_path / "disk") as disk, full(disk, but=0) if state == "full" else read_only(disk):
+        words = [f"--{name}={disk / name}" for name in ("out", "fidelity")]
+        done = command("tables", *words, "--records", str(ROOT / "results/records"))
+        assert done.returncode == 2 and done.stderr.startswith(f"error: {disk}/") and done.stderr.count("\n") == 1
+        assert [path.name for path in disk.rglob("*") if path.is_file()] in ([], ["ballast"])
+
+
+@mounting
+def test_data_that_find_no_space_are_one_line(tmp_path: Path, call: Train) -> None:
+    with mounted(tmp_path / "disk", 64) as disk:
+        code, shown = call(f"data_dir={disk}")
+        assert code == 2 and "No space left on device" in shown and shown.count("\n") == 1
+        assert not list(disk.glob("*.npz")) and not (tmp_path / "runs").exists()
