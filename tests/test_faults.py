@@ -248,3 +248,93 @@ def test_data_that_find_no_space_are_one_line(tmp_path: Path, call: Train) -> No
         code, shown = call(f"data_dir={disk}")
         assert code == 2 and "No space left on device" in shown and shown.count("\n") == 1
         assert not list(disk.glob("*.npz")) and not (tmp_path / "runs").exists()
+
+
+# --- the files of a run ----------------------------------------------------------------------------------------------
+
+
+def test_damaged_files_of_a_run_cost_time_and_no_digit(tmp_path: Path, call: Train, expected: dict[str, Any]) -> None:
+    assert call("record=never")[0] == 0
+    run = run_of(tmp_path)
+    sound = {path.name: path.read_bytes() for path in run.iterdir()}
+    result, state = sound["result.json"], sound["checkpoint.pt"]
+    cases = [
+        (name, damaged)
+        for name in ("status.json", "metrics.jsonl", "config.yaml", "environment.json")
+        for damaged in list(damages(sound[name], 3, 1))[-2:]
+    ]
+    for name, damaged in cases:  # of a run that was killed near its end: all is there but its result
+        (run / name).write_bytes(damaged)
+    (run / "result.json").unlink()
+    assert call("record=never")[0] == 0 and told(run) == expected
+    for seed, damaged in enumerate(damages(state, 4, 4)):  # a checkpoint, of a result that is damaged too
+        (run / "checkpoint.pt").write_bytes(damaged)
+        (run / "result.json").write_bytes(list(damages(result, seed, 1))[seed % 5])
+        code, shown = call("record=never")
+        assert code == 0 and told(run) == expected
+        if "already done" not in shown:
+            assert f"{run.relative_to(tmp_path)}/result.json is truncated or altered" in shown
+            assert "checkpoint.pt is truncated or altered: this run starts from the beginning" in shown
+
+
+def test_every_digit_of_a_result_is_sealed(tmp_path: Path, call: Train, expected: dict[str, Any]) -> None:
+    assert call("record=never")[0] == 0
+    path = run_of(tmp_path) / "result.json"
+    text = path.read_text()
+    assert f'"test_error": {expected["test_error"]}' in text
+    path.write_text(text.replace(f'"test_error": {expected["test_error"]}', '"test_error": 1.25'))
+    code, shown = call("record=never")
+    assert code == 0 and "truncated or altered" in shown and told(path.parent) == expected
+
+
+def test_another_run_under_the_name_of_this_one_is_refused(tmp_path: Path, call: Train) -> None:
+    assert call("record=never", "seed=1")[0] == 0
+    other, run = run_of(tmp_path, "seed=1"), run_of(tmp_path)
+    run.symlink_to(other)
+    code, shown = call("record=never")
+    assert code == 2 and shown.count("\n") == 1 and "holds the run" in shown and "move it away" in shown
+    (other / "result.json").unlink()  # its checkpoint would fit
+    code, shown = call("record=never")
+    assert code == 1 and "checkpoint.pt is of the run" in shown and not (run / "result.json").exists()
+
+
+def blocked(run: Path, how: str) -> None:
+    run.parent.mkdir()
+    if how == "dangling link":
+        run.symlink_to(run.parent / "nowhere")
+    elif how == "loop":
+        run.symlink_to(run)
+    elif how == "file":
+        run.write_text("no directory")
+    else:
+        (run / how).mkdir(parents=True)
+
+
+@pytest.mark.parametrize("how", ["dangling link", "loop", "file", "result.json", "lock", "config.yaml"])
+def test_what_is_in_the_way_of_a_run_is_named_in_one_line(how: str, tmp_path: Path, call: Train) -> None:
+    run = run_of(tmp_path)
+    blocked(run, how)
+    code, shown = call("record=never")
+    assert code == 2 and shown.startswith("error: no run can be") and shown.count("\n") == 1, shown
+    assert str(run.relative_to(tmp_path)) in shown
+
+
+@pytest.mark.parametrize("name", ["status.json", "metrics.jsonl", "checkpoint.pt"])
+def test_a_directory_in_place_of_a_file(name: str, tmp_path: Path, call: Train, expected: dict[str, Any]) -> None:
+    run = run_of(tmp_path)
+    blocked(run, name)
+    code, shown = call("record=never")
+    if name == "checkpoint.pt":  # nothing can be kept, so nothing is trained
+        assert code == 1 and f"failed: {run.relative_to(tmp_path)}/checkpoint.pt: Is a directory" in shown
+    else:
+        assert code == 0 and f"{name}: Is a directory; the run itself does without" in shown and told(run) == expected
+
+
+def test_a_link_to_another_disk_is_as_good_as_a_directory(
+    tmp_path: Path, call: Train, expected: dict[str, Any]
+) -> None:
+    run, elsewhere = run_of(tmp_path), tmp_path / "elsewhere"
+    run.parent.mkdir()
+    elsewhere.mkdir()
+    run.symlink_to(elsewhere)
+    assert call("record=never")[0] == 0 and told(elsewhere) == expected
