@@ -1,9 +1,15 @@
 """Faults of files and of the machine, each caused for real. tests/FAULTS.md lists them all."""
 
+import itertools
 import json
+import os
+import platform
 import random
 import re
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,17 +17,18 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_records import record
-from faults import ROOT, damages, full, mounted, mounting, read_only
+from faults import FLOCK, ROOT, damages, full, mounted, mounting, read_only
 
 from nin_repro import train
 from nin_repro.config.compose import load
 from nin_repro.config.recipe import directory
 from nin_repro.data.preprocess import preprocess
 from nin_repro.data.sources import obtain
-from nin_repro.files import read_json
+from nin_repro.files import locked, read_json, write_json
 from nin_repro.results import records
 from nin_repro.schema import Preprocessing
 from nin_repro.training import checkpoint
+from nin_repro.training.loop import Trainer
 
 Train = Callable[..., tuple[int, str]]
 
@@ -338,3 +345,117 @@ def test_a_link_to_another_disk_is_as_good_as_a_directory(
     elsewhere.mkdir()
     run.symlink_to(elsewhere)
     assert call("record=never")[0] == 0 and told(elsewhere) == expected
+
+
+# --- locks and clocks ------------------------------------------------------------------------------------------------
+
+
+def test_a_lock_is_held_by_a_process_and_never_by_a_file(tmp_path: Path, call: Train, expected: dict[str, Any]) -> None:
+    run = run_of(tmp_path)
+    run.mkdir(parents=True)
+    (run / "lock").write_text("4194999")  # left behind by a process that died, here or on another host
+    write_json(run / "status.json", {"state": "running", "time": "", "host": "another-host", "pid": 1})
+    with subprocess.Popen(["flock", str(run / "lock"), "sleep", "60"], start_new_session=True) as holder:
+        wait_until(lambda: not flock_is_free(run / "lock"))
+        code, shown = call("record=never")
+        assert code == 75 and "another process (1 on another-host) is training this run" in shown
+        os.killpg(holder.pid, signal.SIGKILL)
+    code, shown = call("record=never")
+    assert code == 0 and told(run) == expected
+
+
+def flock_is_free(path: Path) -> bool:
+    with locked(path, wait=False) as free:
+        return free
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(platform.machine() not in FLOCK, reason="the number of flock is not known for this machine")
+def test_a_file_system_without_locks_is_one_line(command: Any, tmp_path: Path, data: str) -> None:
+    code = "from faults import without_locks; without_locks(); from nin_repro.train import command; command()"
+    words = [*SMALL, data, "dataset.preprocessing.zca=0.1", "dataset.preprocessing.mean=none"]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("error: no run can be kept here: runs/digits-nin-seed0-")
+    assert "this file system has no locks (No locks available)" in done.stderr and "another runs_dir" in done.stderr
+
+
+def test_a_clock_that_jumps_back_changes_nothing(
+    tmp_path: Path, call: Train, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hours, now, local = itertools.count(), time.time, time.localtime
+
+    def jumping() -> float:  # an hour earlier whenever somebody looks
+        return now() - 3600 * next(hours)
+
+    monkeypatch.setattr(time, "time", jumping)
+    monkeypatch.setattr(time, "localtime", lambda seconds=None: local(jumping() if seconds is None else seconds))
+    shown_time = time.strftime
+    monkeypatch.setattr(time, "strftime", lambda how, when=None: shown_time(how, when or time.localtime()))
+    step, stopped = Trainer.step, []
+
+    def stop_once(self: Trainer, position: int) -> None:
+        step(self, position)
+        if self.progress.step == 9 and not stopped:
+            stopped.append(True)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Trainer, "step", stop_once)
+    assert call("record=never")[0] == 143
+    code, shown = call("record=never")
+    assert code == 0 and "going on after epoch" in shown
+    record = read_json(run_of(tmp_path) / "result.json")
+    assert told(run_of(tmp_path)) == expected and record["finished"] < record["started"]  # it did jump
+    assert 0 <= record["seconds"] < 60 and all(seconds >= 0 for seconds in record["curve"]["seconds"])
+    assert call("record=never")[0] == 0
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+NAMES = {
+    'runs_dir="a\nb"': "runs_dir=a\\nb has characters that cannot be shown",
+    "runs_dir=a\nb": "cannot read",
+    'wandb.group="\x1b[2J"': "wandb.group=\\x1b[2J has characters",
+    'wandb.tags=["a\udcff"]': "wandb.tags[0]=a\\udcff has characters",
+    f"wandb.group={'x' * 5000}": "more than 1,000",
+    f"runs_dir={'x' * 5000}": "more than 1,000",
+    f"runs_dir={'x' * 300}": "File name too long",
+    "runs_dir=/dev/null/x": "Not a directory",
+    "runs_dir=/proc/x": "/proc/x",
+    "wandb.project=${oc.env:HOME}": "write its value",
+    "runs_dir='${oc.env:HOME}'": "write its value",
+    "+x=${oc.env:HOME}": "write its value",
+    "experiment=../../etc": "is not a choice",
+    "dataset=../../../etc/passwd": "is not a choice",
+    'experiment="a\nb"': "is not a choice",
+    f"dataset.{'x' * 5000}=1": "there is no key",
+    "architecture.blocks.mlpconv1.__class__=1": "there is no key",
+}
+
+
+@pytest.mark.parametrize("word", NAMES, ids=[word[:30] for word in NAMES])
+def test_a_hostile_name_is_refused_in_one_line(word: str, tmp_path: Path, call: Train) -> None:
+    code, shown = call(word)
+    assert code == 2 and shown.startswith("error: ") and shown.count("\n") == 1, shown
+    assert NAMES[word] in shown and shown[:-1].isprintable()
+    assert os.environ["HOME"] not in shown and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a b/ü", "-x/../y", "%s {0} $HOME", "😀'\"" + "x" * 200])
+def test_an_unusual_name_is_a_name(name: str, tmp_path: Path, call: Train, expected: dict[str, Any]) -> None:
+    quoted = name.replace("\\", "\\\\").replace("'", "\\'")
+    words = (f"runs_dir='{quoted}'", f"records_dir='{quoted}/records'", f"wandb.group='{quoted}'")
+    code, shown = call(*words)
+    assert code == 0, shown
+    (result,) = (tmp_path / name).glob("*/result.json")
+    assert told(result.parent) == expected
+    assert "already done" in call(*words)[1]
