@@ -71,8 +71,19 @@ def execute(request: Request) -> Outcome:
     """Bring the run of a request to its end, whatever state it is in.
 
     Raises:
-        UsageError: the data or the device is not as asked; nothing was written for this run.
+        UsageError: the data, the device or the place is not as asked, or memory is short; nothing was trained.
     """
+    try:
+        return _execute(request)
+    except OSError as error:  # once it is trained, `_train` has its own answers
+        raise UsageError(
+            f"no run can be kept here: {told(error)}; free the place, or choose another runs_dir"
+        ) from None
+    except MemoryError:
+        raise UsageError("there is not enough memory to begin this run; the same command tries again") from None
+
+
+def _execute(request: Request) -> Outcome:
     config = request.config
     run = RunDirectory(directory(config))
     before = _finished(run, config)
@@ -89,32 +100,18 @@ def execute(request: Request) -> Outcome:
 
     found = machine(config)
     split = open_split(config.dataset.name, Path(config.data_dir), config.protocol)
-    try:
-        return _alone(request, run, found, split)
-    except OSError as error:  # a place that is no place for a run; once it is trained, `_train` has its own answers
-        raise UsageError(
-            f"no run can be kept here: {told(error)}; free the place, or choose another runs_dir"
-        ) from None
-
-
-def _alone(request: Request, run: RunDirectory, found: "Machine", split: "Split") -> Outcome:
-    """Train, if no other process does.
-
-    Raises:
-        OSError: the run's directory cannot be made, locked or written to.
-    """
     with locked(run.lock, wait=False) as free:
         if free:
             return _train(request, run, found, split)
     status = run.status()
     holder = f" ({status['pid']} on {status['host']})" if status.get("state") == "running" else ""
-    if not request.config.wait:
+    if not config.wait:
         words = f"another process{holder} is training this run in {run.path}; wait=true waits for it"
         print(words)
         return Outcome("busy", BUSY, words, path=str(run.path))
     print(f"waiting for the process{holder} that is training this run in {run.path}", flush=True)
     with locked(run.lock):
-        return _finished(run, request.config) or _train(request, run, found, split)
+        return _finished(run, config) or _train(request, run, found, split)
 
 
 def _parent(request: Request) -> Request:

@@ -1,5 +1,6 @@
 """Faults of files and of the machine, each caused for real. tests/FAULTS.md lists them all."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from fake_records import record
 from faults import FLOCK, ROOT, damages, full, mounted, mounting, read_only
 
@@ -43,7 +45,7 @@ SMALL = [
     "dataset.preprocessing.divide=16",
     "optimizer.clip_norm=1",
     "budget.train_images=400",
-    "budget.epochs=5",
+    "budget.epochs=4",
     "checkpoint_seconds=0",
     "record=always",
     "wandb.mode=disabled",
@@ -173,7 +175,7 @@ def test_a_full_disk_stops_a_run_in_one_line_and_the_same_command_ends_it(
 ) -> None:
     """So full that each file in turn finds no space: those that only people read are done without."""
     ends = set()
-    for pages in (0, 2, 6, 13, 17):
+    for pages in (0, 4, 13, 17):
         with mounted(tmp_path / "disk") as disk:
             words = (f"runs_dir={disk}", "record=never")
             run = run_of(Path("/"), words[0])
@@ -274,7 +276,7 @@ def test_damaged_files_of_a_run_cost_time_and_no_digit(tmp_path: Path, call: Tra
         (run / name).write_bytes(damaged)
     (run / "result.json").unlink()
     assert call("record=never")[0] == 0 and told(run) == expected
-    for seed, damaged in enumerate(damages(state, 4, 4)):  # a checkpoint, of a result that is damaged too
+    for seed, damaged in enumerate(damages(state, 4, 1)):  # a checkpoint, of a result that is damaged too
         (run / "checkpoint.pt").write_bytes(damaged)
         (run / "result.json").write_bytes(list(damages(result, seed, 1))[seed % 5])
         code, shown = call("record=never")
@@ -405,7 +407,7 @@ def test_a_clock_that_jumps_back_changes_nothing(
 
     def stop_once(self: Trainer, position: int) -> None:
         step(self, position)
-        if self.progress.step == 9 and not stopped:
+        if self.progress.step == 8 and not stopped:
             stopped.append(True)
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -450,7 +452,7 @@ def test_a_hostile_name_is_refused_in_one_line(word: str, tmp_path: Path, call: 
     assert os.environ["HOME"] not in shown and list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["a b/ü", "-x/../y", "%s {0} $HOME", "😀'\"" + "x" * 200])
+@pytest.mark.parametrize("name", ["-x/../a b/ü %s {0} $HOME", "😀'\"" + "x" * 200])
 def test_an_unusual_name_is_a_name(name: str, tmp_path: Path, call: Train, expected: dict[str, Any]) -> None:
     quoted = name.replace("\\", "\\\\").replace("'", "\\'")
     words = (f"runs_dir='{quoted}'", f"records_dir='{quoted}/records'", f"wandb.group='{quoted}'")
@@ -459,3 +461,72 @@ def test_an_unusual_name_is_a_name(name: str, tmp_path: Path, call: Train, expec
     (result,) = (tmp_path / name).glob("*/result.json")
     assert told(result.parent) == expected
     assert "already done" in call(*words)[1]
+
+
+# --- memory and devices ----------------------------------------------------------------------------------------------
+
+SHORT_OF_MEMORY = """
+import resource
+from nin_repro import train
+from nin_repro.training.loop import Trainer
+
+step = Trainer.step
+
+def limited(self, position):
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (8 << 20), -1))
+    step(self, position)
+
+Trainer.step = limited
+train.command()
+"""
+
+
+def test_out_of_memory_is_one_line_and_the_same_command_tries_again(tmp_path: Path, call: Train, data: str) -> None:
+    words = ["record=never", "architecture.blocks.mlpconv1.widths=[512,8,8]", "budget.max_steps=1"]
+    words += ["optimizer.batch_size=400"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    short = [sys.executable, "-c", SHORT_OF_MEMORY, *SMALL, data, *words]
+    done = subprocess.run(short, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr == "", done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("failed: ")]
+    assert "Error" in line and "the same command tries again" in line and len(line) < 500
+    assert read_json(run_of(tmp_path, *words) / "status.json")["state"] == "failed"
+    code, shown = call(*words)
+    assert code == 0 and "test error" in shown
+
+
+def test_a_gpu_that_vanishes_is_one_line_and_the_run_goes_on_from_its_checkpoint(
+    tmp_path: Path, call: Train, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Trainer.step
+
+    def lost(self: Trainer, position: int) -> None:
+        if self.progress.step == 8:
+            raise torch.AcceleratorError(
+                "CUDA error: unspecified launch failure\nCUDA kernel errors might be asynchronously reported at some\n"
+                "other API call, so the stacktrace below might be incorrect.\n" + "Compile with ...\n" * 50
+            )
+        step(self, position)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "step", lost)
+        code, shown = call("record=never")
+    (line,) = [line for line in shown.splitlines() if line.startswith("failed: ")]
+    assert code == 1 and "AcceleratorError: CUDA error: unspecified launch failure" in line and len(line) < 600
+    assert "the same command goes on from the last checkpoint" in line
+    code, shown = call("record=never")
+    assert code == 0 and "going on after epoch 2, step 8" in shown and told(run_of(tmp_path)) == expected
+
+
+def test_a_run_goes_on_when_nobody_takes_what_it_shows(
+    tmp_path: Path, call: Train, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open("/dev/full", "w") as nobody:
+        monkeypatch.setattr(sys, "stdout", nobody)
+        assert call("record=never")[0] == 0
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            nobody.close()
+    assert told(tmp_path / run_of(tmp_path)) == expected
+    assert "test error" in (run_of(tmp_path) / "train.log").read_text()
