@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nin_repro.config.recipe import budget_name
+from nin_repro.config.recipe import budget_name, key
 from nin_repro.data.batches import Batches, on_device
 from nin_repro.data.preprocess import preprocess
 from nin_repro.data.sources import DATASETS, Split
@@ -196,6 +196,7 @@ def trainer(
         ),
         evaluation=(eval_images, eval_labels),
         limits=Limits(
+            key=key(config),
             seed=config.seed,
             restarts=config.restarts,
             # In a reduced run a silent class may only be one that has not begun to learn.

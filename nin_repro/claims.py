@@ -15,7 +15,7 @@ from nin_repro.config.compose import experiments, load
 from nin_repro.config.recipe import budget_name, family, key, recipe
 from nin_repro.cost import images_seen
 from nin_repro.data.sources import DATASETS
-from nin_repro.files import UsageError, atomic, write_json
+from nin_repro.files import UsageError, atomic, read_json, write_json
 from nin_repro.finished import final_weights, open_finished, rebuilt
 from nin_repro.models.spec import layers, training_multiply_adds
 from nin_repro.results import claims, measurements, records
@@ -160,8 +160,8 @@ def _rounded(errors: list[list[float]]) -> list[list[float]]:
 def layer_numbers(path: Path) -> dict[str, Any]:
     """What single layers do (section 3.1): read from `path`, or computed and kept there. Only computing needs torch."""
     try:
-        found = json.loads(path.read_text())
-        if isinstance(found, dict) and found.get("format") == LAYERS:
+        found = read_json(path)
+        if found.get("format") == LAYERS:
             return found
     except (OSError, ValueError):
         pass

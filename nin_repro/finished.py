@@ -26,10 +26,7 @@ def open_finished(path: Path, flag: str, dead: bool = False) -> tuple[Config, di
     Raises:
         UsageError: it is not a finished run, it died and `dead` is not set, or it was altered.
     """
-    try:
-        record = RunDirectory(path).result()
-    except (OSError, RecursionError) as error:
-        raise UsageError(f"{path / 'result.json'} cannot be read: {error}") from None
+    record = RunDirectory(path).result()
     if record is None or (record["status"] != "done" and not dead):
         why = "every start of this run died" if record else "no finished run is there (result.json tells of none)"
         raise UsageError(f"{flag} {path}: {why}; name a directory below runs/ whose training is done")

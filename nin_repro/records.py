@@ -47,7 +47,7 @@ def merge(source: Path, store: Path) -> Merged:
             record, value = records.parse(Path(name), _whole(content))
             _require_own_key(record)
             groups[record.key].append((record, value))
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             merged.unsound.append(f"{name}: {error}")
     seeds = {(one.family, one.seed): one for one in records.read_all(store)[0]}
     for key, group in sorted(groups.items()):

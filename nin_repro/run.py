@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nin_repro.config.recipe import budget_name, directory, family, key, recipe
-from nin_repro.files import UsageError, locked
+from nin_repro.files import UsageError, dispensable, locked, told
 from nin_repro.results import records
 from nin_repro.schema import Config
 from nin_repro.training.console import Console, duration
@@ -76,8 +76,19 @@ def execute(request: Request) -> Outcome:
     """Bring the run of a request to its end, whatever state it is in.
 
     Raises:
-        UsageError: the data or the device is not as asked; nothing was written for this run.
+        UsageError: the data, the device or the place is not as asked, or memory is short; nothing was trained.
     """
+    try:
+        return _execute(request)
+    except OSError as error:  # once it is trained, `_train` has its own answers
+        raise UsageError(
+            f"no run can be kept here: {told(error)}; free the place, or choose another runs_dir"
+        ) from None
+    except MemoryError:
+        raise UsageError("there is not enough memory to begin this run; the same command tries again") from None
+
+
+def _execute(request: Request) -> Outcome:
     config = request.config
     run = RunDirectory(directory(config))
     before = _finished(run, config)
@@ -97,11 +108,13 @@ def execute(request: Request) -> Outcome:
     with locked(run.lock, wait=False) as free:
         if free:
             return _train(request, run, found, split)
+    status = run.status()
+    holder = f" ({status['pid']} on {status['host']})" if status.get("state") == "running" else ""
     if not config.wait:
-        words = f"another process is training this run in {run.path}; wait=true waits for it"
+        words = f"another process{holder} is training this run in {run.path}; wait=true waits for it"
         print(words)
         return Outcome("busy", BUSY, words, path=str(run.path))
-    print(f"waiting for the process that is training this run in {run.path}", flush=True)
+    print(f"waiting for the process{holder} that is training this run in {run.path}", flush=True)
     with locked(run.lock):
         return _finished(run, config) or _train(request, run, found, split)
 
@@ -144,11 +157,12 @@ def _finished(run: RunDirectory, config: Config) -> Outcome | None:
     record = run.result()
     if record is None:
         return None
+    if record["key"] != key(config):
+        raise UsageError(f"{run.path} holds the run {record['key']} under the name of {key(config)}: move it away")
     if run.parts():  # it was killed after its result was written
         with contextlib.suppress(OSError), locked(run.lock, wait=False) as free:
             if free:
                 run.remove_parts()
-    _publish(config, record)
     print(f"this run is already {record['status']}, {record['finished']}: nothing is trained")
     return _report(config, run, record, already=True)
 
@@ -171,41 +185,62 @@ def found(config: Config) -> Outcome:
 
 def _train(request: Request, run: RunDirectory, found: "Machine", split: "Split") -> Outcome:
     """Train under the lock, and leave a status and an outcome behind whatever happens."""
-    from nin_repro.training.loop import Interrupted, NotFinite
+    from nin_repro.training.loop import Interrupted
 
     about = environment(found.words, found.threads)
     run.remove_parts()
     run.write_config(request.text, request.command)
     run.write_environment(about)
     run.write_selection(request.selection)
-    run.write_status("running")
-    with Console(run.log, lambda figures: run.write_status("running", **figures)) as console:
+    run.selection()  # refused now if it is damaged, not when all is trained
+
+    def report(figures: dict[str, float | int | None]) -> None:
+        with contextlib.suppress(OSError):
+            run.write_status("running", **figures)
+
+    with Console(run.log, report) as console:
+        with dispensable(console.line):
+            run.write_status("running")
         tracker = _tracker(request, run, console)
         failed = True
         try:
             record = _to_the_end(request, run, found, split, about, console, tracker.log)
             run.write_result(record)
-            run.write_status(record["status"])
+            with dispensable(console.line):
+                run.write_status(record["status"])
             shown = ("test_error", "validation_error", "train_error", "status")
             tracker.finish(failed=False, summary={name: record[name] for name in shown})
             failed = False
-            _publish(request.config, record)
             return _report(request.config, run, record, already=False, say=console.line)
         except (Interrupted, KeyboardInterrupt) as stop:  # the latter before and after the steps, or when asked twice
             number = stop.signal if isinstance(stop, Interrupted) else signal_of(stop)
             why = f"stopped by {signal.Signals(number).name}{f' at {stop}' if str(stop) else ''}"
-            run.write_status("interrupted", why=why)
+            with dispensable(console.line):
+                run.write_status("interrupted", why=why)
             console.line(f"{why}; the same command goes on from there:\n  {request.command}")
             return Outcome("interrupted", 128 + number, why, path=str(run.path))
         except Exception as error:
-            text = str(error) if isinstance(error, (NotFinite, UsageError)) else f"{type(error).__name__}: {error}"
-            text = " ".join(text.split())
-            run.write_status("failed", why=text, traceback=traceback.format_exc())
-            console.line(f"failed: {text} (details in {run.path / 'status.json'}; the same command tries again)")
+            text = _one_line(error)
+            again = "goes on from the last checkpoint" if run.checkpoint.exists() else "tries again"
+            console.line(f"failed: {text} (the same command {again}; details in {run.path / 'status.json'})")
+            with dispensable(console.line):
+                run.write_status("failed", why=text, traceback=traceback.format_exc())
             return Outcome("failed", 1, text, path=str(run.path))
         finally:
             if failed:
                 tracker.finish(failed=True, summary={})
+
+
+def _one_line(error: Exception) -> str:
+    """What went wrong. The whole of it is in status.json: libraries add pages of advice and addresses."""
+    from nin_repro.training.loop import NotFinite
+
+    if isinstance(error, OSError):
+        return told(error)
+    text = " ".join(str(error).split())
+    if isinstance(error, (NotFinite, UsageError)):
+        return text
+    return f"{type(error).__name__}{': ' if text else ''}{text[:300]}"
 
 
 def _to_the_end(
@@ -221,7 +256,8 @@ def _to_the_end(
     from nin_repro.build import trainer
 
     def record_row(row: dict[str, Any]) -> None:
-        run.append_metrics(row)
+        with dispensable(console.line):
+            run.append_metrics(row)
         mirror({name: value for name, value in row.items() if name != "epoch"}, row["epoch"], len(work.progress.rows))
 
     config = request.config
@@ -229,25 +265,32 @@ def _to_the_end(
     work = trainer(config, split, found, console, run.checkpoint, record_row, _ancestor(request))
     console.line(f"run {key(config)} in {run.path}, on {found.words}, {found.threads} CPU threads")
     console.line(f"{config.dataset.name}: {len(work.batches.labels):,} training images, {split.provenance}")
-    _go_on(work, run, console)
+    _go_on(work, run, config, console)
     status = work.run()
+    with dispensable(console.line):
+        run.rewrite_metrics(work.progress.rows)  # with what found no space before
     record = _record(request, work, status, split, about) | run.selection()
     return record | {"started": started, "finished": time.strftime(TIME)}
 
 
-def _go_on(work: "Trainer", run: RunDirectory, console: Console) -> None:
-    """Take up the checkpoint, if there is a sound one."""
+def _go_on(work: "Trainer", run: RunDirectory, config: Config, console: Console) -> None:
+    """Take up the checkpoint, if there is a sound one. Raises UsageError if it is another run's."""
     from nin_repro.training.checkpoint import DamagedCheckpoint, load
 
+    if (run.path / "result.json").exists():
+        console.line(f"{run.path / 'result.json'} is truncated or altered: this run makes its end again")
     try:
         state = load(run.checkpoint)
     except DamagedCheckpoint as damage:
         console.line(f"{damage}: this run starts from the beginning, which gives the same result")
         state = None
     if state is not None:
+        if (other := state.get("key", key(config))) != key(config):  # earlier versions left none
+            raise UsageError(f"{run.checkpoint} is of the run {other}, not of {key(config)}: move it away")
         work.resume(state)
         console.line(f"going on after epoch {work.rate.epoch}, step {work.progress.step}")
-    run.rewrite_metrics(work.progress.rows)
+    with dispensable(console.line):
+        run.rewrite_metrics(work.progress.rows)
 
 
 def _record(request: Request, work: "Trainer", status: str, split: "Split", about: dict[str, Any]) -> dict[str, Any]:
@@ -299,17 +342,21 @@ def _record(request: Request, work: "Trainer", status: str, split: "Split", abou
     }
 
 
-def _publish(config: Config, record: dict[str, Any]) -> None:
-    """Put the record among those that tables are made of, where it belongs there."""
+def _publish(config: Config, record: dict[str, Any]) -> str:
+    """Put the record among those that tables are made of, where it belongs there; what prevents that, if anything."""
     if config.record == "always" or (config.record == "auto" and record["budget"] == "paper"):
         try:
             records.write(Path(config.records_dir), record)
-        except UsageError as conflict:  # the run itself is fine, and stays where it is
-            print(f"warning: {conflict}")
+        except UsageError as conflict:
+            return str(conflict)
+        except OSError as error:
+            return f"{told(error)}; the same command tries again"
+    return ""
 
 
 def _report(config: Config, run: RunDirectory, record: dict[str, Any], already: bool, say: Say = print) -> Outcome:
-    """Say how a run ended and what to do next."""
+    """Publish the record, say how the run ended and what to do next."""
+    unpublished = _publish(config, record)
     words = _verdict(record)
     say(
         f"{record['epochs']} epochs in {duration(record['seconds'])}, {record['images_per_second']:,.0f} images/s, "
@@ -320,8 +367,10 @@ def _report(config: Config, run: RunDirectory, record: dict[str, Any], already: 
     say(f"      python -m nin_repro.describe {_described(record)}")
     if config.dataset.name == "digits":
         say("      python -m nin_repro.train experiment=table4/nin budget=short   (MNIST)")
+    if unpublished:  # the run itself is fine, and stays where it is
+        words = f"{words}; but its record is not among those that tables are made of: {unpublished}"
     say(words)
-    return Outcome(record["status"], 0, words, already, str(run.path))
+    return Outcome(record["status"], 1 if unpublished else 0, words, already, str(run.path))
 
 
 def _verdict(record: dict[str, Any]) -> str:
@@ -359,8 +408,8 @@ def _tracker(request: Request, run: RunDirectory, console: Console) -> "Tracker"
 
 
 def fail(error: UsageError) -> int:
-    """Print a refusal as the one line it is; the exit code for it."""
-    print(f"error: {error}", file=sys.stderr)
+    """Print a refusal as the one line it is, whatever names are in it; the exit code for it."""
+    print("error:", "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error)), file=sys.stderr)
     return 2
 
 
@@ -374,6 +423,8 @@ def as_command(main: Callable[[], None], usage: str | None = None) -> int:
         main()
     except UsageError as error:
         return fail(error)
+    except OSError as error:
+        return fail(UsageError(told(error)))
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     return 0

@@ -62,7 +62,7 @@ def look(path: Path) -> Found:
     """What there is to say of a run directory."""
     run = RunDirectory(path)
     told, record, state = run.status(), None, "unknown"
-    with contextlib.suppress(OSError, RecursionError):
+    with contextlib.suppress(UsageError):
         record = run.result()
     if record is not None:
         state = str(record["status"])

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib
-import json
 import os
 import socket
 import sys
@@ -19,7 +18,7 @@ from omegaconf import DictConfig, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from nin_repro.config.compose import load
-from nin_repro.files import UsageError, write_json
+from nin_repro.files import UsageError, read_json, write_json
 from nin_repro.results.tables import Stats
 from nin_repro.run import Outcome, Request, fail, found
 from nin_repro.training.rundir import RunDirectory
@@ -86,7 +85,7 @@ def pass_on(folder: Path, number: int, member: Member) -> None:
 
 def read(folder: Path) -> dict[int, Member]:
     """The members that `leave` left, by their numbers."""
-    told = {int(path.stem): json.loads(path.read_text()) for path in (folder / "outcomes").glob("*.json")}
+    told = {int(path.stem): read_json(path) for path in (folder / "outcomes").glob("*.json")}
     return {number: Member(**one | {"outcome": Outcome(**one["outcome"])}) for number, one in told.items()}
 
 

@@ -18,7 +18,7 @@ from nin_repro.config.compose import (
     to_yaml,
 )
 from nin_repro.config.conf import CONF, help_text
-from nin_repro.files import UsageError, write_json
+from nin_repro.files import UsageError, told, write_json
 from nin_repro.run import Outcome, Request, Terminated, execute, fail, signal_of
 from nin_repro.schema import Config
 
@@ -172,6 +172,8 @@ def main() -> int:
         return composed_and_run()
     except UsageError as error:
         return fail(error)
+    except OSError as error:
+        return fail(UsageError(told(error)))
     except KeyboardInterrupt as stop:
         print("stopped before training began; the same command starts again", flush=True)
         return 128 + signal_of(stop)

@@ -18,7 +18,7 @@ from torch import nn
 from nin_repro import claims as command_module
 from nin_repro.claims import map_numbers
 from nin_repro.config.compose import load
-from nin_repro.files import UsageError
+from nin_repro.files import UsageError, read_json, write_json
 from nin_repro.models import forms
 from nin_repro.models.nin import NetworkInNetwork
 from nin_repro.models.probes import DIRECTIONS, Shares, map_shares, shifted, translation_errors
@@ -381,8 +381,8 @@ def test_a_run_is_measured_once_and_its_error_is_the_records(
 def test_an_error_that_is_not_the_records_is_refused(trained: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(trained, copy)
-    told = json.loads((copy / "result.json").read_text())
-    (copy / "result.json").write_text(json.dumps(told | {"test_error": told["test_error"] - 5}))
+    told = read_json(copy / "result.json")
+    write_json(copy / "result.json", told | {"test_error": told["test_error"] - 5})
     with pytest.raises(UsageError, match="data or code are not those of the run"):
         command_module.measure([copy], tmp_path / "out", None, trained.parents[1] / "data", "cpu")
     assert not (tmp_path / "out").exists()
@@ -407,8 +407,7 @@ def test_what_is_no_finished_run_is_refused_before_anything_is_measured(
 def test_a_dead_run_is_counted_without_numbers(trained: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(trained, copy)
-    told = json.loads((copy / "result.json").read_text()) | {"status": "dead"}
-    (copy / "result.json").write_text(json.dumps(told))
+    write_json(copy / "result.json", read_json(copy / "result.json") | {"status": "dead"})
     command_module.measure([copy], tmp_path / "out", None, None, "cpu")
     ((one,), _) = measurements.read_all(tmp_path / "out")
     assert (one.status, one.translation, one.alive) == ("dead", None, False)

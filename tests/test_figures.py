@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from nin_repro.config.compose import CONF, load, to_yaml
 from nin_repro.config.recipe import family, key
 from nin_repro.figures import EXPERIMENTS, compare, figure4, open_run
-from nin_repro.files import UsageError
+from nin_repro.files import UsageError, read_json, write_json
 from nin_repro.models.maps import class_maps, strongest
 from nin_repro.models.nin import NetworkInNetwork
 from nin_repro.models.spec import Shape
@@ -369,14 +369,14 @@ def test_a_run_without_ten_class_maps_is_refused(tmp_path: Path, words: list[str
 def test_weights_of_another_network_are_refused(trained: Path, tmp_path: Path) -> None:
     run, weights = altered(trained, tmp_path), {"a": torch.ones(1)}
     checkpoint.save(run / "checkpoint.pt", {"weights": weights})
-    told = json.loads((run / "result.json").read_text()) | {"weights_sha256": checkpoint.fingerprint(weights)}
-    (run / "result.json").write_text(json.dumps(told))
+    told = read_json(run / "result.json") | {"weights_sha256": checkpoint.fingerprint(weights)}
+    write_json(run / "result.json", told)
     with pytest.raises(UsageError, match="not of its network"):
         figure4(run, trained.parents[1] / "data", tmp_path)
 
 
 def test_a_result_without_an_error_is_refused(trained: Path, tmp_path: Path) -> None:
-    told = json.loads((trained / "result.json").read_text()) | {"test_error": "low"}
+    told = read_json(trained / "result.json") | {"test_error": "low"}
     with pytest.raises(UsageError, match="lacks epochs or test_error"):
         open_run(altered(trained, tmp_path, result_json=json.dumps(told).encode()))
 

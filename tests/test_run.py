@@ -14,6 +14,7 @@ import pytest
 
 from nin_repro.config.compose import load
 from nin_repro.config.recipe import directory, key
+from nin_repro.files import read_json
 from nin_repro.training import checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -71,7 +72,7 @@ def run_directory(folder: Path, *words: str) -> Path:
 
 def outcome(folder: Path, *words: str) -> dict[str, Any]:
     """What must be the same whenever and however often a run was interrupted."""
-    found: dict[str, Any] = json.loads((run_directory(folder, *words) / "result.json").read_text())
+    found = read_json(run_directory(folder, *words) / "result.json")
     for name in ("seconds", "images_per_second", "started", "finished", "command", "environment"):
         del found[name]
     del found["curve"]["seconds"], found["curve"]["images_per_second"]
@@ -162,7 +163,7 @@ def test_two_processes_on_one_key(data: str, tmp_path: Path) -> None:
         wait_for(run / "metrics.jsonl", first)
         with begin(tmp_path, *words) as second:
             output = second.communicate()[0]
-        assert second.returncode == 75 and "another process is training this run" in output
+        assert second.returncode == 75 and f"another process ({first.pid} on " in output
         with begin(tmp_path, *words, "wait=true") as third:
             assert third.stdout is not None and "waiting for the process" in third.stdout.readline()
             assert third.poll() is None

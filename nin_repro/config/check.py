@@ -12,6 +12,7 @@ from nin_repro.files import UsageError
 from nin_repro.models.own import own_kinds, settings
 from nin_repro.schema import Own, Range, default
 
+LONGEST = 1000  # characters of a word
 WHERE = "all keys: python -m nin_repro.train --help"
 
 
@@ -117,6 +118,9 @@ def _scalar(kind: Any, value: Any, path: str) -> Any:
         return str(value)  # a name made of digits
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise _wrong(path, value, words[kind])
+    if kind is str and not (value.isprintable() and len(value) <= LONGEST):
+        shown = ascii(value[:40])[1:-1] + "..." * (len(value) > 40)
+        raise UsageError(f"{path}={shown} has characters that cannot be shown, or more than {LONGEST:,}; {WHERE}")
     if kind is float and not math.isfinite(value):
         raise _wrong(path, value, "a finite number")
     return value

@@ -77,6 +77,10 @@ def require_known(overrides: Sequence[str]) -> None:
         name, values = _name_and_values(text)
         if name == "hydra" or name.startswith(("hydra.", "hydra/")):
             continue
+        if "${" in text:
+            raise UsageError(
+                f"{name} is given as ${{...}}: write its value, which records and config.yaml tell; {WHERE}"
+            )
         if name in choices() and values is not None:
             for value in values:
                 _require_choice(name, str(value))

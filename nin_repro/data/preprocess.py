@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nin_repro.data.lcn import local_contrast_normalised
-from nin_repro.files import UsageError, locked, write_json
+from nin_repro.files import UsageError, locked, read_json, write_json
 from nin_repro.schema import Preprocessing, given
 
 if TYPE_CHECKING:
@@ -332,7 +332,7 @@ def _entry(cache_dir: Path, identity: dict[str, Any]) -> Path:
 def _read(entry: Path) -> list[NDArray[np.float32]] | None:
     """The arrays of an entry, or None if it is not there, not complete or not as it was written."""
     try:
-        files = json.loads((entry / MANIFEST).read_text())["files"]
+        files = read_json(entry / MANIFEST)["files"]
         with ThreadPoolExecutor() as pool:
             if list(pool.map(_size_and_crc32, [entry / name for name in files])) != list(files.values()):
                 return None

@@ -240,6 +240,8 @@ def load(name: str, data_dir: Path, parts: Sequence[str]) -> Loaded:
                     mapped = facts.origin and member.endswith("images")  # your own: read, so that zip checks the CRC
                     arrays[member] = _mapped(path, archive, member) if mapped else archive[member]
                     digests[member] = _check(arrays[member], member, facts, expected)
+    except MemoryError:
+        raise
     # Whatever a parser meets in a damaged file: zip, header and number formats each raise their own errors.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -1,9 +1,10 @@
 """What was measured on trained networks: one small JSON file per run, named by the run's key, as records are."""
 
-import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from nin_repro.files import read_json
 
 FORMAT = 1
 SHIFTS = (0, 1, 2, 3, 4)  # pixels
@@ -54,15 +55,15 @@ def read_all(folder: Path) -> tuple[list[Measurement], list[str]]:
     for path in sorted(folder.glob("*.json")):
         try:
             found.append(_read(path))
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             problems.append(f"{path.name}: not used: {error}")
     return found, problems
 
 
 def _read(path: Path) -> Measurement:
     """Raises OSError or ValueError if the file cannot be used."""
-    value = json.loads(path.read_text("utf-8"))
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
+    value = read_json(path)
+    if value.get("format") != FORMAT:
         raise ValueError(f"it is no measurement of format {FORMAT}")
     if value.get("key") != path.stem:
         raise ValueError("the file is not named by its key")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from nin_repro.files import UsageError, write_json
+from nin_repro.files import UsageError, parse_json, write_json
 
 FORMAT = 1
 
@@ -90,7 +90,7 @@ def read_all(folder: Path) -> tuple[list[Record], list[str]]:
     for path in sorted(folder.rglob("*.json")):
         try:
             record = _read(path)
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             problems.append(f"{path.relative_to(folder)}: not used: {error}")
         else:
             found[record.key].append(record)
@@ -134,7 +134,7 @@ def write(folder: Path, record: dict[str, Any]) -> Path:
     for other in sorted(folder.rglob(f"{key}.json")):
         try:
             stored = _read(other)
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             raise UsageError(f"{path} is not written: {other} is in its place but unsound ({error}); move it") from None
         if not same(stored, new):
             raise Conflict(
@@ -166,15 +166,12 @@ def _read(path: Path) -> Record:
 
 
 def parse(path: Path, content: bytes) -> tuple[Record, dict[str, Any]]:
-    """The record that is the content of a file of this name, checked, and its JSON as it is.
+    """The record that is the content of a file of this name, checked, and its JSON without the seal.
 
     Raises:
-        ValueError, RecursionError: it is unsound; the message is one clause.
+        ValueError: it is unsound; the message is one clause.
     """
-    try:
-        value = json.loads(content.decode("utf-8"), object_pairs_hook=_once, parse_constant=_refuse)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"broken JSON ({error})") from None
+    value = parse_json(content)
     _check(value)
     if value["key"] != path.stem:
         raise ValueError(f"the file is not named by its key {value['key']}")
@@ -202,18 +199,6 @@ def _result(record: Record) -> tuple[Any, ...]:
 
 def _names(group: Iterable[Record], folder: Path) -> str:
     return " and ".join(str(record.path.relative_to(folder)) for record in group)
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON lets a name appear twice and Python keeps the last; in a record that is an edit gone wrong."""
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("a name appears twice in it")
-    return value
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not a number")
 
 
 # What a record must look like ------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What a run shows: lines that stay, and one line that is written over while a person watches."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -24,12 +25,13 @@ def duration(seconds: float) -> str:
 class Console:
     """Standard output and `train.log`. Status lines come often on a terminal, rarely and as plain lines elsewhere.
 
+    Lines that nobody takes, because a disk is full or a terminal has gone, are lost: a training does not end for them.
     `report` is called with the figures of a status line every few seconds.
     """
 
     def __init__(self, log: Path, report: Report | None = None) -> None:
         self.terminal = sys.stdout.isatty()
-        self.log = open(log, "a", encoding="utf-8")  # noqa: SIM115 - closed with the run
+        self.log = open(log, "ab", buffering=0)  # noqa: SIM115 - closed with the run
         self.report = report
         self.shown = self.reported = 0.0
         self.open_line = False
@@ -39,12 +41,12 @@ class Console:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if self.open_line:
-            print()
+            self._show("\n")
         self.log.close()
 
     def line(self, text: str) -> None:
         """A line that stays."""
-        print(("\r\x1b[K" if self.open_line else "") + text, flush=True)
+        self._show(("\r\x1b[K" if self.open_line else "") + text + "\n")
         self.open_line = False
         self._log(text)
 
@@ -65,12 +67,16 @@ class Console:
             return
         self.shown = now
         if self.terminal:
-            print("\r\x1b[K" + text, end="", flush=True)
+            self._show("\r\x1b[K" + text)
             self.open_line = True
         else:
-            print(text, flush=True)
+            self._show(text + "\n")
             self._log(text)
 
+    def _show(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            print(text, end="", flush=True)
+
     def _log(self, text: str) -> None:
-        self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
-        self.log.flush()
+        with contextlib.suppress(OSError):
+            self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n".encode())

@@ -42,6 +42,7 @@ class NotFinite(Exception):
 class Limits:
     """What bounds a run beyond its schedule, and how often it looks up from its work."""
 
+    key: str  # of the run, which its checkpoints carry
     seed: int
     restarts: int
     restart_for_classes: bool  # a class that is dead at the end costs a start too, not only the whole network
@@ -382,6 +383,7 @@ class Trainer:
         """Write a checkpoint of exactly this point. A state after a fault is never saved."""
         self._check_fault()
         state = {
+            "key": self.limits.key,
             "progress": self.progress.__dict__,
             "weights": self.network.state_dict(),
             "optimizer": self.sgd.state(),

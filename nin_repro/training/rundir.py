@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from nin_repro.files import atomic, write_json
+from nin_repro.files import UsageError, atomic, read_json, told, write_json
 
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "wandb")
 
@@ -49,12 +49,20 @@ class RunDirectory:
             part.unlink(missing_ok=True)
 
     def result(self) -> dict[str, Any] | None:
-        """The record of the finished run; None if it is not finished or its result cannot be read."""
+        """The record of the finished run; None if it is not finished, or its result is not as it was written.
+
+        Raises:
+            UsageError: nobody could say, because of what is there in its place.
+        """
         try:
-            found = json.loads((self.path / "result.json").read_text())
-        except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
+            found = read_json(self.path / "result.json")
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
-        return found if isinstance(found, dict) and found.get("status") in ("done", "dead") else None
+        except OSError as error:
+            raise UsageError(
+                f"no run can be here: {told(error)}; move what is in the way, or name another place"
+            ) from None
+        return found if found.get("status") in ("done", "dead") else None
 
     def write_result(self, record: dict[str, Any]) -> None:
         write_json(self.path / "result.json", record)
@@ -69,10 +77,10 @@ class RunDirectory:
     def status(self) -> dict[str, Any]:
         """What `write_status` wrote last; nothing if there is none that can be read."""
         try:
-            found = json.loads((self.path / "status.json").read_text())
-        except (OSError, ValueError, RecursionError):
+            found = read_json(self.path / "status.json")
+        except (OSError, ValueError):
             return {}
-        return found if isinstance(found, dict) and isinstance(found.get("state"), str) else {}
+        return found if isinstance(found.get("state"), str) else {}
 
     def write_config(self, text: str, command: str) -> None:
         with atomic(self.path / "config.yaml") as file:
@@ -87,9 +95,16 @@ class RunDirectory:
             write_json(self.path / "selection.json", found)
 
     def selection(self) -> dict[str, Any]:
-        """{"selection": what was noted}, or nothing."""
+        """{"selection": what was noted}, or nothing.
+
+        Raises:
+            UsageError: it is damaged.
+        """
         path = self.path / "selection.json"
-        return {"selection": json.loads(path.read_text())} if path.exists() else {}
+        try:
+            return {"selection": read_json(path)} if path.exists() else {}
+        except ValueError as damage:
+            raise UsageError(f"{path}: {damage}; repeat the search that wrote it, or delete it") from None
 
     def rewrite_metrics(self, rows: list[dict[str, Any]]) -> None:
         """Make metrics.jsonl say what the checkpoint says: rows after it are trained again."""
