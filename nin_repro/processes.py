@@ -83,8 +83,8 @@ def train(requests: dict[str, Request], at_once: int, folder: Path) -> list[Outc
                     if member.process is not None and not member.process.is_alive():
                         _collect(member, table)
                 table.show([_row(member) for member in members])
-            except KeyboardInterrupt:  # asked twice: the members do not finish their updates either
-                _pass_on([member for member in members if member.process is not None], signal.SIGTERM)
+            except KeyboardInterrupt:  # asked twice: no member finishes its update either
+                _pass_on([member for member in members if member.process is not None], signal.SIGINT)
         table.show([_row(member) for member in members], last=True)
     return [member.outcome for member in members if member.outcome is not None]
 

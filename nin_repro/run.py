@@ -170,17 +170,15 @@ def _finished(run: RunDirectory, config: Config) -> Outcome | None:
 def found(config: Config) -> Outcome:
     """What a run's directory says of it: how it ended, or that nobody trains it and it has not."""
     run = RunDirectory(directory(config))
-    record, status = run.result(), run.status()
+    record, status, state = run.result(), run.status(), run.state()
     if record is not None:
-        return Outcome(record["status"], 0, _verdict(record), path=str(run.path))
-    if not status:
-        return Outcome("not begun", 1, "nothing was trained", path=str(run.path))
-    state, why = status["state"], status.get("why", "")
-    if state == "running":
-        with locked(run.lock, wait=False) as free:
-            if free:
-                state, why = "lost", f"its process, of {status['time']} on {status['host']}, ended without a word"
-    return Outcome(state, 1, why, path=str(run.path))
+        return Outcome(state, 0, _verdict(record), path=str(run.path))
+    words = str(status.get("why", ""))
+    if state == "not begun":
+        words = "nothing was trained"
+    elif state == "lost":
+        words = f"its process, of {status.get('time')} on {status.get('host')}, ended without a word"
+    return Outcome(state, 1, words, path=str(run.path))
 
 
 def _train(request: Request, run: RunDirectory, found: "Machine", split: "Split") -> Outcome:

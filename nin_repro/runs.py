@@ -9,13 +9,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from nin_repro.files import UsageError, locked
+from nin_repro.files import UsageError
 from nin_repro.progress import Row
 from nin_repro.run import as_command
 from nin_repro.training.console import duration
 from nin_repro.training.rundir import RunDirectory
 
-STATES = ("running", "killed", "interrupted", "failed", "dead", "done", "unknown")
+STATES = ("running", "lost", "interrupted", "failed", "not begun", "dead", "done", "unknown")
 ENDED = ("done", "dead")
 
 
@@ -24,7 +24,7 @@ class Found:
     """A run directory, and what it tells."""
 
     run: RunDirectory
-    state: str  # one of STATES; killed: it says it is running, and no process has its lock
+    state: str  # one of STATES
     told: dict[str, Any]  # its status.json
     record: dict[str, Any] | None
 
@@ -53,7 +53,7 @@ class Found:
         if self.state == "running":
             row = " ".join(cell for cell in Row.of("", "", self.told).cells() if cell)
             return f"{row or 'starting'} ({self.told.get('host')}, process {self.told.get('pid')})"
-        if self.state == "killed":
+        if self.state == "lost":
             return f"its process {self.told.get('pid')} on {self.told.get('host')} is gone without a word"
         return str(self.told.get("why", ""))
 
@@ -61,20 +61,10 @@ class Found:
 def look(path: Path) -> Found:
     """What there is to say of a run directory."""
     run = RunDirectory(path)
-    told, record, state = run.status(), None, "unknown"
-    with contextlib.suppress(UsageError):
-        record = run.result()
-    if record is not None:
-        state = str(record["status"])
-    elif told.get("state") in STATES:
-        state = told["state"]
-    if state in ("running", "interrupted", "failed", "unknown") and run.lock.exists():
-        with contextlib.suppress(OSError, UsageError), locked(run.lock, wait=False) as free:
-            if not free:
-                state = "running"
-            elif state == "running":
-                state = "killed"
-    return Found(run, state, told, record)
+    try:
+        return Found(run, run.state(), run.status(), run.result())
+    except UsageError as error:
+        return Found(run, "unknown", {"why": str(error)}, None)
 
 
 def find(runs: Path) -> list[Found]:
@@ -95,7 +85,7 @@ def show(found: list[Found], runs: Path) -> None:
     for one in found:
         age = f"{_age(one.age)} ago" if one.age is not None else ""
         print(f"{one.run.path.name:{width}}  {one.state:11}  {age:>13}  {one.words()}")
-    again = [one for one in found if one.state in ("killed", "interrupted", "failed")]
+    again = [one for one in found if one.state in ("lost", "interrupted", "failed", "not begun")]
     if again:
         print("\nthe command of each of these goes on with it:")
         for one in again:

@@ -49,11 +49,11 @@ def test_each_run_is_listed_with_what_became_of_it_and_how_to_go_on(
     assert lines["finished"].startswith("done") and "test error" in lines["finished"]
     assert "MemoryError: no more" in lines["broken"] and "stopped by SIGTERM" in lines["stopped"]
     assert f"3/60 12.50 % 1:30 left ({socket.gethostname()}, process {os.getpid()})" in lines["busy"]
-    assert lines["gone"].startswith("killed") and "is gone without a word" in lines["gone"]
-    assert lines["half"].startswith("unknown")
+    assert lines["gone"].startswith("lost") and "is gone without a word" in lines["gone"]
+    assert lines["half"].startswith("not begun")
     commands = [line.split()[-1] for line in shown.splitlines() if line.startswith("  python")]
     assert sorted(commands) == ["broken", "gone", "stopped"]
-    assert "6 runs in" in shown and "1 running, 1 killed, 1 interrupted, 1 failed, 1 done, 1 unknown" in shown
+    assert "6 runs in" in shown and "1 running, 1 lost, 1 interrupted, 1 failed, 1 not begun, 1 done" in shown
 
 
 def test_checkpoints_of_finished_runs_go_when_asked_and_nothing_else(

@@ -1,5 +1,6 @@
 """The directory of a run, and what is known of the machine it runs on. No torch here: a finished run answers fast."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from nin_repro.files import UsageError, atomic, read_json, told, write_json
+from nin_repro.files import UsageError, atomic, locked, read_json, told, write_json
 
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "wandb")
 
@@ -81,6 +82,23 @@ class RunDirectory:
         except (OSError, ValueError):
             return {}
         return found if isinstance(found.get("state"), str) else {}
+
+    def state(self) -> str:
+        """done, dead, running, interrupted or failed; lost: its process ended without a word; or not begun.
+
+        Raises:
+            UsageError: nobody could say, because of what is there in place of its result.
+        """
+        record, status = self.result(), self.status()
+        if record is not None:
+            return str(record["status"])
+        state = str(status.get("state", "not begun"))
+        if not self.lock.exists():
+            return "lost" if state == "running" else state
+        with contextlib.suppress(OSError), locked(self.lock, wait=False) as free:
+            if not free:
+                return "running"
+        return "lost" if state in ("running", "done", "dead") else state  # done without a result: that was altered
 
     def write_config(self, text: str, command: str) -> None:
         with atomic(self.path / "config.yaml") as file:
