@@ -83,7 +83,7 @@ def run_of(folder: Path, *words: str) -> Path:
 def told(run: Path) -> dict[str, Any]:
     """What must be the same whatever happened to a run."""
     found = read_json(run / "result.json")
-    for name in ("seconds", "images_per_second", "started", "finished", "command", "environment"):
+    for name in ("seconds", "images_per_second", "started", "finished", "command", "environment", "commit", "dirty"):
         del found[name]
     del found["curve"]["seconds"], found["curve"]["images_per_second"]
     return found
@@ -103,7 +103,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory, data: str) -> dict[str, A
 # --- bits ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_damaged_record_is_refused_or_tells_the_right_numbers(seed: int, tmp_path: Path) -> None:
     paths = sorted(ROOT.glob("results/records/*/*/*.json"))
     paths = [records.write(tmp_path / "made", record()), random.Random(seed).choice(paths)]
@@ -111,7 +111,7 @@ def test_a_damaged_record_is_refused_or_tells_the_right_numbers(seed: int, tmp_p
         path = tmp_path / "read" / f"{json_key(raw)}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(raw)
-        ((sound,), _), refused, flips = records.read_all(path.parent), 0, 150
+        ((sound,), _), refused, flips = records.read_all(path.parent), 0, 100
         for damaged in damages(raw, seed, flips):
             path.write_bytes(damaged)
             found, problems = records.read_all(path.parent)
@@ -294,6 +294,15 @@ def test_every_digit_of_a_result_is_sealed(tmp_path: Path, call: Train, expected
     path.write_text(text.replace(f'"test_error": {expected["test_error"]}', '"test_error": 1.25'))
     code, shown = call("record=never")
     assert code == 0 and "truncated or altered" in shown and told(path.parent) == expected
+
+
+def test_a_damaged_note_of_a_search_is_refused_before_anything_is_trained(tmp_path: Path, call: Train) -> None:
+    note = run_of(tmp_path) / "selection.json"
+    write_json(note, {"command": "", "chosen": "a", "choices": [{"choice": "a", "validation_error": 12.5}]})
+    note.write_text(note.read_text().replace("12.5", "11.5"))
+    code, shown = call("record=never")
+    assert code == 2 and shown.count("\n") == 1 and "selection.json: it was altered" in shown
+    assert not (note.parent / "checkpoint.pt").exists()
 
 
 class Hostile:
