@@ -83,7 +83,7 @@ def run_of(folder: Path, *words: str) -> Path:
 def told(run: Path) -> dict[str, Any]:
     """What must be the same whatever happened to a run."""
     found = read_json(run / "result.json")
-    for name in ("seconds", "images_per_second", "started", "finished", "command", "environment"):
+    for name in ("seconds", "images_per_second", "started", "finished", "command", "environment", "commit", "dirty"):
         del found[name]
     del found["curve"]["seconds"], found["curve"]["images_per_second"]
     return found
@@ -103,7 +103,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory, data: str) -> dict[str, A
 # --- bits ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_damaged_record_is_refused_or_tells_the_right_numbers(seed: int, tmp_path: Path) -> None:
     paths = sorted(ROOT.glob("results/records/*/*/*.json"))
     paths = [records.write(tmp_path / "made", record()), random.Random(seed).choice(paths)]
@@ -111,7 +111,7 @@ def test_a_damaged_record_is_refused_or_tells_the_right_numbers(seed: int, tmp_p
         path = tmp_path / "read" / f"{json_key(raw)}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(raw)
-        ((sound,), _), refused, flips = records.read_all(path.parent), 0, 150
+        ((sound,), _), refused, flips = records.read_all(path.parent), 0, 100
         for damaged in damages(raw, seed, flips):
             path.write_bytes(damaged)
             found, problems = records.read_all(path.parent)
@@ -296,6 +296,29 @@ def test_every_digit_of_a_result_is_sealed(tmp_path: Path, call: Train, expected
     assert code == 0 and "truncated or altered" in shown and told(path.parent) == expected
 
 
+def test_a_damaged_note_of_a_search_is_refused_before_anything_is_trained(tmp_path: Path, call: Train) -> None:
+    note = run_of(tmp_path) / "selection.json"
+    write_json(note, {"command": "", "chosen": "a", "choices": [{"choice": "a", "validation_error": 12.5}]})
+    note.write_text(note.read_text().replace("12.5", "11.5"))
+    code, shown = call("record=never")
+    assert code == 2 and shown.count("\n") == 1 and "selection.json: it was altered" in shown
+    assert not (note.parent / "checkpoint.pt").exists()
+
+
+class Hostile:
+    """As a pickle, it runs a command when it is read."""
+
+    def __reduce__(self) -> Any:
+        return os.system, ("touch run-by-a-checkpoint",)
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, call: Train, expected: dict[str, Any]) -> None:
+    checkpoint.save(run_of(tmp_path) / "checkpoint.pt", {"weights": Hostile()})
+    code, shown = call("record=never")
+    assert code == 0 and "holds more than numbers" in shown and told(run_of(tmp_path)) == expected
+    assert not (tmp_path / "run-by-a-checkpoint").exists()
+
+
 def test_another_run_under_the_name_of_this_one_is_refused(tmp_path: Path, call: Train) -> None:
     assert call("record=never", "seed=1")[0] == 0
     other, run = run_of(tmp_path, "seed=1"), run_of(tmp_path)
@@ -407,7 +430,7 @@ def test_a_clock_that_jumps_back_changes_nothing(
 
     def stop_once(self: Trainer, position: int) -> None:
         step(self, position)
-        if self.progress.step == 8 and not stopped:
+        if self.progress.step == 10 and not stopped:
             stopped.append(True)
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -502,7 +525,7 @@ def test_a_gpu_that_vanishes_is_one_line_and_the_run_goes_on_from_its_checkpoint
     step = Trainer.step
 
     def lost(self: Trainer, position: int) -> None:
-        if self.progress.step == 8:
+        if self.progress.step == 10:
             raise torch.AcceleratorError(
                 "CUDA error: unspecified launch failure\nCUDA kernel errors might be asynchronously reported at some\n"
                 "other API call, so the stacktrace below might be incorrect.\n" + "Compile with ...\n" * 50
@@ -516,7 +539,7 @@ def test_a_gpu_that_vanishes_is_one_line_and_the_run_goes_on_from_its_checkpoint
     assert code == 1 and "AcceleratorError: CUDA error: unspecified launch failure" in line and len(line) < 600
     assert "the same command goes on from the last checkpoint" in line
     code, shown = call("record=never")
-    assert code == 0 and "going on after epoch 2, step 8" in shown and told(run_of(tmp_path)) == expected
+    assert code == 0 and "going on after epoch 2, step 10" in shown and told(run_of(tmp_path)) == expected
 
 
 def test_a_run_goes_on_when_nobody_takes_what_it_shows(
@@ -530,3 +553,16 @@ def test_a_run_goes_on_when_nobody_takes_what_it_shows(
             nobody.close()
     assert told(tmp_path / run_of(tmp_path)) == expected
     assert "test error" in (run_of(tmp_path) / "train.log").read_text()
+
+
+def test_every_row_of_the_list_of_faults_has_its_tests() -> None:
+    lines = (ROOT / "tests/FAULTS.md").read_text().splitlines()[2:]
+    rows = [line for line in lines if line.startswith("| ") and "| | |" not in line][1:]
+    assert len(rows) > 30
+    for row in rows:
+        named = re.findall(r"`(\w+)`", row.split("|")[3])
+        found = re.findall(r"(test_\w+)\.py", row.split("|")[3])
+        assert found and named, row
+        text = "".join((ROOT / "tests" / f"{name}.py").read_text() for name in found)
+        for name in named:
+            assert f"\ndef {name}(" in text, name

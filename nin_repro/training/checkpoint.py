@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def load(path: Path) -> dict[str, Any] | None:
     """What `save` wrote, tensors on the CPU; None if there is no file.
 
     Raises:
-        DamagedCheckpoint: truncated or altered.
+        DamagedCheckpoint: truncated or altered, or made by somebody else to run code, which is not run.
     """
     try:
         raw = path.read_bytes()
@@ -39,7 +40,10 @@ def load(path: Path) -> dict[str, Any] | None:
     start = len(MAGIC) + 32
     if not raw.startswith(MAGIC) or hashlib.sha256(raw[start:]).digest() != raw[len(MAGIC) : start]:
         raise DamagedCheckpoint(f"{path} is truncated or altered")
-    return torch.load(io.BytesIO(raw[start:]), map_location="cpu", weights_only=True)
+    try:
+        return torch.load(io.BytesIO(raw[start:]), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise DamagedCheckpoint(f"{path} holds more than numbers and was not written by this program") from None
 
 
 def final_weights(path: Path, record: dict[str, Any]) -> dict[str, torch.Tensor]:
