@@ -22,7 +22,7 @@ LAUNCHER = [
     "hydra.launcher.timeout_min=1",  # Slurm counts in minutes,
     "hydra.launcher.signal_delay_s=10",  # and warns a job up to 30 s earlier than it is told
 ]
-LENGTHS = 25, 100  # epochs; the longer ones take more than a minute
+LENGTHS = 15, 75  # epochs; the longer ones take more than a minute
 OPENING = """A sweep of six runs on a Slurm of one node with two CPUs, started for it by `tests/slurm_node.py`.
 A job may take one minute, of which three members need more. `python -m pytest --slurm` does all this again and writes
 this page, if the results are those of the same sweep undisturbed, in one process."""
