@@ -158,6 +158,7 @@ def found(config: Config) -> Outcome:
         return Outcome("not begun", 1, "nothing was trained", path=str(run.path))
     state, why = status["state"], status.get("why", "")
     if state == "running":
+        why = "a process is training it"
         with locked(run.lock, wait=False) as free:
             if free:
                 state, why = "lost", f"its process, of {status['time']} on {status['host']}, ended without a word"
