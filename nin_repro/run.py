@@ -176,6 +176,8 @@ def found(config: Config) -> Outcome:
     words = str(status.get("why", ""))
     if state == "not begun":
         words = "nothing was trained"
+    elif state == "running":
+        words = "a process is training it"
     elif state == "lost":
         words = f"its process, of {status.get('time')} on {status.get('host')}, ended without a word"
     return Outcome(state, 1, words, path=str(run.path))

@@ -14,7 +14,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, read_write
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from nin_repro.config.compose import load
@@ -101,9 +101,6 @@ class Outcomes(Callback):
             ends = _prepare_launcher(str(config.hydra.launcher._target_))
         except UsageError as error:
             raise SystemExit(fail(error)) from None  # Hydra makes a warning of any other exception
-        if not here(config.hydra.launcher):
-            with read_write(config):
-                config.hydra.sweep.dir = os.path.abspath(config.hydra.sweep.dir)
         begun = config
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:

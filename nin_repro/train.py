@@ -23,6 +23,7 @@ from nin_repro.run import Outcome, Request, Terminated, execute, fail, signal_of
 from nin_repro.schema import Config
 
 if TYPE_CHECKING:
+    from hydra.conf import HydraConf
     from omegaconf import DictConfig
 
     from nin_repro.sweep import Member
@@ -66,13 +67,27 @@ def task(composed: "DictConfig") -> None:
         outcome = Outcome("refused", fail(error), str(error))
     exit_code = outcome.code
     if several:
-        member = sweep.Member(overrides, experiment, select, outcome)
-        sweep.leave(Path(settings.sweep.dir), settings.job.num, member)
-        if outcome.state == "interrupted":
-            if sweep.here(settings.launcher):
-                print(f"and the sweep:\n  {command_line()}")
-            sweep.pass_on(Path(settings.sweep.dir), settings.job.num, member)
-            raise SystemExit(outcome.code)  # submitit takes a job that ends otherwise for done
+        conclude(settings, sweep.Member(overrides, experiment, select, outcome))
+
+
+def conclude(settings: "HydraConf", member: "Member") -> None:
+    """Leave the outcome of a member, and end its process if it was interrupted.
+
+    Raises:
+        SystemExit: it was. Of a job that ends otherwise submitit thinks that it is done.
+    """
+    from nin_repro import sweep
+    from nin_repro.training.stop import ignore_warnings
+
+    folder, number, state = Path(settings.sweep.dir), settings.job.num, member.outcome.state
+    sweep.leave(folder, number, member)
+    if state == "interrupted":
+        if sweep.here(settings.launcher):
+            print(f"and the sweep:\n  {command_line()}")
+        sweep.pass_on(folder, number, member)
+        raise SystemExit(member.outcome.code)
+    if not sweep.here(settings.launcher):
+        ignore_warnings()
 
 
 def require_here(config: Config, several: bool, launcher: "DictConfig") -> None:

@@ -3,6 +3,7 @@
 Six members on real data, of two lengths; an epoch takes about 0.7 s on an idle core.
 """
 
+import itertools
 import json
 import os
 import platform
@@ -133,7 +134,8 @@ def page(sweep: Sweep, expected: Sweep, title: str, opening: str, done_to: dict[
     packages.append(f"Python {platform.python_version()}")
     lines = [f"# {title}", "", opening, "", f"{', '.join(packages)}.", "", f"    {sweep.command}", ""]
     lines += ["| s | what happened |", "|---:|---|"]
-    lines += [f"| {seconds:.0f} | {what} |" for seconds, what in sweep.happened]
+    for second, at_once in itertools.groupby(sweep.happened, key=lambda one: round(one[0])):
+        lines.append(f"| {second} | {'; '.join(what for _, what in at_once)} |")
     lines += ["", "| member | what was done to it | weights, SHA-256 | undisturbed |", "|---|---|---|---|"]
     for number in range(COUNT):
         here, there = (one.result(number)["weights_sha256"][:16] for one in (sweep, expected))

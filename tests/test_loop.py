@@ -22,7 +22,7 @@ from nin_repro.training import checkpoint, evaluate
 from nin_repro.training.console import Console
 from nin_repro.training.loop import Interrupted, NotFinite, Trainer
 from nin_repro.training.schedule import Reached
-from nin_repro.training.stop import STOP
+from nin_repro.training.stop import STOP, ignore_warnings
 
 TINY = [
     "dataset=digits",
@@ -96,7 +96,8 @@ def test_every_signal_that_means_stop_does(make: Make) -> None:
     passed: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)}
     try:
-        signal.signal(signal.SIGUSR2, lambda number, _: passed.append(number))
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, lambda number, _: passed.append(number))
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         for asked in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
             run = make(name=asked.name)
@@ -106,6 +107,9 @@ def test_every_signal_that_means_stop_does(make: Make) -> None:
             assert STOP.signal == asked and make(name=asked.name).progress.step == 3 and passed == []
             STOP.pass_on()
             assert passed == ([asked] if asked == signal.SIGUSR2 else [])
+        ignore_warnings()
+        os.kill(os.getpid(), signal.SIGUSR2)  # it comes when all is done
+        assert passed == [signal.SIGUSR2]
         ignoring = make(name="nohup")
         stop_after(ignoring, 3, signal.SIGHUP)
         assert ignoring.run() == "done"

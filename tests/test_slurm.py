@@ -4,6 +4,7 @@ It needs root and Debian's packages slurm-wlm and munge, starts daemons of its o
 writes results/slurm.md.
 """
 
+import re
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ LAUNCHER = [
     "hydra.launcher.timeout_min=1",  # Slurm counts in minutes,
     "hydra.launcher.signal_delay_s=10",  # and warns a job up to 30 s earlier than it is told
 ]
-LENGTHS = 25, 100  # epochs; the longer ones take more than a minute
+LENGTHS = 15, 75  # epochs; the longer ones take more than a minute
 OPENING = """A sweep of six runs on a Slurm of one node with two CPUs, started for it by `tests/slurm_node.py`.
 A job may take one minute, of which three members need more. `python -m pytest --slurm` does all this again and writes
 this page, if the results are those of the same sweep undisturbed, in one process."""
@@ -100,9 +101,9 @@ def test_a_sweep_that_is_preempted_timed_out_and_cancelled_ends_as_one_that_was_
     done_to = dict.fromkeys(timed_out, "stopped by its time limit, queued again by itself")
     done_to |= {preempted: "preempted: `scontrol requeue`", cancelled: "cancelled: `scancel`; the same command again"}
     for number in done_to:
-        stops = [line.split(";")[0] for line in logs[number].splitlines() if line.startswith("stopped by ")]
+        stops = re.findall(r"^stopped by (\w+) at epoch \d+, (step \d+)", logs[number], re.MULTILINE)
         assert stops, logs[number]
-        done_to[number] += f" ({', '.join(stops)})"
+        done_to[number] += f" ({', '.join(f'{name} after {step}' for name, step in stops)})"
     version = subprocess.run(["slurmctld", "-V"], capture_output=True, text=True).stdout.strip()
     plugins = [f"{name} {metadata.version(name)}" for name in ("hydra-submitit-launcher", "submitit")]
     told = engines.page(sweep, expected, "A sweep on Slurm", OPENING, done_to, [version, *plugins])

@@ -53,6 +53,16 @@ class Stop:
             self._before[self.signal](self.signal, None)
 
 
+def ignore_warnings() -> None:
+    """Let WARNINGS pass unheard from now on: all is done, and there is nothing to save or to queue again.
+
+    As Python ends it gives signals that had a handler back their own effect, which is to end a process as failed.
+    """
+    for number in WARNINGS:
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_IGN)
+
+
 def _heard() -> list[int]:
     """SIGINT and SIGTERM; SIGHUP, unless nohup has it ignored; warnings that somebody handles."""
     heard = [signal.SIGINT, signal.SIGTERM]
