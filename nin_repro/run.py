@@ -139,6 +139,11 @@ def _finished(run: RunDirectory, config: Config) -> Outcome | None:
     record = run.result()
     if record is None:
         return None
+    try:
+        records.require_sound(record)
+    except ValueError as damage:
+        print(f"{run.path / 'result.json'} is damaged ({damage}): it is made again, which gives the same result")
+        return None
     _publish(config, record)
     print(f"this run is already {record['status']}, {record['finished']}: nothing is trained")
     return _report(config, run, record, already=True)
@@ -328,7 +333,7 @@ def _tracker(request: Request, run: RunDirectory, console: Console) -> "Tracker"
 
 def fail(error: UsageError) -> int:
     """Print a refusal as the one line it is; the exit code for it."""
-    print(f"error: {error}", file=sys.stderr)
+    print("error: " + "".join(char if char.isprintable() else "\ufffd" for char in str(error)), file=sys.stderr)
     return 2
 
 

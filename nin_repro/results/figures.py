@@ -38,6 +38,7 @@ STYLE: dict[str, Any] = {
     "legend.fontsize": 8,
     "legend.frameon": False,
     "savefig.dpi": 300,
+    "text.parse_math": False,  # texts are shown as they are: names from records may hold a $
     "svg.hashsalt": "nin_repro",  # names inside an SVG file are random without it
 }
 as_in_print = style.context(["default", STYLE], after_reset=True)

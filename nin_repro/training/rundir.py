@@ -12,7 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from nin_repro.files import atomic, write_json
+from nin_repro.files import UsageError, atomic, write_json
+from nin_repro.results import records
 
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "wandb")
 
@@ -41,12 +42,23 @@ class RunDirectory:
         return self.path / "train.log"
 
     def result(self) -> dict[str, Any] | None:
-        """The record of the finished run; None if it is not finished or its result cannot be read."""
+        """The record of the finished run; None if it is not finished or its result cannot be read.
+
+        Raises:
+            UsageError: another version of this program wrote it.
+        """
+        path = self.path / "result.json"
         try:
-            found = json.loads((self.path / "result.json").read_text())
+            found = json.loads(path.read_text())
         except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
             return None
-        return found if isinstance(found, dict) and found.get("status") in ("done", "dead") else None
+        if not isinstance(found, dict) or found.get("status") not in ("done", "dead"):
+            return None
+        try:
+            records.require_format(found.get("format", records.FORMAT))
+        except records.OtherFormat as error:
+            raise UsageError(f"{path}: {error}, or move it away to train the run again") from None
+        return found
 
     def write_result(self, record: dict[str, Any]) -> None:
         write_json(self.path / "result.json", record)
