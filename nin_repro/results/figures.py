@@ -17,6 +17,7 @@ from matplotlib.patches import Patch
 from nin_repro.files import atomic
 from nin_repro.results import figure3 as paper
 from nin_repro.results.records import Record
+from nin_repro.results.render import clean
 from nin_repro.results.tables import PAPER_BUDGET
 
 if TYPE_CHECKING:
@@ -207,7 +208,9 @@ def _title(comparison: Comparison) -> str:
     }
     if len(counts) == 1 and (count := counts.pop()):
         epochs += f" of {count:,} images"
-    return f"{title}\nReduced budget “{comparison.budget}”{epochs}: our curves are not comparable with the paper's"
+    return (
+        f"{title}\nReduced budget “{clean(comparison.budget)}”{epochs}: our curves are not comparable with the paper's"
+    )
 
 
 def _notes(comparison: Comparison) -> str:
