@@ -55,7 +55,7 @@ def _configuration(path: Path) -> Config:
     try:
         return checked(composed)
     except UsageError as error:
-        raise UsageError(f"{path}: {error}") from None
+        raise UsageError(f"{path} is of another version of nin_repro, or was altered: {error}") from None
 
 
 def final_weights(path: Path, record: dict[str, Any]) -> dict[str, "Tensor"]:

@@ -157,6 +157,11 @@ def _finished(run: RunDirectory, config: Config) -> Outcome | None:
     record = run.result()
     if record is None:
         return None
+    try:
+        records.require_sound(record)
+    except ValueError as damage:
+        print(f"{run.path / 'result.json'} is damaged ({damage}): it is made again, which gives the same result")
+        return None
     if record["key"] != key(config):
         raise UsageError(f"{run.path} holds the run {record['key']} under the name of {key(config)}: move it away")
     if run.parts():  # it was killed after its result was written

@@ -64,7 +64,7 @@ FAULTS = {
     "sweep killed (SIGKILL)": 9,
     "sweep asked to stop (SIGTERM)": 6,
     "sweep interrupted (SIGINT)": 6,
-    "a second command for the same sweep": 1,
+    "a second command beside the first": 2,
 }
 
 
@@ -98,11 +98,11 @@ class Sweep:
         self.command += [f"records_dir={place}/records", f"data_dir={data}"]
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *more: str) -> subprocess.Popen[bytes]:
+    def start(self) -> subprocess.Popen[bytes]:
         self.report.commands += 1
         with open(self.place / "printed.log", "ab") as log:
             return subprocess.Popen(
-                [*self.command, *more],
+                self.command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -134,7 +134,10 @@ def strike(kind: str, sweep: Sweep, draw: random.Random) -> bool:
         elif kind == "disk full":
             _fill(sweep.place)
         elif kind.startswith("a second"):
-            sweep.start("processes=1").wait(60)
+            rival = sweep.start()
+            time.sleep(4 * SOME_TIME)
+            rival.send_signal(signal.SIGTERM)
+            rival.wait(60)
         else:
             members = sweep.members()
             if not members:

@@ -5,6 +5,7 @@ GPUs are hidden, so that the suite is the same everywhere. What not every machin
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -57,3 +58,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (run,) = folder.glob("runs/digits*")
     return run
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A commit of the source as it is now, whatever state the tree that is tested is in."""
+    folder = tmp_path_factory.mktemp("checkout")
+    skip = shutil.ignore_patterns("__pycache__")
+    for name in ("nin_repro", "conf", "scripts", "pyproject.toml", "README.md"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, folder / name, **({"ignore": skip} if (ROOT / name).is_dir() else {}))
+    (folder / ".gitignore").write_text("__pycache__/\n")
+    own = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    for words in (["init", "--quiet"], ["add", "."], [*own, "commit", "--quiet", "-m", "one"]):
+        subprocess.run(["git", *words], cwd=folder, check=True)
+    return folder

@@ -50,21 +50,6 @@ def here(*command: Any, cwd: Path, **options: Any) -> subprocess.CompletedProces
 
 
 @pytest.fixture(scope="session")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A commit of the source as it is now, whatever state the tree that is tested is in."""
-    folder = tmp_path_factory.mktemp("checkout")
-    skip = shutil.ignore_patterns("__pycache__")
-    for name in bundle.SOURCE:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, folder / name, **({"ignore": skip} if (ROOT / name).is_dir() else {}))
-    (folder / ".gitignore").write_text("__pycache__/\n")
-    own = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
-    for words in (["init", "--quiet"], ["add", "."], [*own, "commit", "--quiet", "-m", "one"]):
-        subprocess.run(["git", *words], cwd=folder, check=True)
-    return folder
-
-
-@pytest.fixture(scope="session")
 def made(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of a sweep of two short runs, without wheels."""
     folder = tmp_path_factory.mktemp("bundle")

@@ -11,6 +11,7 @@ from typing import Any
 from nin_repro.results.ablations import changes, leaves
 from nin_repro.results.measurements import Measurement
 from nin_repro.results.records import Record
+from nin_repro.results.render import clean
 from nin_repro.results.tables import FEWEST_RUNS, PAPER_BUDGET, Verdict, t975
 
 SUPPORTED, NOT_SUPPORTED, NOT_ENOUGH = "supported", "not supported", "not enough runs"
@@ -219,4 +220,4 @@ def label(arm: Arm) -> str:
     """Data set, architecture, dropout between the blocks and length."""
     dropout = arm.recipe["regularizer"].get("dropout")
     kind = f"{arm.dataset} {arm.recipe['architecture']['kind']}, {'with' if dropout else 'no'} dropout between blocks"
-    return f"{kind}, {arm.epochs} epoch{'s' * (arm.epochs != 1)}"
+    return clean(f"{kind}, {arm.epochs} epoch{'s' * (arm.epochs != 1)}")

@@ -17,6 +17,7 @@ from matplotlib.patches import Patch
 from nin_repro.files import atomic
 from nin_repro.results import figure3 as paper
 from nin_repro.results.records import Record
+from nin_repro.results.render import clean
 from nin_repro.results.tables import PAPER_BUDGET
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ STYLE: dict[str, Any] = {
     "legend.fontsize": 8,
     "legend.frameon": False,
     "savefig.dpi": 300,
+    "text.parse_math": False,  # texts are shown as they are: names from records may hold a $
     "svg.hashsalt": "nin_repro",  # names inside an SVG file are random without it
 }
 as_in_print = style.context(["default", STYLE], after_reset=True)
@@ -206,7 +208,9 @@ def _title(comparison: Comparison) -> str:
     }
     if len(counts) == 1 and (count := counts.pop()):
         epochs += f" of {count:,} images"
-    return f"{title}\nReduced budget “{comparison.budget}”{epochs}: our curves are not comparable with the paper's"
+    return (
+        f"{title}\nReduced budget “{clean(comparison.budget)}”{epochs}: our curves are not comparable with the paper's"
+    )
 
 
 def _notes(comparison: Comparison) -> str:

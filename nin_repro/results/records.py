@@ -13,6 +13,10 @@ from nin_repro.files import UsageError, parse_json, write_json
 FORMAT = 1
 
 
+class OtherFormat(ValueError):
+    """Written by another version of this program."""
+
+
 class Conflict(UsageError):
     """Two results that cannot both be right."""
 
@@ -123,7 +127,7 @@ def write(folder: Path, record: dict[str, Any]) -> Path:
     """
     try:
         record = json.loads(json.dumps(record, allow_nan=False))  # as a reader will find it: tuples become lists
-        _check(record)
+        require_sound(record)
     except (TypeError, ValueError) as error:
         raise UsageError(f"this result cannot be stored as a record: {error}") from None
     key, experiment = record["key"], record["experiment"] or "other"
@@ -172,7 +176,7 @@ def parse(path: Path, content: bytes) -> tuple[Record, dict[str, Any]]:
         ValueError: it is unsound; the message is one clause.
     """
     value = parse_json(content)
-    _check(value)
+    require_sound(value)
     if value["key"] != path.stem:
         raise ValueError(f"the file is not named by its key {value['key']}")
     return _build(path, value), value
@@ -218,7 +222,7 @@ def _percent(value: Any) -> bool:
 
 
 def _count(value: Any) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value < 2**63
 
 
 def _text(value: Any) -> bool:
@@ -231,6 +235,11 @@ def _hash(value: Any) -> bool:
 
 def _mapping(value: Any) -> bool:
     return isinstance(value, dict)
+
+
+def _recipe(value: Any) -> bool:
+    groups = ("dataset", "architecture", "regularizer", "optimizer", "budget")
+    return isinstance(value, dict) and all(isinstance(value.get(name, {}), dict) for name in groups)
 
 
 def _attempts(value: Any) -> bool:
@@ -269,20 +278,35 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("device", "commit", "command", "weights_sha256", "started", "finished"), (_text, "text")),
     "dirty": (lambda value: isinstance(value, bool), "true or false"),
     "deviations": (lambda value: isinstance(value, list) and all(map(_text, value)), "a list of texts"),
-    **dict.fromkeys(("recipe", "environment", "data"), (_mapping, "a mapping")),
+    "recipe": (_recipe, "a mapping whose groups are mappings"),
+    **dict.fromkeys(("environment", "data"), (_mapping, "a mapping")),
     "curve": (_curve, "a mapping of names to lists of numbers"),
 }
 
 
-def _check(value: Any) -> None:
-    """Raise ValueError, in one clause, unless `value` is a sound record of this format."""
+def require_format(version: Any) -> None:
+    """Raise OtherFormat, in one clause, unless this version of the program reads that format."""
+    if version != FORMAT:
+        age = "newer" if type(version) is int and version > FORMAT else "older"
+        raise OtherFormat(
+            f"it has format {str(version)[:40]}, {age} than this version of nin_repro reads ({FORMAT}); "
+            f"{'update' if age == 'newer' else 'use the version that wrote it'}"
+        )
+
+
+def require_sound(value: Any) -> None:
+    """Refuse what is not a record of this format.
+
+    Raises:
+        OtherFormat: it is one of another.
+        ValueError: it is none; the message is one clause.
+    """
     if not isinstance(value, dict):
         raise ValueError("it is not a JSON object")
     version = value.get("format")
-    if type(version) is int and version > FORMAT:
-        raise ValueError(f"it has format {version}, newer than this version of nin_repro reads ({FORMAT}); update")
-    if type(version) is not int or version != FORMAT:
+    if type(version) is not int:
         raise ValueError(f"its format is {str(version)[:40]!r}, expected {FORMAT}")
+    require_format(version)
     for name, (holds, expected) in _CHECKS.items():
         if name not in value:
             raise ValueError(f"{name} is missing")

@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,9 @@ import torch
 
 from nin_repro.files import UsageError, atomic
 
-MAGIC = b"nin_repro checkpoint 1\n"
+KIND, VERSION = b"nin_repro checkpoint ", 1
+MAGIC = KIND + b"%d\n" % VERSION
+OTHER = "use that version, or move the file away to start from the beginning"
 
 
 class DamagedCheckpoint(Exception):
@@ -31,19 +33,45 @@ def load(path: Path) -> dict[str, Any] | None:
     """What `save` wrote, tensors on the CPU; None if there is no file.
 
     Raises:
-        DamagedCheckpoint: truncated or altered, or made by somebody else to run code, which is not run.
+        DamagedCheckpoint: truncated or altered, or holding other things than tensors and plain values.
+        UsageError: another version of this program wrote it.
     """
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
         return None
     start = len(MAGIC) + 32
+    if (other := re.match(KIND + rb"(\d{1,9})\n", raw)) and int(other[1]) != VERSION:
+        raise UsageError(f"{path} is of format {int(other[1])}, and this version of nin_repro has {VERSION}: {OTHER}")
     if not raw.startswith(MAGIC) or hashlib.sha256(raw[start:]).digest() != raw[len(MAGIC) : start]:
         raise DamagedCheckpoint(f"{path} is truncated or altered")
     try:
-        return torch.load(io.BytesIO(raw[start:]), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise DamagedCheckpoint(f"{path} holds more than numbers and was not written by this program") from None
+        found = torch.load(io.BytesIO(raw[start:]), map_location="cpu", weights_only=True)
+    except Exception:  # of the archive, of the pickle in it, or of what that asks for; torch's words advise to run it
+        raise DamagedCheckpoint(f"{path} holds other things than tensors and plain values") from None
+    if not isinstance(found, dict):
+        raise DamagedCheckpoint(f"{path} holds no state of a training")
+    return found
+
+
+def require_fields(path: Path, state: dict[str, Any], own: dict[str, Any]) -> None:
+    """Refuse a sound state that has not the fields of `own`, the state that this version of the program would save.
+
+    Raises:
+        UsageError: another version wrote it.
+    """
+    theirs, ours = _fields(state, own), _fields(own, own)
+    if theirs != ours:
+        told = [f"unknown: {', '.join(sorted(theirs - ours))}"] * bool(theirs - ours)
+        told += [f"missing: {', '.join(sorted(ours - theirs))}"] * bool(ours - theirs)
+        raise UsageError(f"{path} was written by another version of nin_repro ({'; '.join(told)[:200]}): {OTHER}")
+
+
+def _fields(state: dict[str, Any], own: dict[str, Any]) -> set[str]:
+    """Names at the top of a state and in its groups, but for the best weights so far, which a run need not have."""
+    groups = [name for name in own if isinstance(own[name], dict) and name != "chosen"]
+    inner = {f"{name}.{key}" for name in groups if isinstance(state.get(name), dict) for key in state[name]}
+    return {*map(str, state), *inner}
 
 
 def final_weights(path: Path, record: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -382,7 +382,11 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint of exactly this point. A state after a fault is never saved."""
         self._check_fault()
-        state = {
+        checkpoint.save(self.checkpoint_path, self._state())
+        self.saved_at = time.monotonic()
+
+    def _state(self) -> dict[str, Any]:
+        return {
             "key": self.limits.key,
             "progress": self.progress.__dict__,
             "weights": self.network.state_dict(),
@@ -392,11 +396,10 @@ class Trainer:
             "window": self.window,
             "chosen": self.chosen,
         }
-        checkpoint.save(self.checkpoint_path, state)
-        self.saved_at = time.monotonic()
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Go on from what `save` wrote."""
+        """Go on from what `save` wrote. Raises UsageError if another version of this program did."""
+        checkpoint.require_fields(self.checkpoint_path, state, self._state())
         self.progress = Progress(**state["progress"])
         self._begin_attempt()
         self.network.load_state_dict(state["weights"])

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nin_repro.files import UsageError, atomic, locked, read_json, told, write_json
+from nin_repro.results import records
 
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "wandb")
 
@@ -53,17 +54,25 @@ class RunDirectory:
         """The record of the finished run; None if it is not finished, or its result is not as it was written.
 
         Raises:
-            UsageError: nobody could say, because of what is there in its place.
+            UsageError: nobody could say, because of what is there in its place, or another version of this program
+                wrote it.
         """
+        path = self.path / "result.json"
         try:
-            found = read_json(self.path / "result.json")
+            found = read_json(path)
         except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
         except OSError as error:
             raise UsageError(
                 f"no run can be here: {told(error)}; move what is in the way, or name another place"
             ) from None
-        return found if found.get("status") in ("done", "dead") else None
+        if found.get("status") not in ("done", "dead"):
+            return None
+        try:
+            records.require_format(found.get("format", records.FORMAT))
+        except records.OtherFormat as error:
+            raise UsageError(f"{path}: {error}, or move it away to train the run again") from None
+        return found
 
     def write_result(self, record: dict[str, Any]) -> None:
         write_json(self.path / "result.json", record)
