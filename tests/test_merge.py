@@ -10,7 +10,7 @@ import pytest
 from fake_records import record
 
 from nin_repro.config.recipe import digest
-from nin_repro.files import UsageError
+from nin_repro.files import UsageError, read_json
 from nin_repro.records import check, merge
 from nin_repro.results import records
 
@@ -130,7 +130,7 @@ def test_check_finds_what_was_edited(tmp_path: Path, trained: Path) -> None:
     store = trained.parents[1] / "results" / "records"
     assert check(store) == (1, [])
     (path,) = store.rglob("*.json")
-    value = json.loads(path.read_text())
+    value = read_json(path)
     place(tmp_path, value | {"recipe": value["recipe"] | {"restarts": 3}})
     count, (line,) = check(tmp_path)
     assert count == 1 and "was edited" in line and path.name in line

@@ -26,7 +26,7 @@ from fake_records import digest, record, stored
 from nin_repro import claims
 from nin_repro.data import preprocess
 from nin_repro.data.sources import load
-from nin_repro.files import UsageError
+from nin_repro.files import UsageError, read_json
 from nin_repro.finished import open_finished
 from nin_repro.results import ablations, export, records, render, tables
 from nin_repro.results.arms import label
@@ -126,7 +126,7 @@ def test_yaml_makes_no_objects(trained: Path, tmp_path: Path) -> None:
 
 def test_a_run_directory_of_a_newer_version_is_told_in_one_line(trained: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
-    config, result = (run / "config.yaml").read_text(), json.loads((run / "result.json").read_text())
+    config, result = (run / "config.yaml").read_text(), read_json(run / "result.json")
     (run / "config.yaml").write_text(config + "colour: blue\n")
     with pytest.raises(UsageError, match=r"another version of nin_repro, .*: there is no key colour"):
         open_finished(run, "--run")
@@ -147,7 +147,7 @@ def test_train_does_not_repeat_what_a_newer_version_finished(
     command: Callable[..., subprocess.CompletedProcess[str]], trained: Path, tmp_path: Path
 ) -> None:
     run = shutil.copytree(trained, tmp_path / "runs" / trained.name)
-    value = json.loads((run / "result.json").read_text()) | {"format": 2, "errors": {"test": 3.0}}
+    value = read_json(run / "result.json") | {"format": 2, "errors": {"test": 3.0}}
     (run / "result.json").write_text(json.dumps({k: v for k, v in value.items() if k != "test_error"}))
     before = sorted((path, path.read_bytes()) for path in run.rglob("*") if path.is_file())
     words = ["experiment=quickstart", "budget.max_steps=12", "restarts=0"]
@@ -222,7 +222,7 @@ def test_a_refusal_is_one_line_without_escapes(capsys: pytest.CaptureFixture[str
     from nin_repro.run import fail
 
     fail(UsageError("a\x1b[2J\nb"))
-    assert capsys.readouterr().err == "error: a\ufffd[2J\ufffdb\n"
+    assert capsys.readouterr().err == "error: a\\x1b[2J\\nb\n"
 
 
 @pytest.mark.parametrize(
