@@ -27,7 +27,7 @@ import kills
 
 from nin_repro.results.export import write_page
 from nin_repro.run import as_command
-from nin_repro.runs import find
+from nin_repro.runs import ENDED, find
 from nin_repro.training.rundir import source_commit
 
 WORDS = [
@@ -35,6 +35,7 @@ WORDS = [
     "experiment=quickstart",
     "dataset=mnist_unit",
     "regularizer=gap_dropout,gap",
+    "architecture.last_relu=false",
     "seed=0,1,2,3,4,5",
     "budget=short",
     "budget.epochs=6",
@@ -120,7 +121,7 @@ class Sweep:
         return found
 
     def done(self) -> int:
-        return sum(one.state == "done" for one in find(self.runs)) if self.runs.is_dir() else 0
+        return sum(one.state in ENDED for one in find(self.runs)) if self.runs.is_dir() else 0
 
 
 def strike(kind: str, sweep: Sweep, draw: random.Random) -> bool:
