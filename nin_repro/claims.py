@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nin_repro.command import as_command
 from nin_repro.config.compose import experiments, load
 from nin_repro.config.recipe import budget_name, family, key, recipe
 from nin_repro.cost import images_seen
@@ -23,7 +24,6 @@ from nin_repro.results.arms import PAPER_DATASETS, effective
 from nin_repro.results.claims import Cost, Page
 from nin_repro.results.measurements import SHIFTS
 from nin_repro.results.records import Record
-from nin_repro.run import as_command
 from nin_repro.schema import Config, Nin
 from nin_repro.training.rundir import source_commit
 from nin_repro.training.schedule import plan

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from nin_repro.command import as_command
 from nin_repro.config.compose import load
 from nin_repro.config.recipe import budget_name, directory, family, key
 from nin_repro.cost import in_words
 from nin_repro.files import locked
 from nin_repro.models.spec import layers, training_multiply_adds
-from nin_repro.run import as_command
 from nin_repro.schema import LABELS, RECIPE, Config
 from nin_repro.training.rundir import RunDirectory
 

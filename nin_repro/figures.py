@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nin_repro.command import as_command
 from nin_repro.config.compose import load
 from nin_repro.config.recipe import budget_name, directory, family
 from nin_repro.cost import in_words
@@ -21,7 +22,6 @@ from nin_repro.results import records
 from nin_repro.results.records import Record
 from nin_repro.results.render import clean
 from nin_repro.results.tables import PAPER_BUDGET
-from nin_repro.run import as_command
 from nin_repro.schema import Config, Nin
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ For machines that train without a network: prepare where there is one and carry 
 import sys
 from pathlib import Path
 
+from nin_repro.command import as_command
 from nin_repro.config.compose import load
-from nin_repro.run import as_command
 
 USAGE = """python -m nin_repro.prepare dataset=cifar10 [data_dir=data] [experiment=...]
 

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from nin_repro.command import as_command
 from nin_repro.config.recipe import digest
 from nin_repro.files import UsageError
 from nin_repro.results import records
 from nin_repro.results.records import Conflict, Record
 from nin_repro.results.render import clean
-from nin_repro.run import as_command
 
 LARGEST = 64 << 20  # bytes; the largest record of a run of 260 epochs has 60 KB
 

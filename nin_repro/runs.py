@@ -9,9 +9,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from nin_repro.command import as_command
 from nin_repro.files import UsageError
 from nin_repro.progress import Row
-from nin_repro.run import as_command
 from nin_repro.training.console import duration
 from nin_repro.training.rundir import RunDirectory
 

@@ -17,10 +17,11 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from nin_repro.command import fail
 from nin_repro.config.compose import load
 from nin_repro.files import UsageError, read_json, write_json
 from nin_repro.results.tables import Stats
-from nin_repro.run import Outcome, Request, fail, found
+from nin_repro.run import Outcome, Request, found
 from nin_repro.training.rundir import RunDirectory
 from nin_repro.training.stop import STOP
 

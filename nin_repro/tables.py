@@ -8,6 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from nin_repro.command import as_command
 from nin_repro.config.compose import CONF, experiments, load
 from nin_repro.config.origins import provenance
 from nin_repro.config.recipe import family, recipe
@@ -17,7 +18,6 @@ from nin_repro.results import ablations, fidelity, records
 from nin_repro.results.export import write_all, write_page
 from nin_repro.results.render import WIDTH, text
 from nin_repro.results.tables import Cell, build
-from nin_repro.run import as_command
 from nin_repro.schema import Config
 
 

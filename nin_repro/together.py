@@ -13,8 +13,9 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TextIO
 
+from nin_repro.command import fail
 from nin_repro.files import UsageError
-from nin_repro.run import Outcome, Request, execute, fail
+from nin_repro.run import Outcome, Request, execute
 from nin_repro.training.stop import STOP
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nin_repro.command import fail
 from nin_repro.config.compose import (
     checked,
     expand,
@@ -19,7 +20,7 @@ from nin_repro.config.compose import (
 )
 from nin_repro.config.conf import CONF, help_text
 from nin_repro.files import UsageError, told, write_json
-from nin_repro.run import Outcome, Request, Terminated, execute, fail, signal_of
+from nin_repro.run import Outcome, Request, Terminated, execute, signal_of
 from nin_repro.schema import Config
 
 if TYPE_CHECKING:

@@ -26,10 +26,10 @@ sys.path.insert(0, str(ROOT))  # this checkout, whichever is installed
 
 from bench_page import PAIRS, Entry, chart, compare, page, quartiles, slug  # noqa: E402
 
+from nin_repro.command import fail  # noqa: E402
 from nin_repro.config.compose import load  # noqa: E402
 from nin_repro.files import UsageError, atomic, write_json  # noqa: E402
 from nin_repro.models.spec import layers, training_multiply_adds  # noqa: E402
-from nin_repro.run import fail  # noqa: E402
 from nin_repro.training.console import duration  # noqa: E402
 from nin_repro.training.rundir import environment  # noqa: E402
 

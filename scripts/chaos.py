@@ -25,8 +25,8 @@ from pathlib import Path
 
 import kills
 
+from nin_repro.command import as_command
 from nin_repro.results.export import write_page
-from nin_repro.run import as_command
 from nin_repro.runs import ENDED, find
 from nin_repro.training.rundir import source_commit
 
@@ -47,7 +47,7 @@ WORDS = [
     "wandb.mode=disabled",
 ]
 DISK = 48  # MB of the disk that everything is on
-PAUSE = 0.2, 1.2  # seconds between faults
+PAUSE = 0.1, 1.0  # seconds between faults
 SOME_TIME = 1.0  # seconds that a frozen process and a full disk stay so
 
 # How often each fault is drawn.
@@ -62,10 +62,10 @@ FAULTS = {
     "metrics.jsonl cut, member killed": 4,
     "status.json zeroed, member killed": 4,
     "disk full": 8,
-    "sweep killed (SIGKILL)": 9,
-    "sweep asked to stop (SIGTERM)": 6,
-    "sweep interrupted (SIGINT)": 6,
-    "a second command beside the first": 2,
+    "sweep killed (SIGKILL)": 3,
+    "sweep asked to stop (SIGTERM)": 2,
+    "sweep interrupted (SIGINT)": 2,
+    "a second command beside the first": 1,
 }
 
 

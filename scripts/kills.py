@@ -31,11 +31,12 @@ PACKAGE = str(ROOT / "nin_repro")
 import torch  # noqa: E402
 
 from nin_repro import build  # noqa: E402, F401 - so that every start is a fork of what has it
+from nin_repro.command import as_command  # noqa: E402
 from nin_repro.config.compose import load_with_text  # noqa: E402
 from nin_repro.config.recipe import directory  # noqa: E402
 from nin_repro.data.sources import open_split  # noqa: E402
 from nin_repro.results.export import write_page  # noqa: E402
-from nin_repro.run import Outcome, Request, Terminated, as_command, execute, signal_of  # noqa: E402
+from nin_repro.run import Outcome, Request, Terminated, execute, signal_of  # noqa: E402
 from nin_repro.training import checkpoint  # noqa: E402
 from nin_repro.training.rundir import RunDirectory, source_commit  # noqa: E402
 

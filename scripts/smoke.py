@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 
 from nin_repro import build
+from nin_repro.command import as_command
 from nin_repro.config.compose import experiments, load
 from nin_repro.data.sources import open_split
 from nin_repro.files import UsageError
-from nin_repro.run import as_command
 from nin_repro.training.console import Console
 from nin_repro.training.schedule import Reached
 

@@ -219,7 +219,7 @@ def test_texts_of_records_stay_texts(tmp_path: Path, text: str) -> None:
 
 
 def test_a_refusal_is_one_line_without_escapes(capsys: pytest.CaptureFixture[str]) -> None:
-    from nin_repro.run import fail
+    from nin_repro.command import fail
 
     fail(UsageError("a\x1b[2J\nb"))
     assert capsys.readouterr().err == "error: a\\x1b[2J\\nb\n"

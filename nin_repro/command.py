@@ -1,0 +1,30 @@
+"""How a command ends: a refusal is one line and exit code 2, never a traceback."""
+
+import signal
+import sys
+from collections.abc import Callable
+
+from nin_repro.files import UsageError, told
+
+
+def fail(error: UsageError) -> int:
+    """Print a refusal as the one line it is, whatever names are in it; the exit code for it."""
+    print("error:", "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error)), file=sys.stderr)
+    return 2
+
+
+def as_command(main: Callable[[], None], usage: str | None = None) -> int:
+    """Run a command's main function; its exit code. `usage` is for commands that read no options of their own."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a traceback
+    if usage is not None and {"-h", "--help"} & set(sys.argv):
+        print(usage, end="")
+        return 0
+    try:
+        main()
+    except UsageError as error:
+        return fail(error)
+    except OSError as error:
+        return fail(UsageError(told(error)))
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return 0
