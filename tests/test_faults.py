@@ -305,22 +305,6 @@ def test_a_damaged_note_of_a_search_is_refused_before_anything_is_trained(tmp_pa
     assert not (note.parent / "checkpoint.pt").exists()
 
 
-class Hostile:
-    """As a pickle, it runs a command when it is read."""
-
-    def __reduce__(self) -> Any:
-        return os.system, ("touch run-by-a-checkpoint",)
-
-
-def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, call: Train, expected: dict[str, Any]) -> None:
-    checkpoint.save(run_of(tmp_path) / "checkpoint.pt", {"weights": Hostile()})
-    code, shown = call("record=never")
-    assert (
-        code == 0 and "holds other things than tensors and plain values" in shown and told(run_of(tmp_path)) == expected
-    )
-    assert not (tmp_path / "run-by-a-checkpoint").exists()
-
-
 def test_another_run_under_the_name_of_this_one_is_refused(tmp_path: Path, call: Train) -> None:
     assert call("record=never", "seed=1")[0] == 0
     other, run = run_of(tmp_path, "seed=1"), run_of(tmp_path)
@@ -558,7 +542,7 @@ def test_a_run_goes_on_when_nobody_takes_what_it_shows(
 
 
 def test_every_row_of_the_list_of_faults_has_its_tests() -> None:
-    lines = (ROOT / "tests/FAULTS.md").read_text().splitlines()[2:]
+    lines = (ROOT / "tests/FAULTS.md").read_text().splitlines()
     rows = [line for line in lines if line.startswith("| ") and "| | |" not in line][1:]
     assert len(rows) > 30
     for row in rows:
