@@ -23,7 +23,7 @@ from nin_repro.files import UsageError
 from nin_repro.progress import Row, Table
 from nin_repro.run import Outcome, Request, execute
 from nin_repro.training.rundir import RunDirectory
-from nin_repro.training.stop import STOP
+from nin_repro.training.stop import STOP, listen, signal_of
 
 TRIES = 3  # starts of a member that is killed each time before it gets to another checkpoint
 PDEATHSIG = 1  # of prctl: the signal that a process gets when its parent ends
@@ -199,8 +199,8 @@ def _member(pipe: Any, request: Request, output: Path, gpu: str | None) -> None:
             outcome = execute(request)
         except UsageError as error:
             outcome = Outcome("refused", fail(error), str(error))
-        except KeyboardInterrupt:
-            outcome = Outcome("interrupted", 128 + signal.SIGTERM, "stopped before training began")
+        except KeyboardInterrupt as stop:
+            outcome = Outcome("interrupted", 128 + signal_of(stop), "stopped before training began")
         except Exception as error:
             traceback.print_exc()
             outcome = Outcome("failed", 1, " ".join(f"{type(error).__name__}: {error}".split()) + f"; see {output}")
@@ -209,11 +209,6 @@ def _member(pipe: Any, request: Request, output: Path, gpu: str | None) -> None:
 
 def _end_with_parent() -> None:
     """Ask the kernel to stop this process, by SIGTERM, when the one it was forked from ends, as with its sweep."""
-    signal.signal(signal.SIGINT, _terminated)
-    signal.signal(signal.SIGTERM, _terminated)
+    listen()
     with contextlib.suppress(OSError, AttributeError):  # Linux only
         ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGTERM)
-
-
-def _terminated(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt

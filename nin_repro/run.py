@@ -21,6 +21,7 @@ from nin_repro.results import records
 from nin_repro.schema import Config
 from nin_repro.training.console import Console, duration
 from nin_repro.training.rundir import RunDirectory, environment
+from nin_repro.training.stop import signal_of
 
 if TYPE_CHECKING:
     from nin_repro.build import Ancestor, Machine
@@ -42,18 +43,6 @@ class Outcome:
     words: str  # what happened, in one line
     already: bool = False  # it was done before
     path: str = ""
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP, so that it ends a run the way Ctrl-C does."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.signal = number
-
-
-def signal_of(stop: KeyboardInterrupt) -> int:
-    return stop.signal if isinstance(stop, Terminated) else signal.SIGINT
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +19,9 @@ from nin_repro.config.compose import (
 )
 from nin_repro.config.conf import CONF, help_text
 from nin_repro.files import UsageError, told, write_json
-from nin_repro.run import Outcome, Request, Terminated, execute, signal_of
+from nin_repro.run import Outcome, Request, execute
 from nin_repro.schema import Config
+from nin_repro.training.stop import listen, signal_of
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
@@ -164,19 +164,12 @@ def train_final(member: "Member", told: dict[str, Any]) -> Outcome:
     return outcome
 
 
-def terminate(number: int, _frame: object) -> None:
-    """Handle SIGTERM and SIGHUP while nothing is trained; while something is, the trainer has handlers of its own."""
-    raise Terminated(number)
-
-
 def main() -> int:
     """Run the command line; its exit code.
 
     0 done, 1 failed, 2 refused, 75 busy elsewhere, 128 + the signal (130, 143, 129) interrupted.
     """
-    signal.signal(signal.SIGTERM, terminate)
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
-        signal.signal(signal.SIGHUP, terminate)
+    listen()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here instead of being printed over many lines
     try:
         if not {"-sc", "--shell-completion"} & set(sys.argv):  # its words look like overrides

@@ -296,11 +296,7 @@ def main() -> None:
                 report.seconds += time.monotonic() - began
                 found = results(place / "runs")
                 for name, value in expected.items():
-                    report.differences += [
-                        f"{name}: {part}: {found[name][part]} instead of {value[part]}"
-                        for part in value
-                        if found[name][part] != value[part]
-                    ]
+                    report.differences += kills.differences(name, value, found[name])
                 if report.differences:
                     shutil.copytree(place, Path(tempfile.gettempdir()) / "chaos-differs", dirs_exist_ok=True)
     text = page(report, options.seed, len(expected))

@@ -35,10 +35,12 @@ from nin_repro.command import as_command  # noqa: E402
 from nin_repro.config.compose import load_with_text  # noqa: E402
 from nin_repro.config.recipe import directory  # noqa: E402
 from nin_repro.data.sources import open_split  # noqa: E402
+from nin_repro.files import read_json  # noqa: E402
 from nin_repro.results.export import write_page  # noqa: E402
-from nin_repro.run import Outcome, Request, Terminated, execute, signal_of  # noqa: E402
+from nin_repro.run import Outcome, Request, execute  # noqa: E402
 from nin_repro.training import checkpoint  # noqa: E402
 from nin_repro.training.rundir import RunDirectory, source_commit  # noqa: E402
+from nin_repro.training.stop import listen, signal_of  # noqa: E402
 
 WORDS = [
     "experiment=quickstart",
@@ -85,8 +87,7 @@ def _life(asked: Request, point: Point | None, writer: int | None) -> int:
     """What the process of a start does: the run as the command does it, up to the point."""
     nothing = open(os.devnull, "w")  # noqa: SIM115 - for the rest of this process
     sys.stdout = nothing
-    signal.signal(signal.SIGTERM, _terminate)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    listen()
     counts, way, which, number = [0, 0], *(point or ("", 0.0, 0))
     pid = os.getpid()
 
@@ -124,10 +125,6 @@ def _life(asked: Request, point: Point | None, writer: int | None) -> int:
     return outcome.code
 
 
-def _terminate(_number: int, _frame: object) -> None:
-    raise Terminated
-
-
 def result(path: Path) -> dict[str, Any]:
     """Everything that the finished run in a directory left, but times: record, curves, weights, momentum, file names.
 
@@ -137,7 +134,7 @@ def result(path: Path) -> dict[str, Any]:
     state = checkpoint.load(run.checkpoint)
     record = run.result()
     assert state is not None and record is not None, f"{path} has no finished run"
-    stored = json.loads(next((place / "records").rglob(f"{record['key']}.json")).read_text())
+    stored = read_json(next((place / "records").rglob(f"{record['key']}.json")))
     rows = [json.loads(row) for row in (path / "metrics.jsonl").read_text().splitlines()]
     told = json.dumps([_timeless(record), _timeless(stored), _timeless(rows)], sort_keys=True)
     return {
@@ -146,6 +143,18 @@ def result(path: Path) -> dict[str, Any]:
         "progress": json.dumps(_timeless(state["progress"]), sort_keys=True),
         "files": sorted(inner.name for inner in path.rglob("*")),
     }
+
+
+def differences(name: str, expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """One line for each part of a result that is another one than expected, from where they part."""
+    lines = []
+    for part, value in expected.items():
+        one, other = str(value), str(found[part])
+        if one != other:
+            same = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0)
+            at = max(same - 40, 0)
+            lines.append(f"{name}: {part}: ...{other[at : at + 120]}... instead of ...{one[at : at + 120]}...")
+    return lines
 
 
 def _timeless(value: Any) -> Any:
@@ -218,11 +227,7 @@ def kill_again_and_again(
         code, _ = start(asked)
         found = result(directory(asked.config))
         report.runs += 1
-        report.differences += [
-            f"run {report.runs}: {name}: {found[name]} instead of {value}"
-            for name, value in expected.items()
-            if found[name] != value
-        ]
+        report.differences += differences(f"run {report.runs}", expected, found)
         shutil.rmtree(place)
         report.seconds = time.monotonic() - began
     return report

@@ -50,7 +50,7 @@ def make(tmp_path: Path) -> Any:
         path = tmp_path / f"{name}.pt"
         made = build.trainer(config, split(), build.machine(config), console, path, lambda row: None)
         console.log.close()
-        console.line = console.status = said.append  # type: ignore[method-assign,assignment]
+        console.line, console.status = said.append, lambda *_: None  # type: ignore[method-assign,assignment]
         state = checkpoint.load(path)
         if state is not None:
             made.resume(state)

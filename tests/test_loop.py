@@ -64,7 +64,7 @@ def make(tmp_path: Path) -> Make:
             config, split, build.machine(config), console, tmp_path / f"{name}.pt", lambda row: None, ancestor
         )
         console.log.close()
-        console.line = console.status = lambda text: None  # type: ignore[method-assign,assignment]
+        console.line = console.status = lambda *_: None  # type: ignore[method-assign,assignment]
         state = checkpoint.load(tmp_path / f"{name}.pt")
         if state is not None:
             made.resume(state)

@@ -249,7 +249,7 @@ def make(tmp_path: Path) -> Make:
         path = tmp_path / f"{name}.pt"
         made = build.trainer(config, images, build.machine(config), console, path, lambda row: None)
         console.log.close()
-        console.line = console.status = lambda text: None  # type: ignore[method-assign,assignment]
+        console.line = console.status = lambda *_: None  # type: ignore[method-assign,assignment]
         state = checkpoint.load(path)
         if state is not None:
             made.resume(state)

@@ -11,6 +11,29 @@ from typing import Any
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP, so that it ends a run the way Ctrl-C does."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.signal = number
+
+
+def signal_of(stop: KeyboardInterrupt) -> int:
+    return stop.signal if isinstance(stop, Terminated) else signal.SIGINT
+
+
+def listen() -> None:
+    """Let SIGTERM, and SIGHUP if nohup has not had it ignored, raise Terminated while nothing is trained."""
+
+    def terminate(number: int, _: object) -> None:
+        raise Terminated(number)
+
+    for number in _heard():
+        if number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, terminate)
+
+
 class Stop:
     """The signal that asked this process to stop, if one did. Several runs in one process share it."""
 
