@@ -144,7 +144,7 @@ class RunDirectory:
 
 
 ROOT = Path(__file__).resolve().parents[2]  # of the source tree
-PACKED = "packed.json"  # what scripts/bundle notes there of a tree that it packs: {"commit": ..., "sha256": ...}
+PACKED = "packed.json"  # what scripts/bundle notes there of a tree that it packs: {"commit": ..., "source": ...}
 
 
 def source_digest(root: Path) -> str:
@@ -160,9 +160,9 @@ def source_commit() -> tuple[str, bool]:
     """(commit, whether files differ from it) of the source tree; ("unknown", True) outside of git and of a bundle."""
     here = Path(__file__).resolve().parent
     try:
-        noted = json.loads((ROOT / PACKED).read_text())
-        return noted["commit"], noted["sha256"] != source_digest(ROOT)
-    except (OSError, ValueError, LookupError, TypeError):
+        noted = read_json(ROOT / PACKED)
+        return noted["commit"], noted["source"] != source_digest(ROOT)
+    except (OSError, ValueError, LookupError):
         pass  # not packed
 
     def git(*words: str) -> str:
