@@ -241,8 +241,8 @@ def page(report: Report, seed: int, total: int) -> str:
     return f"""# A sweep under fire: {count} faults
 
 `python scripts/chaos.py --faults {count} --seed {seed}`, commit {commit[:10]}{" and changes" if dirty else ""},
-{time.strftime("%Y-%m-%d")}. A sweep of {total} small networks on MNIST, three processes at a time; it was brought to
-its end {report.sweeps} times, by {report.commands} commands.
+{time.strftime("%Y-%m-%d")}. A sweep of {total} small networks on MNIST, three processes at a time; it came to its end
+{"once" if report.sweeps == 1 else f"{report.sweeps} times"}, by {report.commands} commands.
 
 | fault | times |
 |---|---:|
@@ -253,7 +253,7 @@ its end {report.sweeps} times, by {report.commands} commands.
 |---|---:|
 {printed}
 
-The undisturbed sweep took {report.alone:.0f} s; the {report.sweeps} others {report.seconds:.0f} s together:
+The undisturbed sweep took {report.alone:.0f} s, under fire it took {report.seconds / max(report.sweeps, 1):.0f} s:
 {lost:.1f} s lost for a fault, the time until the next command included.
 
 Differences between the {report.sweeps * total} results and those of the undisturbed sweep (weights, momentum, curves,
