@@ -48,13 +48,11 @@ def alive(pid: int) -> bool:
 
 def test_members_and_the_sweep_itself_are_killed_and_end_as_each_alone(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    shared = [f"data_dir={tmp_path / 'data'}", "budget.epochs=12", "budget.train_images=200"]
+    shared = [f"data_dir={tmp_path / 'data'}", "budget.epochs=10", "budget.train_images=200"]
     several = command("processes=2", f"runs_dir={runs}", *shared)
     sweep = subprocess.Popen(several, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wait_for(lambda: list(runs.glob("*/checkpoint.pt")), sweep)
-    (first,) = runs.glob("*/checkpoint.pt")
-    name = first.parent.name
-    pid = pids(runs)[name]
+    name, pid = next((path.parent.name, pids(runs)[path.parent.name]) for path in runs.glob("*/checkpoint.pt"))
     os.kill(pid, signal.SIGKILL)
     wait_for(lambda: pids(runs).get(name, pid) != pid or (runs / name / "result.json").exists(), sweep)
     sweep.kill()  # and its members find out
