@@ -53,7 +53,7 @@ class Request:
     overrides: list[str]
     experiment: str | None  # the experiment file it began with
     text: str  # the composed configuration as YAML
-    selection: dict[str, Any] | None = None  # the search that chose this run, as `sweep.selection` tells it
+    selection: dict[str, Any] | None = None  # the search that chose this run, as `selection.summary` tells it
 
     @property
     def command(self) -> str:

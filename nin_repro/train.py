@@ -38,7 +38,7 @@ def task(composed: "DictConfig") -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from nin_repro import sweep
+    from nin_repro import selection, sweep
 
     global exit_code
     settings = HydraConfig.get()
@@ -57,7 +57,7 @@ def task(composed: "DictConfig") -> None:
             require_here(config, several, settings.launcher)
             words = [word for word in words if not word.startswith(("together=", "processes="))]
         if select:
-            sweep.require_search(config.protocol, (settings.sweeper.params or {}) if several else None, overrides)
+            selection.require_search(config.protocol, (settings.sweeper.params or {}) if several else None, overrides)
             words = [*words, "select=false"]  # of the command that repeats this run alone
         request = Request(config, words, experiment, to_yaml(composed))
         if config.together > 1 or config.processes > 1:
@@ -125,7 +125,7 @@ def train_choice() -> int:
     Raises:
         UsageError: there is nothing to choose.
     """
-    from nin_repro import sweep
+    from nin_repro import selection, sweep
 
     left = [member.outcome.state for member in sweep.members if member.outcome.state not in sweep.FINISHED]
     if left:
@@ -134,10 +134,10 @@ def train_choice() -> int:
         )
         print(f"the same command goes on from there:\n  {command_line()}")
         return sweep.worst_code()
-    found = sweep.choices(sweep.members)
-    chosen = sweep.best(found)
-    sweep.show_choices(found, chosen)
-    told = sweep.selection(found, chosen, command_line())
+    found = selection.choices(sweep.members)
+    chosen = selection.best(found)
+    selection.show(found, chosen)
+    told = selection.summary(found, chosen, command_line())
     write_json(sweep.folder / "selection.json", told)
     outcomes = [train_final(member, told) for member in chosen.members]
     print(f"\nchosen by validation error, then trained with protocol=final: {chosen.name}")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nin_repro import sweep, train
+from nin_repro import selection, sweep, train
 from nin_repro.config.compose import experiments, load
 from nin_repro.config.recipe import directory, key, recipe
 from nin_repro.files import UsageError, write_json
@@ -187,38 +187,38 @@ def test_the_lowest_mean_is_chosen_and_of_equal_ones_the_first(tmp_path: Path) -
     lucky = [ran(tmp_path, "1e-5", 0, 1.0), ran(tmp_path, "1e-5", 1, 9.0)]
     steady = [ran(tmp_path, "1e-4", 0, 4.2), ran(tmp_path, "1e-4", 1, 3.0)]
     equal = [ran(tmp_path, "1e-3", 0, 3.0), ran(tmp_path, "1e-3", 1, 4.2)]
-    found = sweep.choices([*lucky, *steady, *equal])
+    found = selection.choices([*lucky, *steady, *equal])
     assert [choice.name for choice in found] == [f"optimizer.weight_decay=1e-{n}" for n in (5, 4, 3)]
     assert [choice.stats.mean for choice in found] == pytest.approx([5.0, 3.6, 3.6])
-    assert sweep.best(found).members == tuple(steady)
-    assert sweep.best(sweep.choices([*lucky, *equal, *steady])).members == tuple(equal)
+    assert selection.best(found).members == tuple(steady)
+    assert selection.best(selection.choices([*lucky, *equal, *steady])).members == tuple(equal)
 
 
 def test_dead_runs_are_in_no_mean_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dead = [ran(tmp_path, "1e-5", 0, 0.1, status="dead"), ran(tmp_path, "1e-5", 1, 5.0)]
     silent = [ran(tmp_path, "1e-4", 0, 0.2, silent=(3,)), ran(tmp_path, "1e-4", 1, 0.2, silent=(3,))]
     alive = [ran(tmp_path, "1e-3", 0, 4.0), ran(tmp_path, "1e-3", 1, 4.5)]
-    found = sweep.choices([*dead, *silent, *alive])
-    chosen = sweep.best(found)
+    found = selection.choices([*dead, *silent, *alive])
+    chosen = selection.best(found)
     assert chosen.members == tuple(alive)
-    sweep.show_choices(found, chosen)
+    selection.show(found, chosen)
     rows = [line.split()[-4:] for line in capsys.readouterr().out.splitlines()[2:5]]
     assert rows == [["5.00", "-", "1", "1"], ["-", "-", "0", "2"], ["4.25", "0.35", "2", "0"]]
     with pytest.raises(UsageError, match="nothing is chosen"):
-        sweep.best(sweep.choices(silent))
+        selection.best(selection.choices(silent))
 
 
 def test_a_run_that_is_asked_for_twice_counts_once(tmp_path: Path) -> None:
     twice = [ran(tmp_path, "1e-4", 0, 4.0), ran(tmp_path, "1e-4", 0, 4.0), ran(tmp_path, "1e-4", 1, 5.0)]
-    (choice,) = sweep.choices(twice)
+    (choice,) = selection.choices(twice)
     assert choice.stats.errors == (4.0, 5.0) and len(choice.members) == 2
 
 
 def test_what_does_not_compare_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cifar10 and mnist do not compare"):
-        sweep.choices([ran(tmp_path, "1e-4", 0, 4.0), ran(tmp_path, "1e-4", 0, 4.0, dataset="cifar10")])
+        selection.choices([ran(tmp_path, "1e-4", 0, 4.0), ran(tmp_path, "1e-4", 0, 4.0, dataset="cifar10")])
     with pytest.raises(UsageError, match="no finished run of protocol=validate"):
-        sweep.choices([ran(tmp_path, "1e-4", 0, 4.0, protocol="final")])
+        selection.choices([ran(tmp_path, "1e-4", 0, 4.0, protocol="final")])
 
 
 # --- files and pads -------------------------------------------------------------------------------------------------
