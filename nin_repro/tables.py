@@ -6,7 +6,9 @@ It also writes the page that tells where the numbers of every experiment come fr
 import argparse
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from nin_repro.command import as_command
 from nin_repro.config.compose import CONF, experiments, load
@@ -16,9 +18,11 @@ from nin_repro.cost import in_words
 from nin_repro.models.spec import layers
 from nin_repro.results import ablations, fidelity, records
 from nin_repro.results.export import write_all, write_page
-from nin_repro.results.render import WIDTH, text
+from nin_repro.results.render import WIDTH, brief, text
 from nin_repro.results.tables import Cell, build
 from nin_repro.schema import Config
+
+MARKS = "<!-- table 1: python -m nin_repro.tables -->", "<!-- end of table 1 -->"
 
 
 def cells(configs: dict[str, Config]) -> dict[str, Cell]:
@@ -35,8 +39,30 @@ def cells(configs: dict[str, Config]) -> dict[str, Cell]:
             sum(layer.parameters for layer in network),
             sum(layer.multiply_adds for layer in network),
             recipe(config),
+            _stand_ins(config),
         )
     return found
+
+
+def _stand_ins(config: Config) -> tuple[tuple[str, str], ...]:
+    """The same recipe in the precisions that a GPU is fast in."""
+    if config.parent is not None:  # its family names its parent's, in the same precision
+        return ()
+    others: tuple[Literal["tf32", "bf16"], ...] = ("tf32", "bf16")
+    return tuple((f"computed in {name}", family(replace(config, precision=name))) for name in others)
+
+
+def renew(page: Path, table: str) -> bool:
+    """Put a table in the place of the one between the marks of a page; False if the page or its marks are not there."""
+    try:
+        before, _, rest = page.read_text("utf-8").partition(MARKS[0])
+    except FileNotFoundError:
+        return False
+    _, mark, after = rest.partition(MARKS[1])
+    if not mark:
+        return False
+    write_page(page, f"{before}{MARKS[0]}\n\n{table}\n{MARKS[1]}{after}")
+    return True
 
 
 def main() -> None:
@@ -51,6 +77,9 @@ def main() -> None:
         default=Path("results/fidelity.md"),
         help="where the page goes that tells which number is from which source (default %(default)s)",
     )
+    parser.add_argument(
+        "--readme", type=Path, default=Path("README.md"), help="a page whose Table 1 is renewed (default %(default)s)"
+    )
     options = parser.parse_args()
     found, problems = records.read_all(options.records)
     configs = {name: load([f"experiment={name}"]) for name in experiments()}
@@ -60,9 +89,12 @@ def main() -> None:
     print(ablations.text(compared))
     page = fidelity.page({name: provenance(CONF, name, config) for name, config in configs.items()}, configs)
     write_page(options.fidelity, page)
+    renewed = renew(options.readme, brief(report.tables[0], options.readme.parent))
     written = write_all(report, compared, options.out)
     print(f"{len(written)} files in {options.out}: tables.md, ablations.md and each table as CSV and LaTeX")
     print(f"{options.fidelity}: where the numbers of every experiment come from")
+    if renewed:
+        print(f"{options.readme}: Table 1 as it stands")
 
 
 if __name__ == "__main__":

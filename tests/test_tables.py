@@ -11,9 +11,14 @@ from fake_records import digest, record, stored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nin_repro import tables as command
+from nin_repro.config.compose import experiments, load
 from nin_repro.results import tables
+from nin_repro.results.records import read_all
+from nin_repro.results.render import brief
 from nin_repro.results.tables import Cell, Report, Result, Stats
 
+ROOT = Path(__file__).parents[1]
 SHARED = {"table5/gap": "table1/nin"}
 NAMES = [name for table in tables.paper.TABLES for row in table.rows for name in row.experiments]
 CELLS = {name: Cell(name, digest(f"{SHARED.get(name, name)} paper"), f"run {name}", "5 h") for name in NAMES}
@@ -259,3 +264,28 @@ def test_without_runs_an_epochs_time_is_that_of_the_same_recipe_for_fewer_epochs
     full = record(seed=1, seconds=2600.0)
     (timing,) = results(tables.build(stored(tmp_path, full), cells))["table1/nin"].timings
     assert (timing.epoch, timing.run) == (pytest.approx(10.0), 2600.0)  # its own runs go first
+
+
+def test_runs_of_a_stand_in_fill_a_cell_only_while_it_has_none_of_its_own_and_say_so(tmp_path: Path) -> None:
+    other = record(seed=1, error=11.0) | {"family": "ab" * 6}
+    cell = replace(CELLS["table1/nin"], stand_ins=(("computed in tf32", "cd" * 6), ("computed in bf16", "ab" * 6)))
+    cells = CELLS | {"table1/nin": cell}
+    alone = tables.build(stored(tmp_path / "a", other), cells)
+    found = results(alone)["table1/nin"]
+    assert found.stats.errors == (11.0,) and "computed in bf16" in found.deviations and not alone.other
+    both = tables.build(stored(tmp_path / "b", other, record(seed=0, error=10.5)), cells)
+    found = results(both)["table1/nin"]
+    assert found.stats.errors == (10.5,) and "computed in bf16" not in found.deviations
+    assert [one.family for one in both.other] == ["ab" * 6]
+
+
+def test_the_readme_shows_table_1_as_the_records_have_it(tmp_path: Path) -> None:
+    """After new records: python -m nin_repro.tables"""
+    copy = tmp_path / "README.md"
+    copy.write_text((ROOT / "README.md").read_text())
+    found, problems = read_all(ROOT / "results" / "records")
+    configs = {name: load([f"experiment={name}"]) for name in experiments() if name.startswith("table1/")}
+    links = brief(tables.build(found, command.cells(configs), problems).tables[0], ROOT)
+    assert command.renew(copy, links) and copy.read_text() == (ROOT / "README.md").read_text()
+    assert "| **NIN + Dropout** | 10.41 |" in links
+    assert not command.renew(tmp_path / "nowhere.md", links)

@@ -303,6 +303,24 @@ def _md_row(table: Table, row: Row, folder: Path) -> list[list[str]]:
     return lines
 
 
+def brief(table: Table, folder: Path) -> str:
+    """A table in six columns, for a page in `folder`: what is printed, what we measured, and the verdict."""
+    lines = []
+    for row in table.rows:
+        method = f"**{plain(row.paper.method)}**" if row.paper.own else plain(row.paper.method)
+        head = [method, error(row.paper.value)]
+        for result in row.results:
+            ours, verdict = "no runs yet", ""
+            if result.records:
+                ours, verdict = spread(result.stats), "; ".join([result.verdict.text, *result.deviations])
+            seeds = ", ".join(_link(f"{record.seed}", record, folder) for record in result.records)
+            lines.append([*head, _code(result.cell.experiment), ours, seeds, plain(verdict)])
+            head = ["", ""]
+        if not row.results:
+            lines.append([*head, "", "cited", "", ""])
+    return "\n".join(grid("Method|Paper|Experiment|Ours|Seeds|Verdict", "lrlrll", lines)) + "\n"
+
+
 def _extremes(records: Sequence[Record], stats: Stats, folder: Path) -> list[str]:
     """The best and the worst error, each with a link to (the first) record that has it."""
     cells = []

@@ -40,6 +40,8 @@ class Cell:
     parameters: int | None = None
     multiply_adds: int | None = None  # of one image, forward
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    # Families that fill the row while the cell's own has no run, the first that has one, and what tells them apart.
+    stand_ins: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -278,6 +280,16 @@ def judge(stats: Stats, value: float | None, images: int) -> Verdict:
     return Verdict("reproduced", f"reproduced: within {limit:.2f} of the paper", limit)
 
 
+def _with_runs(cell: Cell, families: set[str]) -> Cell:
+    """The cell, or if its own family has no run the first stand-in's that has one, with what is different there."""
+    if cell.family in families:
+        return cell
+    for difference, family in cell.stand_ins:
+        if family in families:
+            return replace(cell, family=family, deviations=(*cell.deviations, difference))
+    return cell
+
+
 def build(records: Iterable[Record], cells: Mapping[str, Cell], problems: Iterable[str] = ()) -> Report:
     """Fill the paper's tables. `cells` maps the experiments that exist to their cells; others are not shown.
 
@@ -288,9 +300,11 @@ def build(records: Iterable[Record], cells: Mapping[str, Cell], problems: Iterab
     full = [record for record in records if record.budget == PAPER_BUDGET and record.protocol == "final"]
     values = {name: row.value for table in paper.TABLES for row in table.rows for name in row.experiments}
     shown = {name: cells[name] for name in values if name in cells}
+    run = {record.family for record in full}
+    chosen = {name: _with_runs(cell, run) for name, cell in shown.items()}
 
     def result(name: str, value: float | None, images: int) -> Result:
-        cell = shown[name]
+        cell = chosen[name]
         runs = tuple(record for record in full if record.family == cell.family)
         stats = statistics(runs)
         difference = None if stats.mean is None or value is None else stats.mean - value
@@ -304,7 +318,7 @@ def build(records: Iterable[Record], cells: Mapping[str, Cell], problems: Iterab
         return Row(printed, tuple(result(name, printed.value, images) for name in printed.experiments if name in shown))
 
     tables = tuple(Table(one, tuple(row(printed, one.test_set_size) for printed in one.rows)) for one in paper.TABLES)
-    used = {cell.family for cell in shown.values()}
+    used = {cell.family for cell in chosen.values()}
     reduced: dict[_Recipe, list[Record]] = defaultdict(list)
     other: dict[_Recipe, list[Record]] = defaultdict(list)
     for record in records:
