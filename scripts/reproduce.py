@@ -1,0 +1,191 @@
+"""`python scripts/reproduce.py [--minutes 9]`: the whole paper, every cell, five living seeds each, most useful first.
+
+It says what is missing, what that costs on this device, and trains it: seeds at the same time as the device has room
+for. What the records have is not done again, so it can be stopped and started anywhere, and takes up on one machine
+what another has left. After `--minutes` it stops the runs under way, which save themselves.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from nin_repro.command import as_command
+from nin_repro.config.compose import load
+from nin_repro.config.recipe import budget_name, family
+from nin_repro.cost import images_seen
+from nin_repro.files import UsageError
+from nin_repro.models.spec import layers, training_multiply_adds
+from nin_repro.processes import gpus
+from nin_repro.results.records import Record, read_all
+from nin_repro.schema import Config
+from nin_repro.training.console import duration
+from nin_repro.training.stop import listen
+
+ROOT = Path(__file__).resolve().parents[1]
+# In this order. The ablations have their own commands: results/tables/ablations.md.
+STAGES = {
+    "the paper's own rows": (
+        *("table4/nin", "table1/nin", "table5/fc", "table5/fc_dropout", "text/nin_no_dropout", "table2/nin"),
+        *("table1/nin_unclipped", "table4/nin_unclipped", "table2/nin_released"),
+    ),
+    "augmentation": ("table1/nin_aug",),
+    "the CNN and maxout": (
+        *("text/cnn_gap", "text/cnn_fc", "text/cnn_fc_dropout", "table4/maxout"),
+        *("table1/maxout", "table1/maxout_aug", "table2/maxout"),
+    ),
+    "SVHN": ("table3/nin", "table3/maxout"),
+}
+MOST = 2  # times as many seeds are tried as are wanted, where runs die
+WAIT = 90  # seconds that runs get to save themselves
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An experiment in one precision, and what its runs are so far."""
+
+    experiment: str
+    config: Config
+    records: tuple[Record, ...]
+    wanted: int
+
+    @property
+    def living(self) -> int:
+        return sum(record.sample for record in self.records)
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds to train next: as many as living runs are missing, of those that were not tried."""
+        tried = {record.seed for record in self.records}
+        free = [seed for seed in range(MOST * self.wanted) if seed not in tried]
+        return free[: max(self.wanted - self.living, 0)]
+
+    @property
+    def work(self) -> float:
+        """Multiply-adds of one run, at most."""
+        config = self.config
+        return images_seen(config) * training_multiply_adds(
+            layers(config.dataset, config.architecture, config.regularizer)
+        )
+
+
+def cells(records: list[Record], names: list[str], words: list[str], wanted: int) -> list[Cell]:
+    """What there is to do, in order. Of a recipe that two cells share, once."""
+    found: dict[str, Cell] = {}
+    for name in names:
+        config = load([f"experiment={name}", *words])
+        key, budget = family(config), budget_name(config)
+        runs = tuple(one for one in records if one.family == key and one.budget == budget)
+        found.setdefault(key, Cell(name, config, runs, wanted))
+    return list(found.values())
+
+
+def measured_rate(gpu: bool) -> float | None:
+    """Multiply-adds a second of training, from this kind of machine's page in results/benchmarks; None without one."""
+    found = []
+    for path in (ROOT / "results" / "benchmarks").glob("*.json"):
+        if path.name.startswith("cpu-") == gpu:
+            continue
+        told = json.loads(path.read_text())
+        found.append((told["date"], told["arms"]["ours"]["images_per_second"]["median"]))
+    if not found:
+        return None
+    network = load(["experiment=table1/nin"])
+    adds = training_multiply_adds(layers(network.dataset, network.architecture, network.regularizer))
+    return float(max(found)[1]) * adds
+
+
+def in_words(seconds: float | None) -> str:
+    return "not measured: python scripts/bench.py" if seconds is None else duration(seconds)
+
+
+def show_plan(todo: list[Cell], rate: float | None) -> None:
+    """What is missing, and what it costs here, one run after the other."""
+    width = max(len(cell.experiment) for cell in todo)
+    print(f"{'cell':{width}}  living  seeds to train  a run here, at most  up to here")
+    total: float | None = 0.0
+    for cell in todo:
+        one = None if rate is None else cell.work / rate
+        total = None if total is None or one is None else total + one * len(cell.seeds)
+        seeds = ",".join(map(str, cell.seeds)) or "-"
+        counts = f"{cell.living}/{cell.wanted:<4}  {seeds:14}"
+        print(f"{cell.experiment:{width}}  {counts}  {in_words(one):>19}  {in_words(total)}")
+
+
+def train(cell: Cell, at_once: str, words: list[str], deadline: float) -> int | None:
+    """Train the seeds that a cell lacks; the exit code, or None if the time was up."""
+    command = [sys.executable, "-m", "nin_repro.train", "-m", f"experiment={cell.experiment}"]
+    command += [f"seed={','.join(map(str, cell.seeds))}", at_once, *words]
+    print(f"\n{shlex.join(['python', *command[1:]])}", flush=True)
+    process = subprocess.Popen(command, start_new_session=True)  # Ctrl-C is passed on below, once
+    try:
+        return process.wait(max(deadline - time.monotonic(), 0.1))
+    except (subprocess.TimeoutExpired, KeyboardInterrupt) as stop:
+        process.send_signal(signal.SIGTERM)
+        process.wait(WAIT)
+        if isinstance(stop, KeyboardInterrupt):
+            raise
+        return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python scripts/reproduce.py", description="Train what the tables lack, most useful first."
+    )
+    parser.add_argument("--plan", action="store_true", help="only say what is missing and what it costs here")
+    parser.add_argument("--minutes", type=float, help="stop after so many, runs under way saved")
+    parser.add_argument("--seeds", type=int, default=5, help="living runs of each cell (default %(default)s)")
+    parser.add_argument("--only", metavar="EXPERIMENT,...", help="these cells, in this order")
+    parser.add_argument("--at-once", type=int, help="runs at the same time (default: 5 on a GPU, else one a core)")
+    parser.add_argument(
+        "words", nargs="*", help="more words for all runs; without precision=..., it is bf16 on a GPU, else fp32"
+    )
+    options = parser.parse_args()
+    listen()
+    began, gpu = time.monotonic(), bool(gpus())
+    names = options.only.split(",") if options.only else [name for stage in STAGES.values() for name in stage]
+    words = [f"precision={'bf16' if gpu else 'fp32'}", *options.words]
+    count = options.at_once or (5 if gpu else len(os.sched_getaffinity(0)))
+    at_once = f"{'together' if gpu else 'processes'}={max(count, 2)}" if count > 1 else "together=1"
+    seconds = 60 * options.minutes if options.minutes else 1e9
+    deadline = began + seconds - min(WAIT / 3, seconds / 10)
+
+    def todo() -> list[Cell]:
+        place = Path(load(words).records_dir)
+        return cells(read_all(place)[0], names, words, options.seeds)
+
+    rate = measured_rate(gpu)
+    show_plan(todo(), rate)
+    if options.plan:
+        return
+    given_up: dict[str, str] = {}
+    while open_cells := [cell for cell in todo() if cell.seeds and cell.experiment not in given_up]:
+        left = None if rate is None else sum(cell.work * len(cell.seeds) for cell in open_cells) / rate
+        missing = sum(len(cell.seeds) for cell in open_cells)
+        print(f"\n{missing} runs in {len(open_cells)} cells to go, at most {in_words(left)}")
+        cell = open_cells[0]
+        code = train(cell, at_once, words, deadline)
+        if code is None:
+            print("the time is up; runs under way are saved, and the same command goes on")
+            return
+        if code >= 128:
+            raise UsageError(f"stopped by {signal.Signals(code - 128).name}; the same command goes on")
+        if code:
+            given_up[cell.experiment] = f"exit code {code}, see above"
+        elif cell.seeds == next(one.seeds for one in todo() if one.experiment == cell.experiment):
+            given_up[cell.experiment] = "its runs left no record (at a reduced budget they do with record=always)"
+    for name, why in given_up.items():
+        print(f"{name}: not completed: {why}")
+    print("next: python -m nin_repro.tables")
+    if given_up:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(as_command(main))

@@ -1,0 +1,59 @@
+"""The campaign: what is missing is trained, what is there is not, and it stops and goes on anywhere."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["restarts=0", "architecture.last_relu=false", "wandb.mode=disabled"]
+SHORT = ["budget.epochs=3", "budget.train_images=200"]
+
+
+def give(place: Path, *words: str, last: str = "record=always") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, ROOT / "scripts" / "reproduce.py", "--only", "quickstart", "--seeds", "2"]
+    command += [*words, *SMALL, last]
+    return subprocess.run(
+        command, cwd=place, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120
+    )
+
+
+def records(place: Path) -> list[int]:
+    return sorted(json.loads(path.read_text())["seed"] for path in place.glob("results/records/quickstart/*.json"))
+
+
+def test_a_campaign_trains_what_is_missing_and_then_has_nothing_to_do(tmp_path: Path) -> None:
+    plan = give(tmp_path, "--plan", *SHORT)
+    assert plan.returncode == 0 and "quickstart  0/2" in plan.stdout and not (tmp_path / "runs").exists()
+    first = give(tmp_path, "--at-once", "2", *SHORT)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert records(tmp_path) == [0, 1] and "2 runs in 1 cells to go" in first.stdout
+    (gone,) = [path for path in tmp_path.rglob("records/*/*.json") if json.loads(path.read_text())["seed"] == 1]
+    gone.unlink()
+    again = give(tmp_path, "--at-once", "1", *SHORT)
+    assert "seed=1 " in again.stdout and "already done" in again.stdout and records(tmp_path) == [0, 1]
+    last = give(tmp_path, *SHORT)
+    assert last.returncode == 0 and "2/2" in last.stdout and "nin_repro.train" not in last.stdout
+
+
+def test_when_the_time_is_up_runs_are_saved_and_no_process_is_left(tmp_path: Path) -> None:
+    started = time.monotonic()
+    stopped = give(tmp_path, "--at-once", "1", "--minutes", "0.25", "optimizer.schedule.epochs=9999", "eval_every=0")
+    assert "the time is up" in stopped.stdout and stopped.returncode == 0 and time.monotonic() - started < 60
+    (status,) = tmp_path.glob("runs/*/status.json")
+    assert json.loads(status.read_text())["state"] == "interrupted" and not records(tmp_path)
+
+
+def test_runs_that_leave_no_record_are_not_trained_again_and_again(tmp_path: Path) -> None:
+    done = give(tmp_path, "--at-once", "1", *SHORT, last="record=never")
+    assert done.returncode == 1 and "left no record" in done.stdout
+
+
+@pytest.mark.parametrize("words", [["no.such=1"], ["--only", "table1/nothing"]])
+def test_what_is_not_there_is_refused_in_one_line(words: list[str], tmp_path: Path) -> None:
+    refused = give(tmp_path, *words)
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "error:" in refused.stderr
