@@ -18,6 +18,7 @@ from nin_repro.cost import in_words
 from nin_repro.models.spec import layers
 from nin_repro.results import ablations, fidelity, records
 from nin_repro.results.export import write_all, write_page
+from nin_repro.results.page import html
 from nin_repro.results.render import WIDTH, brief, text
 from nin_repro.results.tables import Cell, build
 from nin_repro.schema import Config
@@ -80,11 +81,18 @@ def main() -> None:
     parser.add_argument(
         "--readme", type=Path, default=Path("README.md"), help="a page whose Table 1 is renewed (default %(default)s)"
     )
+    parser.add_argument(
+        "--report", type=Path, default=Path("results/report.html"), help="the page with curves (default %(default)s)"
+    )
+    parser.add_argument(
+        "--figures", type=Path, default=Path("results/figures"), help="whose Figure 3 it shows (default %(default)s)"
+    )
     options = parser.parse_args()
     found, problems = records.read_all(options.records)
     configs = {name: load([f"experiment={name}"]) for name in experiments()}
     report = build(found, cells(configs), problems)
-    compared = ablations.choices(found, {name: recipe(config) for name, config in configs.items()})
+    recipes = {name: recipe(config) for name, config in configs.items()}
+    compared = ablations.choices(found, recipes)
     print(text(report, shutil.get_terminal_size((WIDTH, 24)).columns))
     print(ablations.text(compared))
     page = fidelity.page({name: provenance(CONF, name, config) for name, config in configs.items()}, configs)
@@ -93,6 +101,9 @@ def main() -> None:
     written = write_all(report, compared, options.out)
     print(f"{len(written)} files in {options.out}: tables.md, ablations.md and each table as CSV and LaTeX")
     print(f"{options.fidelity}: where the numbers of every experiment come from")
+    figures = sorted(options.figures.glob("figure3*.png"))
+    write_page(options.report, html(report, compared, figures, found, recipes))
+    print(f"{options.report}: all of it as one page, with curves")
     if renewed:
         print(f"{options.readme}: Table 1 as it stands")
 

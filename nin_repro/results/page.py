@@ -1,0 +1,316 @@
+"""The report as one HTML page that needs nothing else: tables, curves, ablations, costs, and what is missing.
+
+No network, no library, no script but one that opens what is folded before printing. Everything that comes from records
+is escaped here, at the one place where text becomes HTML: `_Markup`.
+"""
+
+import base64
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from nin_repro.results.ablations import Choice, changes
+from nin_repro.results.records import Record
+from nin_repro.results.render import clean, difference, error, remarks, span, spread
+from nin_repro.results.tables import RULE, Group, Report, Result, Row, Table
+
+LARGEST = 3_000_000  # bytes of the page; figures that would not fit are linked instead
+WIDE, HIGH, POINTS = 520, 200, 130  # of a curve: pixels, and points of each line at most
+LINES = {"test_error": "test error", "validation_error": "validation error", "train_error_running": "training error"}
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1b1f24; --soft: #59636e; --paper: #fff; --line: #d1d9e0; --band: #f4f6f8;
+  --a: #0550ae; --b: #bc4c00; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #9aa4af; --paper: #0d1117; --line: #3d444d;
+  --band: #161b22; --a: #79b8ff; --b: #ffa657; } }
+body { margin: 0 auto; max-width: 72rem; padding: 1rem; color: var(--ink); background: var(--paper);
+  font: 1rem/1.5 system-ui, sans-serif; }
+h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; border-top: 1px solid var(--line); padding-top: 1rem; }
+a { color: var(--a); } a:focus-visible, summary:focus-visible, .wide:focus-visible { outline: 3px solid var(--b); }
+nav ul { display: flex; flex-wrap: wrap; gap: .3rem 1rem; padding: 0; list-style: none; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+caption { text-align: left; color: var(--soft); padding-bottom: .4rem; }
+th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
+thead th { background: var(--band); } .n { text-align: right; white-space: nowrap; } .own th { font-weight: 700; }
+.wide table { min-width: 40rem; } tbody th { font-weight: 400; }
+details { margin: .5rem 0; } summary { cursor: pointer; }
+code { overflow-wrap: anywhere; font-size: .9em; } .soft { color: var(--soft); } figure { margin: 1rem 0; }
+.curves { display: flex; flex-wrap: wrap; gap: 1rem; } .curves figure { margin: 0; flex: 0 1 22rem; }
+svg { width: 100%; height: auto; } svg text { fill: var(--soft); font-size: 12px; }
+img { max-width: 100%; background: #fff; }
+.grid { stroke: var(--line); } .a { stroke: var(--a); } .b { stroke: var(--b); stroke-dasharray: 5 3; }
+polyline { fill: none; stroke-width: 1.5; } figcaption { color: var(--soft); font-size: .9rem; }
+@media print { body { max-width: none; } nav { display: none; } .wide { overflow: visible; }
+  h2 { break-after: avoid; } }
+"""
+SCRIPT = "addEventListener('beforeprint', () => document.querySelectorAll('details').forEach(one => one.open = true))"
+
+
+class _Markup(str):
+    """Text that is HTML already; all other text is escaped where it is put into a page."""
+
+
+def _text(value: object) -> _Markup:
+    if isinstance(value, _Markup):
+        return value
+    return _Markup(escape("".join(char if char.isprintable() else "\ufffd" for char in str(value))))
+
+
+def _tag(name: str, *inner: object, **attributes: str) -> _Markup:
+    words = "".join(f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"' for key, value in attributes.items())
+    return _Markup(f"<{name}{words}>{''.join(map(_text, inner))}</{name}>")
+
+
+def html(
+    report: Report,
+    compared: Sequence[Choice],
+    figures: Sequence[Path],
+    records: Iterable[Record],
+    bases: Mapping[str, Mapping[str, Any]],
+) -> str:
+    """The page.
+
+    Args:
+        figures: PNG files to show.
+        records: all there are, for what they cost.
+        bases: the recipe of each experiment as its file has it now, to tell what other runs have changed.
+    """
+    parts = [*(_table(table) for table in report.tables)]
+    parts += [_groups(report.reduced + report.other, bases)]
+    parts += [_ablations(compared), _figures(figures), _costs(records), _missing(report), _rule(report)]
+    names = {table.paper.id: table.paper.heading.partition(".")[0] for table in report.tables}
+    names |= {
+        "text": "Text",
+        "extra": "Other NIN systems",
+        "apart": "Other runs",
+        "ablations": "Unstated choices",
+        "figures": "Figures",
+        "costs": "Costs",
+    }
+    names |= {"missing": "Missing", "rule": "How it is judged"}
+    links = [_tag("li", _tag("a", name, href=f"#{anchor}")) for anchor, name in names.items()]
+    head = _Markup(
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>Network In Network, measured again</title><style>{STYLE}</style>"
+    )
+    lead = (
+        "Lin, Chen, Yan, arXiv 1312.4400. Test errors in percent; ours: mean ± standard deviation over n seeds. Open a "
+        "row's runs for seeds, commits, commands and curves. Written by python -m nin_repro.tables from the records."
+    )
+    body = [
+        _tag("h1", "Network In Network, measured again"),
+        _tag("p", lead),
+        _tag("p", report.summary),
+        _tag("nav", _tag("ul", *links), aria_label="Contents"),
+        _tag("main", *parts),
+        _Markup(f"<script>{SCRIPT}</script>"),
+    ]
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
+
+
+def _section(anchor: str, title: str, *inner: object) -> _Markup:
+    return _tag("section", _tag("h2", title, id=anchor), *inner, aria_labelledby=anchor)
+
+
+def _grid(caption: str, names: Sequence[str], rows: Iterable[_Markup]) -> _Markup:
+    """A table that scrolls by itself where the screen is narrow. Names that end in "|" are of numbers."""
+    head = [
+        _tag("th", name.rstrip("|"), scope="col", class_="n") if name.endswith("|") else _tag("th", name, scope="col")
+        for name in names
+    ]
+    table = _tag("table", _tag("caption", caption), _tag("thead", _tag("tr", *head)), _tag("tbody", *rows))
+    return _tag("div", table, class_="wide", tabindex="0", role="region", aria_label=caption)
+
+
+def _line(name: object, *cells: object, numbers: Sequence[int] = (), own: bool = False) -> _Markup:
+    found = [_tag("td", cell, class_="n") if i in numbers else _tag("td", cell) for i, cell in enumerate(cells)]
+    return _tag("tr", _tag("th", name, scope="row"), *found, class_="own" if own else "cited")
+
+
+def _table(table: Table) -> _Markup:
+    names = ("Method", "Paper|", "Ours|", "n|", "Dead|", "Difference|", "Verdict")
+    rows = [line for row in table.rows for line in _rows(row)]
+    size = f"Test error in %, {table.paper.test_set_size:,} test images"
+    notes = [_tag("li", note) for note in table.paper.notes]
+    results = [result for row in table.rows for result in row.results if result.records]
+    return _section(
+        table.paper.id,
+        table.paper.heading,
+        _grid(size, names, rows),
+        _tag("ul", *notes) if notes else "",
+        *(_runs(result.cell.experiment, result.records, remarks(result)) for result in results),
+    )
+
+
+def _rows(row: Row) -> list[_Markup]:
+    who = "" if row.paper.own else f" {row.paper.reference or ''}"
+    value, own = error(row.paper.value), row.paper.own
+    if not row.results:
+        return [_line(f"{row.paper.method}{who}", value, "cited", "", "", "", "", numbers=(0, 1), own=own)]
+    lines = []
+    for result in row.results:
+        stats, verdict = result.stats, result.verdict.text if result.records else ""
+        name = _Markup(f"{_text(row.paper.method + who)} {_tag('code', result.cell.experiment)}")
+        counts = (str(stats.n), str(stats.dead)) if result.records else ("", "")
+        ours = spread(stats) if result.records else "no runs yet"
+        cells = (value, ours, *counts, difference(result.difference), verdict)
+        lines.append(_line(name, *cells, numbers=range(5), own=own))
+    return lines
+
+
+def _runs(name: str, records: Sequence[Record], notes: Sequence[str] = ()) -> _Markup:
+    """The runs of a cell, folded: each with its curve, and what it takes to repeat it."""
+    names = ("Seed", "Error|", "Training|", "State", "Time|", "Machine", "Commit", "Command")
+    lines = [
+        _line(
+            str(one.seed),
+            error(one.error),
+            error(one.train_error),
+            _state(one),
+            span(one.seconds),
+            one.device,
+            _tag("code", one.commit[:10] + (" modified" if one.dirty else "")),
+            _tag("code", one.command),
+            numbers=(0, 1, 3),
+        )
+        for one in records
+    ]
+    notes_ = _tag("ul", *(_tag("li", note) for note in notes)) if notes else ""
+    curves = _tag("div", *map(_curve, records), class_="curves")
+    count = f"{len(records)} run{'s' if len(records) > 1 else ''}"
+    inner = (notes_, _grid(f"Runs of {name}", names, lines), curves)
+    return _tag("details", _tag("summary", f"{name}: {count}"), *inner)
+
+
+def _state(record: Record) -> str:
+    died = sum(attempt.died is not None for attempt in record.attempts)
+    state = record.status + (f", dead classes {list(record.dead_classes)}" if record.dead_classes else "")
+    return state + (f", {died} starts died" if died else "")
+
+
+def _curve(record: Record) -> _Markup:
+    """Errors over epochs, drawn: 0 to 100 % or less, each line thinned to POINTS."""
+    lines = [(title, _values(record.curve.get(name))) for name, title in LINES.items()]
+    lines = [(title, points) for title, points in lines if len(points) > 1]
+    if not lines:
+        return _Markup("")
+    last = max(x for _, points in lines for x, _ in points)
+    top = next(size for size in (1, 2, 5, 10, 20, 50, 100) if size >= min(100, _typical(lines)))
+
+    def place(x: float, y: float) -> str:
+        return f"{40 + (WIDE - 50) * (x - 1) / (last - 1):.1f},{10 + (HIGH - 40) * (1 - min(y, top) / top):.1f}"
+
+    drawn = []
+    for mark in (0, 0.5, 1):
+        y = place(1, mark * top).partition(",")[2]
+        drawn.append(f'<line class="grid" x1="40" x2="{WIDE - 10}" y1="{y}" y2="{y}"/>')
+        drawn.append(f'<text x="34" y="{float(y) + 4:.0f}" text-anchor="end">{mark * top:g}</text>')
+    for (_, points), kind in zip(lines, "ab", strict=False):
+        thin = points[:: max(1, len(points) // POINTS)] + points[-1:]
+        drawn.append(f'<polyline class="{kind}" points="{" ".join(place(x, y) for x, y in thin)}"/>')
+    drawn.append(f'<text x="40" y="{HIGH - 8}">epoch 1</text>')
+    drawn.append(f'<text x="{WIDE - 10}" y="{HIGH - 8}" text-anchor="end">{last}</text>')
+    legend = " and ".join(f"{title} ({how})" for (title, _), how in zip(lines, ("solid", "dashed"), strict=False))
+    words = f"{clean(record.experiment or '')} seed {record.seed}: {legend} in %, {last:g} epochs"
+    svg = f'<svg viewBox="0 0 {WIDE} {HIGH}" role="img" aria-label="{escape(words)}">{"".join(drawn)}</svg>'
+    return _tag("figure", _Markup(svg), _tag("figcaption", f"Seed {record.seed}: {legend}, %"))
+
+
+def _values(column: object) -> list[tuple[int, float]]:
+    values = column if isinstance(column, list) else []
+    return [(i + 1, float(y)) for i, y in enumerate(values) if isinstance(y, int | float) and not isinstance(y, bool)]
+
+
+def _typical(lines: list[tuple[str, list[tuple[int, float]]]]) -> float:
+    """An error that three quarters of the epochs are below: the first ones would flatten all else."""
+    found = sorted(y for _, points in lines for _, y in points)
+    return found[3 * len(found) // 4] * 1.2
+
+
+def _groups(groups: Sequence[Group], bases: Mapping[str, Mapping[str, Any]]) -> _Markup:
+    title, names = "Runs that fill no cell", ("Experiment", "Budget", "Epochs|", "Error|", "n|", "Dead|", "What")
+
+    def what(group: Group) -> str:
+        base = bases.get(group.experiment)
+        changed = changes(group.records[0].recipe, base) if base is not None else []
+        return "; ".join([group.why, *changed])
+
+    rows = [
+        _line(
+            one.experiment,
+            one.budget,
+            one.epochs,
+            spread(one.stats),
+            str(one.stats.n),
+            str(one.stats.dead),
+            what(one),
+            numbers=range(1, 5),
+        )
+        for one in groups
+    ]
+    folded = [_runs(f"{one.experiment}, {one.budget}, {one.epochs} epochs, {what(one)}", one.records) for one in groups]
+    note = "At a reduced budget, under another protocol, or of another recipe than a row of the paper; never in a cell."
+    return _section("apart", title, _tag("p", note), _grid("Means", names, rows) if rows else "None.", *folded)
+
+
+def _ablations(compared: Sequence[Choice]) -> _Markup:
+    names = ("Choice", "Error|", "Effect|", "n|", "Dead|", "Starts died|")
+    rows = []
+    for one in compared:
+        name = one.changed or f"{one.experiment}, {one.budget}, {one.epochs} epochs, as it is"
+        died = f"{one.stats.starts_network + one.stats.starts_classes} of {one.starts}"
+        cells = (spread(one.stats), difference(one.effect), str(one.stats.n), str(one.stats.dead), died)
+        rows.append(_line(name, *cells, numbers=range(5), own=not one.changed))
+    title = "What the unstated choices do"
+    note = "Runs that differ from an experiment in a few keys, beside that experiment's own runs at the same budget."
+    return _section("ablations", title, _tag("p", note), _grid(title, names, rows) if rows else "No such runs yet.")
+
+
+def _figures(paths: Sequence[Path]) -> _Markup:
+    drawn, room = [], LARGEST - 1_000_000
+    for path in paths:
+        content = path.read_bytes()
+        if 4 * len(content) // 3 > room:
+            drawn.append(_tag("p", "Too large to show here: ", _tag("code", path.name)))
+            continue
+        room -= 4 * len(content) // 3
+        source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+        name = path.stem.replace("-", ", ")
+        drawn.append(_Markup(f'<figure><img src="{source}" alt="{escape(name)}">{_tag("figcaption", name)}</figure>'))
+    if not drawn:
+        drawn.append(_tag("p", "None drawn yet: ", _tag("code", "python -m nin_repro.figures")))
+    note = "Figure 4 shows images of the data sets, which are not ours to publish: "
+    how = _tag("p", note, _tag("code", "python -m nin_repro.figures --run runs/..."), " draws it from a trained run.")
+    return _section("figures", "Figures", *drawn, how)
+
+
+def _costs(records: Iterable[Record]) -> _Markup:
+    machines: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        machines[record.device].append(record)
+    rows = [
+        _line(device, str(len(runs)), f"{sum(run.seconds for run in runs) / 3600:,.1f}", numbers=(0, 1))
+        for device, runs in sorted(machines.items())
+    ]
+    note = "Wall time of all runs on record, with what else ran on the machine; multiply by your price of an hour."
+    return _section("costs", "What it cost", _tag("p", note), _grid("Costs", ("Machine", "Runs|", "Hours|"), rows))
+
+
+def _missing(report: Report) -> _Markup:
+    empty: dict[str, Result] = {}
+    for table in report.tables:
+        for row in table.rows:
+            empty |= {one.cell.experiment: one for one in row.results if not one.records}
+    rows = [_line(name, _tag("code", one.cell.command), one.cell.cost) for name, one in empty.items()]
+    how = _tag("p", "All of them, most useful first: ", _tag("code", "python scripts/reproduce.py"))
+    names = ("Experiment", "Command", "Cost")
+    return _section("missing", "What is missing", how, _grid("Cells without runs", names, rows) if rows else "Nothing.")
+
+
+def _rule(report: Report) -> _Markup:
+    problems = [_tag("li", problem) for problem in report.problems]
+    unused = [_tag("h3", "Not used"), _tag("ul", *problems)] if problems else []
+    more = "Where each number of each recipe is from, and what is assumed: fidelity.md. The claims: claims/claims.md."
+    return _section("rule", "How it is judged", _tag("p", RULE), _tag("p", more), *unused)

@@ -1,0 +1,107 @@
+"""The report as one page: well-formed, self-contained, harmless, and whole."""
+
+import base64
+import shutil
+import subprocess
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from fake_records import record, stored
+from test_tables import CELLS
+
+from nin_repro.results import ablations, page, tables
+from nin_repro.results.records import Record
+
+VOID = {"meta", "img", "line", "polyline"}
+HOSTILE = "</td><script>alert(1)</script><img src=http://x.y/z onerror=alert(2)> & \x1b[2J"
+
+
+class Parsed(HTMLParser):
+    """Tags that are open, those that were seen, and what is linked or loaded."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: Counter[str] = Counter()
+        self.links: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.seen[tag] += 1
+        if tag not in VOID:
+            self.open.append(tag)
+        for name, value in attributes:
+            assert not name.startswith("on"), name
+            if name in ("src", "href", "srcset", "action", "data"):
+                self.links.append(value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert tag in VOID or self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def curve(epochs: int) -> dict[str, list[float]]:
+    errors = [90 / (i + 1) for i in range(epochs)]
+    return {"epoch": [*range(1, epochs + 1)], "test_error": errors, "train_error_running": [2 * e for e in errors]}
+
+
+def made(records: list[Record], figures: tuple[Path, ...] = ()) -> str:
+    report = tables.build(records, CELLS, ["x.json: not used: broken"])
+    bases = {"table1/nin": records[0].recipe} if records else {}
+    return page.html(report, ablations.choices(records, bases), figures, records, bases)
+
+
+def test_the_page_holds_every_run_with_its_curve_and_what_is_missing(tmp_path: Path) -> None:
+    runs = [record(seed=seed, error=10.4 + seed / 10, curve=curve(260)) for seed in range(3)]
+    runs.append(record("table1/nin", seed=3, budget="short", curve=curve(16)))
+    text = made(stored(tmp_path, *runs))
+    found = Parsed(text)
+    assert not found.open and found.seen["svg"] == 7 and len(text) < page.LARGEST
+    words = " ".join(found.words)
+    assert (
+        "10.50 ± 0.10" in words and "reproduced" in words and "reduced budget" in words and "not used: broken" in words
+    )
+    assert "run table2/nin" in words and "run table1/nin " not in words  # commands of the cells that lack runs
+    assert text.count("<polyline") == 14  # Table 5's third row has the runs of Table 1's
+    lines = [rest.partition('"')[0].split() for rest in text.split('points="')[1:]]
+    assert max(map(len, lines)) <= page.POINTS + 2 and all(line[0].startswith("40.0,") for line in lines)
+
+
+def test_nothing_is_loaded_and_nothing_from_a_record_becomes_a_tag(tmp_path: Path) -> None:
+    plain = record(curve=curve(3))
+    names = ("command", "device", "commit")
+    runs = stored(tmp_path, plain | {name: HOSTILE for name in names} | {"deviations": [HOSTILE]})
+    found = Parsed(made(runs))
+    assert found.seen["script"] == 1 and "img" not in found.seen and not found.open
+    assert all(link.startswith("#") for link in found.links)
+    assert "\x1b" not in "".join(found.words)
+    targets = made(runs)
+    assert all(f'id="{link[1:]}"' in targets for link in found.links)
+
+
+def test_figures_are_in_the_page_unless_they_are_too_large(tmp_path: Path) -> None:
+    small, large = tmp_path / "figure3.png", tmp_path / "figure3-large.png"
+    small.write_bytes(b"png")
+    large.write_bytes(bytes(page.LARGEST))
+    text = made([], (small, large))
+    assert f"data:image/png;base64,{base64.b64encode(b'png').decode()}" in text and "Too large to show here" in text
+    assert len(text) < page.LARGEST
+
+
+def test_a_browser_opens_it_without_a_word_in_its_console(tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium here")
+    (tmp_path / "report.html").write_text(made(stored(tmp_path, record(curve=curve(20)))))
+    words = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    words += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--dump-dom"]
+    done = subprocess.run(
+        [browser, *words, (tmp_path / "report.html").as_uri()], capture_output=True, text=True, timeout=60
+    )
+    assert "Network In Network, measured again</h1>" in done.stdout and "CONSOLE" not in done.stderr
