@@ -61,7 +61,8 @@ def machine(config: Config) -> Machine:
         raise UsageError("precision=tf32 needs a GPU, and this run is on the CPU: choose fp32 or bf16")
     per_image = training_multiply_adds(layers(config.dataset, config.architecture, config.regularizer))
     small = per_image * config.optimizer.batch_size < ONE_THREAD_BELOW
-    threads = config.threads or (1 if small or config.together > 1 else len(os.sched_getaffinity(0)))
+    cores = len(os.sched_getaffinity(0))
+    threads = config.threads or (1 if small or config.together > 1 else max(1, cores // config.processes))
     torch.set_num_threads(threads)
     _keep_pages()
     device = torch.device(name)

@@ -62,7 +62,8 @@ def train(requests: dict[str, Request], at_once: int, folder: Path) -> list[Outc
     the cores.
     """
     members = [
-        Member(name, _fitted(request, at_once), folder / f"{number}.log")
+        # Members with a parent in common wait for the one that trains it.
+        Member(name, replace(request, config=replace(request.config, wait=True)), folder / f"{number}.log")
         for number, (name, request) in enumerate(requests.items())
     ]
     folder.mkdir(parents=True, exist_ok=True)
@@ -88,14 +89,6 @@ def train(requests: dict[str, Request], at_once: int, folder: Path) -> list[Outc
                 _pass_on([member for member in members if member.process is not None], signal.SIGINT)
         table.show([_row(member) for member in members], last=True)
     return [member.outcome for member in members if member.outcome is not None]
-
-
-def _fitted(request: Request, at_once: int) -> Request:
-    """The request of a member that has only its part of the machine."""
-    config = request.config
-    threads = config.threads or max(1, len(os.sched_getaffinity(0)) // at_once)
-    # Members with a parent in common wait for the one that trains it.
-    return replace(request, config=replace(config, wait=True, threads=threads))
 
 
 def _start(members: list[Member], at_once: int, context: Any) -> None:

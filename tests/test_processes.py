@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from nin_repro import processes, train
+from nin_repro.build import machine
+from nin_repro.config.compose import load
 from nin_repro.progress import Row, Table
 from tests.test_together import SMALL, results
 
@@ -137,3 +139,15 @@ def test_a_table_of_members_fits_the_screen_and_leaves_nothing_behind(
     assert capsys.readouterr().out == "\x1b[5A\x1b[Jseed=0: done\n"
     table.show(rows, last=True)
     assert capsys.readouterr().out == ""
+
+
+def test_large_networks_share_the_cores_and_small_ones_have_one_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    for words, threads in (
+        (["experiment=table1/nin", "processes=4"], 4),
+        (["experiment=table1/nin", "processes=32"], 1),
+        (["experiment=quickstart", "processes=2"], 1),
+        (["experiment=quickstart", "processes=2", "threads=3"], 3),
+    ):
+        assert machine(load(words)).threads == threads
+    machine(load(["threads=1"]))
