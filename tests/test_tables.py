@@ -1,7 +1,10 @@
 """Tables from records: statistics, the rule of the verdict, and which run fills which cell."""
 
 import math
+import shutil
 import statistics
+import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ from fake_records import digest, record, stored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nin_repro import tables as command
+from nin_repro import tables as main
 from nin_repro.config.compose import experiments, load
 from nin_repro.results import tables
 from nin_repro.results.records import read_all
@@ -19,6 +22,7 @@ from nin_repro.results.render import brief
 from nin_repro.results.tables import Cell, Report, Result, Stats
 
 ROOT = Path(__file__).parents[1]
+Command = Callable[..., subprocess.CompletedProcess[str]]
 SHARED = {"table5/gap": "table1/nin"}
 NAMES = [name for table in tables.paper.TABLES for row in table.rows for name in row.experiments]
 CELLS = {name: Cell(name, digest(f"{SHARED.get(name, name)} paper"), f"run {name}", "5 h") for name in NAMES}
@@ -285,7 +289,18 @@ def test_the_readme_shows_table_1_as_the_records_have_it(tmp_path: Path) -> None
     copy.write_text((ROOT / "README.md").read_text())
     found, problems = read_all(ROOT / "results" / "records")
     configs = {name: load([f"experiment={name}"]) for name in experiments() if name.startswith("table1/")}
-    links = brief(tables.build(found, command.cells(configs), problems).tables[0], ROOT)
-    assert command.renew(copy, links) and copy.read_text() == (ROOT / "README.md").read_text()
+    links = brief(tables.build(found, main.cells(configs), problems).tables[0], ROOT)
+    assert main.renew(copy, links) and copy.read_text() == (ROOT / "README.md").read_text()
     assert "| **NIN + Dropout** | 10.41 |" in links
-    assert not command.renew(tmp_path / "nowhere.md", links)
+    assert not main.renew(tmp_path / "nowhere.md", links)
+
+
+def test_committed_pages_are_those_of_the_committed_records(tmp_path: Path, command: Command) -> None:
+    """After new records: python -m nin_repro.tables"""
+    for name in ("records", "figures"):
+        shutil.copytree(ROOT / "results" / name, tmp_path / "results" / name)
+    assert command("tables").returncode == 0
+    made = [path for path in (tmp_path / "results").rglob("*") if path.suffix in (".md", ".csv", ".tex", ".html")]
+    assert len(made) > 15
+    for path in made:
+        assert path.read_bytes() == (ROOT / path.relative_to(tmp_path)).read_bytes(), path.name
