@@ -26,7 +26,6 @@ from pathlib import Path
 import kills
 
 from nin_repro.command import as_command
-from nin_repro.results.export import write_page
 from nin_repro.runs import ENDED, find
 from nin_repro.training.rundir import source_commit
 
@@ -300,10 +299,7 @@ def main() -> None:
                 if report.differences:
                     shutil.copytree(place, Path(tempfile.gettempdir()) / "chaos-differs", dirs_exist_ok=True)
     text = page(report, options.seed, len(expected))
-    print(text)
-    if report.differences:
-        raise SystemExit(1)
-    write_page(options.out, text)
+    kills.conclude(text, report.differences, options.out)
 
 
 if __name__ == "__main__":

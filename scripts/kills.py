@@ -265,6 +265,14 @@ Differences: {differences}
 """
 
 
+def conclude(text: str, found: list[str], out: Path) -> None:
+    """Show a report, and keep it if there are no differences. Raises SystemExit if there are."""
+    print(text)
+    if found:
+        raise SystemExit(1)
+    write_page(out, text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python scripts/kills.py", description=__doc__.splitlines()[0].split(": ")[1])
     parser.add_argument("--kills", type=int, default=1000, help="how many (default %(default)s)")
@@ -280,10 +288,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         report = kill_again_and_again(Path(folder), options.kills, random.Random(options.seed), progress=progress)
     text = page(report, options.seed)
-    print(text)
-    if report.differences:
-        raise SystemExit(1)
-    write_page(options.out, text)
+    conclude(text, report.differences, options.out)
 
 
 if __name__ == "__main__":

@@ -69,10 +69,7 @@ class Cell:
     @property
     def work(self) -> float:
         """Multiply-adds of one run, at most."""
-        config = self.config
-        return images_seen(config) * training_multiply_adds(
-            layers(config.dataset, config.architecture, config.regularizer)
-        )
+        return images_seen(self.config) * adds_per_image(self.config)
 
 
 def cells(records: list[Record], names: list[str], words: list[str], wanted: int) -> list[Cell]:
@@ -96,9 +93,12 @@ def measured_rate(gpu: bool) -> float | None:
         found.append((told["date"], told["arms"]["ours"]["images_per_second"]["median"]))
     if not found:
         return None
-    network = load(["experiment=table1/nin"])
-    adds = training_multiply_adds(layers(network.dataset, network.architecture, network.regularizer))
-    return float(max(found)[1]) * adds
+    return float(max(found)[1]) * adds_per_image(load(["experiment=table1/nin"]))
+
+
+def adds_per_image(config: Config) -> float:
+    """Multiply-adds of one image's part in an update."""
+    return training_multiply_adds(layers(config.dataset, config.architecture, config.regularizer))
 
 
 def in_words(seconds: float | None) -> str:
@@ -152,7 +152,7 @@ def main() -> None:
     names = options.only.split(",") if options.only else [name for stage in STAGES.values() for name in stage]
     words = [f"precision={'bf16' if gpu else 'fp32'}", *options.words]
     count = options.at_once or (5 if gpu else len(os.sched_getaffinity(0)))
-    at_once = f"{'together' if gpu else 'processes'}={max(count, 2)}" if count > 1 else "together=1"
+    at_once = f"{'together' if gpu else 'processes'}={count}"
     seconds = 60 * options.minutes if options.minutes else 1e9
     deadline = began + seconds - min(WAIT / 3, seconds / 10)
 

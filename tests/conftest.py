@@ -44,6 +44,16 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The word for a data directory with the digits in it."""
+    from nin_repro.data.sources import obtain
+
+    folder = tmp_path_factory.mktemp("data")
+    obtain("digits", folder)
+    return f"data_dir={folder}"
+
+
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a real, if short, run on the digits, with its record. Tests that alter it copy it first."""
     folder = tmp_path_factory.mktemp("trained")

@@ -20,12 +20,12 @@ import pytest
 import torch
 from fake_records import record
 from faults import FLOCK, ROOT, damages, full, mounted, mounting, read_only
+from small import SMALL_NETWORK
 
 from nin_repro import train
 from nin_repro.config.compose import load
 from nin_repro.config.recipe import directory
 from nin_repro.data.preprocess import preprocess
-from nin_repro.data.sources import obtain
 from nin_repro.files import locked, read_json, write_json
 from nin_repro.results import records
 from nin_repro.schema import Preprocessing
@@ -36,12 +36,7 @@ Train = Callable[..., tuple[int, str]]
 
 # A run of a second, with a checkpoint after every update.
 SMALL = [
-    "dataset=digits",
-    "architecture=nin_small",
-    "architecture.blocks.mlpconv1.widths=[12,8,8]",
-    "architecture.blocks.mlpconv2.widths=[12,8,8]",
-    "architecture.blocks.mlpconv3.widths=[12,8,classes]",
-    "architecture.last_relu=false",
+    *SMALL_NETWORK,
     "dataset.preprocessing.divide=16",
     "optimizer.clip_norm=1",
     "budget.train_images=400",
@@ -50,14 +45,6 @@ SMALL = [
     "record=always",
     "wandb.mode=disabled",
 ]
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The word for a data directory with the digits in it."""
-    folder = tmp_path_factory.mktemp("data")
-    obtain("digits", folder)
-    return f"data_dir={folder}"
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small import SMALL_NETWORK
 
 from nin_repro.config.compose import load
 from nin_repro.config.recipe import directory, key
@@ -22,12 +23,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 # A run of the project's own network on the digits that takes a second.
 SMALL = [
-    "dataset=digits",
-    "architecture=nin_small",
-    "architecture.blocks.mlpconv1.widths=[12,8,8]",
-    "architecture.blocks.mlpconv2.widths=[12,8,8]",
-    "architecture.blocks.mlpconv3.widths=[12,8,classes]",
-    "architecture.last_relu=false",  # so that no seed dies
+    *SMALL_NETWORK,
     "dataset.preprocessing.divide=16",
     "optimizer.clip_norm=1",
     "budget.train_images=400",
@@ -35,16 +31,6 @@ SMALL = [
     "restarts=3",
     "wandb.mode=disabled",
 ]
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A data directory with the digits in it."""
-    from nin_repro.data.sources import obtain
-
-    folder = tmp_path_factory.mktemp("data")
-    obtain("digits", folder)
-    return f"data_dir={folder}"
 
 
 def begin(folder: Path, *words: str) -> subprocess.Popen[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small import SMALL_NETWORK
 
 from nin_repro import selection, sweep, train
 from nin_repro.config.compose import experiments, load
@@ -21,12 +22,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 # A run of the project's own network on the digits that takes a second, and two choices to try with two seeds.
 SMALL = [
-    "dataset=digits",
-    "architecture=nin_small",
-    "architecture.blocks.mlpconv1.widths=[12,8,8]",
-    "architecture.blocks.mlpconv2.widths=[12,8,8]",
-    "architecture.blocks.mlpconv3.widths=[12,8,classes]",
-    "architecture.last_relu=false",  # so that no seed dies
+    *SMALL_NETWORK,
     "architecture.blocks.mlpconv1.pad=same",
     "optimizer.clip_norm=1",
     "budget.train_images=200",
