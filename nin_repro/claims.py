@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from nin_repro.models.probes import Shares
 
+MEASURED, LAYER_FILE = "measurements", "layers.json"  # beside the page
 LAYERS = 1  # goes up when `models/forms.py` computes something else: numbers that were kept are then not used
 
 
@@ -157,14 +158,19 @@ def _rounded(errors: list[list[float]]) -> list[list[float]]:
 # --- the page --------------------------------------------------------------------------------------------------------
 
 
-def layer_numbers(path: Path) -> dict[str, Any]:
-    """What single layers do (section 3.1): read from `path`, or computed and kept there. Only computing needs torch."""
+def kept_numbers(path: Path) -> dict[str, Any] | None:
+    """What `layer_numbers` has kept in a file; None if there is nothing of use."""
     try:
         found = read_json(path)
-        if found.get("format") == LAYERS:
-            return found
     except (OSError, ValueError):
-        pass
+        return None
+    return found if found.get("format") == LAYERS else None
+
+
+def layer_numbers(path: Path) -> dict[str, Any]:
+    """What single layers do (section 3.1): read from `path`, or computed and kept there. Only computing needs torch."""
+    if (kept := kept_numbers(path)) is not None:
+        return kept
     import torch
 
     from nin_repro.models.forms import FIT, compare_forms, fit_layers
@@ -225,18 +231,24 @@ def _cost(names: tuple[str, ...], config: Config, found: list[Record]) -> Cost:
     )
 
 
-def write_page(records_dir: Path, out: Path, measured_dir: Path) -> None:
+def gather(
+    found: list[Record], problems: list[str], configs: dict[str, Config], numbers: dict[str, Any], out: Path
+) -> Page:
+    """Everything that the claims are judged by. `out` holds the page, and beside it the measurements."""
+    measured_runs, more = measurements.read_all(out / MEASURED)
+    known = {name: config for name, config in configs.items() if config.dataset.name in PAPER_DATASETS}
+    bases = {name: recipe(config) for name, config in configs.items()}
+    return Page(found, measured_runs, numbers, costs(known, found), bases, [*problems, *more], out)
+
+
+def write_page(records_dir: Path, out: Path) -> None:
     """Build the page and its pictures in `out`, and say the verdicts."""
     from nin_repro.results.claimplots import draw_fits, draw_translation, panels
     from nin_repro.results.figures import save
 
-    found, problems = records.read_all(records_dir)
-    measured_runs, more = measurements.read_all(measured_dir)
     configs = {name: load([f"experiment={name}"]) for name in experiments()}
-    known = {name: config for name, config in configs.items() if config.dataset.name in PAPER_DATASETS}
-    bases = {name: recipe(config) for name, config in configs.items()}
-    numbers = layer_numbers(out / "layers.json")
-    page = Page(found, measured_runs, numbers, costs(known, found), bases, [*problems, *more], out)
+    numbers = layer_numbers(out / LAYER_FILE)
+    page = gather(*records.read_all(records_dir), configs, numbers, out)
     judged = page.claims()
     written = save(draw_fits(numbers["fits"]), out / "fits")
     arms = page.moved_arms()
@@ -260,12 +272,11 @@ def main() -> None:
     parser.add_argument("--records", type=Path, default=Path("results/records"), help="records (default %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("results/claims"), help="where files go (default %(default)s)")
     options = parser.parse_args()
-    folder = options.out / "measurements"
     if options.measure:
-        measure(options.measure, folder, options.images, options.data_dir, options.device)
+        measure(options.measure, options.out / MEASURED, options.images, options.data_dir, options.device)
         print("next: python -m nin_repro.claims")
     else:
-        write_page(options.records, options.out, folder)
+        write_page(options.records, options.out)
 
 
 if __name__ == "__main__":

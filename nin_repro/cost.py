@@ -32,18 +32,25 @@ def images_seen(config: Config) -> int:
     return seen if limit is None else min(seen, limit * config.optimizer.batch_size)
 
 
-def in_words(config: Config) -> str:
-    """Such as "17 PFLOP and 27.8 h on 1 CPU core, 14.7 h on 2 CPU cores a seed". Without what a parent costs."""
-    seen = images_seen(config)
-    network = layers(config.dataset, config.architecture, config.regularizer)
-    adds = seen * training_multiply_adds(network)
-    waiting = seen / config.optimizer.batch_size * PER_STEP
-    open_end = plan(config.optimizer.schedule, config.budget)[1] is None or config.optimizer.schedule.stop != "never"
-    most = "at most " if open_end else ""
+def seconds(config: Config) -> dict[str, float]:
+    """Estimated seconds of one run on each kind of machine that its kind of network was measured on.
+
+    An upper bound where the schedule may end earlier. Without what a parent costs.
+    """
+    seen, network = images_seen(config), layers(config.dataset, config.architecture, config.regularizer)
+    adds, waiting = seen * training_multiply_adds(network), seen / config.optimizer.batch_size * PER_STEP
     rates = RATES.get(type(config.architecture), RATES[Nin])  # of a network that is not built in nothing is known
     slowness = 1.0 if not isinstance(config.architecture, Nin) else _slowness(network)
-    times = ", ".join(f"{_rough(adds * slowness / rate + waiting)} on {device}" for device, rate in rates.items())
-    flops = 2 * adds
+    return {machine: adds * slowness / rate + waiting for machine, rate in rates.items()}
+
+
+def in_words(config: Config) -> str:
+    """Such as "17 PFLOP and 27.8 h on 1 CPU core, 14.7 h on 2 CPU cores a seed". Without what a parent costs."""
+    network = layers(config.dataset, config.architecture, config.regularizer)
+    flops = 2 * images_seen(config) * training_multiply_adds(network)
+    open_end = plan(config.optimizer.schedule, config.budget)[1] is None or config.optimizer.schedule.stop != "never"
+    most = "at most " if open_end else ""
+    times = ", ".join(f"{_rough(taken)} on {machine}" for machine, taken in seconds(config).items())
     unit, words = next((u, w) for u, w in ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP")) if flops >= u or u == 1e9)
     parent = "" if config.parent is None else f", after {config.parent.experiment}"
     return f"{most}{flops / unit:.3g} {words} and {times} a seed{parent}"

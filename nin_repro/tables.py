@@ -10,15 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from nin_repro.claims import LAYER_FILE, gather, kept_numbers
 from nin_repro.command import as_command
 from nin_repro.config.compose import CONF, experiments, load
 from nin_repro.config.origins import provenance
 from nin_repro.config.recipe import family, recipe
-from nin_repro.cost import in_words
+from nin_repro.cost import in_words, seconds
 from nin_repro.models.spec import layers
-from nin_repro.results import ablations, fidelity, records
+from nin_repro.results import ablations, analysis, fidelity, records
 from nin_repro.results.export import write_all, write_page
-from nin_repro.results.page import html
+from nin_repro.results.page import Prices, html
 from nin_repro.results.render import WIDTH, brief, text
 from nin_repro.results.tables import Cell, build
 from nin_repro.schema import Config
@@ -40,6 +41,7 @@ def cells(configs: dict[str, Config]) -> dict[str, Cell]:
             sum(layer.parameters for layer in network),
             sum(layer.multiply_adds for layer in network),
             recipe(config),
+            seconds(config)["1 CPU core"],
             _stand_ins(config),
         )
     return found
@@ -85,7 +87,22 @@ def main() -> None:
         "--report", type=Path, default=Path("results/report.html"), help="the page with curves (default %(default)s)"
     )
     parser.add_argument(
+        "--analysis",
+        type=Path,
+        default=Path("results/analysis.md"),
+        help="the page that says what follows from all this (default %(default)s)",
+    )
+    parser.add_argument(
+        "--claims", type=Path, default=Path("results/claims"), help="what claims are judged by (default %(default)s)"
+    )
+    parser.add_argument(
         "--figures", type=Path, default=Path("results/figures"), help="whose Figure 3 it shows (default %(default)s)"
+    )
+    parser.add_argument(
+        "--gpu-hour", type=float, default=3.0, help="USD that an hour of a GPU costs, assumed (default %(default)s)"
+    )
+    parser.add_argument(
+        "--core-hour", type=float, default=0.05, help="USD of an hour of a CPU core, assumed (default %(default)s)"
     )
     options = parser.parse_args()
     found, problems = records.read_all(options.records)
@@ -101,8 +118,13 @@ def main() -> None:
     written = write_all(report, compared, options.out)
     print(f"{len(written)} files in {options.out}: tables.md, ablations.md and each table as CSV and LaTeX")
     print(f"{options.fidelity}: where the numbers of every experiment come from")
+    numbers = kept_numbers(options.claims / LAYER_FILE)
+    judged = gather(found, problems, configs, numbers, options.claims).claims() if numbers else []
+    write_page(options.analysis, analysis.markdown(report, compared, judged, found, recipes))
+    print(f"{options.analysis}: what follows from it")
+    prices = Prices(options.gpu_hour, options.core_hour)
     figures = sorted(options.figures.glob("figure3*.png"))
-    write_page(options.report, html(report, compared, figures, found, recipes))
+    write_page(options.report, html(report, compared, judged, figures, found, recipes, prices))
     print(f"{options.report}: all of it as one page, with curves")
     if renewed:
         print(f"{options.readme}: Table 1 as it stands")

@@ -4,6 +4,7 @@ import base64
 import shutil
 import subprocess
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,7 +13,10 @@ from fake_records import record, stored
 from test_tables import CELLS
 
 from nin_repro.results import ablations, page, tables
+from nin_repro.results.claim_texts import Text
+from nin_repro.results.claims import Claim
 from nin_repro.results.records import Record
+from nin_repro.results.tables import Verdict
 
 VOID = {"meta", "img", "line", "polyline"}
 HOSTILE = "</td><script>alert(1)</script><img src=http://x.y/z onerror=alert(2)> & \x1b[2J"
@@ -51,10 +55,12 @@ def curve(epochs: int) -> dict[str, list[float]]:
     return {"epoch": [*range(1, epochs + 1)], "test_error": errors, "train_error_running": [2 * e for e in errors]}
 
 
-def made(records: list[Record], figures: tuple[Path, ...] = ()) -> str:
-    report = tables.build(records, CELLS, ["x.json: not used: broken"])
+def made(records: list[Record], figures: tuple[Path, ...] = (), claims: tuple[Claim, ...] = ()) -> str:
+    cells = {name: replace(cell, core_seconds=3600.0) for name, cell in CELLS.items()}
+    report = tables.build(records, cells, ["x.json: not used: broken"])
     bases = {"table1/nin": records[0].recipe} if records else {}
-    return page.html(report, ablations.choices(records, bases), figures, records, bases)
+    compared = ablations.choices(records, bases)
+    return page.html(report, compared, claims, figures, records, bases, page.Prices(gpu=3.0, core=0.05))
 
 
 def test_the_page_holds_every_run_with_its_curve_and_what_is_missing(tmp_path: Path) -> None:
@@ -77,12 +83,27 @@ def test_nothing_is_loaded_and_nothing_from_a_record_becomes_a_tag(tmp_path: Pat
     plain = record(curve=curve(3))
     names = ("command", "device", "commit")
     runs = stored(tmp_path, plain | {name: HOSTILE for name in names} | {"deviations": [HOSTILE]})
-    found = Parsed(made(runs))
+    found = Parsed(made(runs, claims=(Claim(Text(HOSTILE, HOSTILE, ""), Verdict(HOSTILE, HOSTILE)),)))
     assert found.seen["script"] == 1 and "img" not in found.seen and not found.open
     assert all(link.startswith("#") for link in found.links)
     assert "\x1b" not in "".join(found.words)
     targets = made(runs)
     assert all(f'id="{link[1:]}"' in targets for link in found.links)
+
+
+def test_claims_dead_starts_and_costs_are_in_the_page(tmp_path: Path) -> None:
+    died = [
+        {"attempt": 0, "died": "network", "epoch": 1, "step": 300},
+        {"attempt": 1, "died": None, "epoch": 9, "step": 9},
+    ]
+    runs = [record(seed=0, seconds=7200.0, device="2 x AMD EPYC", attempts=died), record(seed=1, seconds=7200.0)]
+    runs += [record(seed=2, seconds=1800.0, device="NVIDIA H200")]
+    claims = (Claim(Text("Maps are confident", "section 3.2", ""), Verdict("supported", "by 3 points")),)
+    words = " ".join(Parsed(made(stored(tmp_path, *runs), claims=claims)).words)
+    assert "Maps are confident section 3.2 supported by 3 points" in " ".join(words.split())
+    assert "25 % (5 to 70) 1 of 4 whole network: 1" in " ".join(words.split())
+    assert "2 x AMD EPYC 1 2.0 0.20" in words and "NVIDIA H200 1 0.5 1.50" in words  # hours, USD
+    assert "run table2/nin 5 h 0.25" in words  # 5 seeds of an hour
 
 
 def test_figures_are_in_the_page_unless_they_are_too_large(tmp_path: Path) -> None:

@@ -4,11 +4,11 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from nin_repro.results.records import Record
-from nin_repro.results.render import clean, difference, grid, plain, spread
-from nin_repro.results.tables import Stats, statistics
+from nin_repro.results.render import clean, difference, error, grid, plain, spread
+from nin_repro.results.tables import FEWEST_RUNS, Stats, luck_of_means, statistics
 
 MOST = 3  # keys that may differ; more is another experiment, not an ablation
 APART = ("seed", "budget")  # compared at the same budget, over all seeds
@@ -22,10 +22,28 @@ class Choice:
     experiment: str
     budget: str
     epochs: str
-    changed: str  # "optimizer.clip_norm=null", or "" for the experiment's own recipe
+    changes: tuple[str, ...]  # such as "optimizer.clip_norm=null"; empty for the experiment's own recipe
     stats: Stats
     starts: int
     effect: float | None
+    limit: float | None  # an effect of this size or less may be luck (`tables.luck_of_means`); None: too few runs
+
+    @property
+    def changed(self) -> str:
+        return " ".join(self.changes)
+
+    @property
+    def seen(self) -> str:
+        """What the runs say of the effect, in words; empty for the experiment's own recipe."""
+        if not self.changes:
+            return ""
+        if self.effect is None:
+            return "no run lives" if self.stats.dead else "no runs"
+        if self.limit is None:
+            return "too few runs"
+        if abs(self.effect) <= self.limit:
+            return "none seen"
+        return "raises the error" if self.effect > 0 else "lowers the error"
 
 
 def leaves(value: Any, path: str = "") -> dict[str, Any]:
@@ -49,32 +67,51 @@ def changes(recipe: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
     return [f"{name}={json.dumps(ours.get(name)).replace(chr(34), '')}" for name in names]
 
 
+class Alike(NamedTuple):
+    """What runs of one group share: they differ in their seeds only, or in what their parents were."""
+
+    experiment: str
+    budget: str
+    work: str  # the budget's own settings
+    changes: tuple[str, ...]  # as in `Choice`
+
+
+def alike(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]]) -> dict[Alike, list[Record]]:
+    """The tested runs of experiments that exist, by what they share. `bases` as in `choices`."""
+    groups: dict[Alike, list[Record]] = defaultdict(list)
+    for record in records:
+        base = bases.get(record.experiment or "")
+        if base is not None and record.protocol == "final":
+            work = json.dumps(record.recipe.get("budget"), sort_keys=True)
+            changed = tuple(changes(record.recipe, base))
+            groups[Alike(record.experiment or "", record.budget, work, changed)].append(record)
+    return dict(sorted(groups.items()))
+
+
 def choices(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]]) -> list[Choice]:
     """The ablations that records hold. `bases`: the recipe of each experiment as its file has it now.
 
     A group of runs is listed if its own experiment has runs at the same budget to compare with.
     """
-    groups: dict[tuple[str, str, str, str], list[Record]] = defaultdict(list)
-    for record in records:
-        base = bases.get(record.experiment or "")
-        if base is None or record.protocol != "final":
-            continue
-        changed = changes(record.recipe, base)
-        if len(changed) <= MOST:
-            work = json.dumps(record.recipe.get("budget"), sort_keys=True)
-            groups[record.experiment or "", record.budget, work, " ".join(changed)].append(record)
+    groups = {one: runs for one, runs in alike(records, bases).items() if len(one.changes) <= MOST}
     found = []
-    for (experiment, budget, work, words), runs in sorted(groups.items()):
-        own = groups.get((experiment, budget, work, ""))
-        siblings = [key for key in groups if key[:3] == (experiment, budget, work)]
+    for one, runs in groups.items():
+        own = groups.get(one._replace(changes=()))
+        siblings = [key for key in groups if key[:3] == one[:3]]
         if not own or len(siblings) < 2:
             continue
-        stats, reference = statistics(runs), statistics(own).mean
-        effect = None if not words or stats.mean is None or reference is None else stats.mean - reference
+        stats, reference = statistics(runs), statistics(own)
+        effect = (
+            None if not one.changes or stats.mean is None or reference.mean is None else stats.mean - reference.mean
+        )
+        limit = None
+        stds = [each.std for each in (stats, reference) if each.std is not None and each.n >= FEWEST_RUNS]
+        if effect is not None and len(stds) == 2:
+            limit = luck_of_means(stds, (stats.n, reference.n))
         epochs = sorted({run.epochs for run in runs})
         span = str(epochs[0]) if len(epochs) == 1 else f"{epochs[0]}-{epochs[-1]}"
         starts = sum(len(run.attempts) for run in runs)
-        found.append(Choice(experiment, budget, span, words, stats, starts, effect))
+        found.append(Choice(one.experiment, one.budget, span, one.changes, stats, starts, effect, limit))
     return found
 
 
@@ -86,7 +123,7 @@ def text(found: list[Choice]) -> str:
     lines.append(f"{'':64}{'ours':>14}{'effect':>8}{'n':>4}{'dead':>6}{'starts died':>13}")
     lines.append("─" * 109)
     for one in found:
-        if not one.changed:
+        if not one.changes:
             lines.append(f"{clean(one.experiment)}, {clean(one.budget)}, {one.epochs} epochs")
         name = "  " + (clean(one.changed) or "as the experiment")
         lines.append(f"{name:64}{spread(one.stats):>14}{difference(one.effect):>8}{_counts(one)}")
@@ -105,12 +142,13 @@ def markdown(found: list[Choice]) -> str:
         "",
         "Runs that differ from an experiment in a few keys, beside that experiment's own runs at the same budget. Test "
         "errors in percent, mean ± standard deviation over n seeds without the dead; *effect* is the difference of the "
-        "means in points. Written by `python -m nin_repro.tables`.",
+        f"means in points, and counts as one if it is larger than its 95 % limit, given {FEWEST_RUNS} living runs on "
+        "each side. Written by `python -m nin_repro.tables`.",
         "",
     ]
     if not found:
         lines.append("No records of such runs yet.")
-    names = "Experiment|Budget|Epochs|Choice|Error|Effect|n|Dead runs|Starts died: network|classes|of"
+    names = "Experiment|Budget|Epochs|Choice|Error|Effect|Limit|Seen|n|Dead runs|Starts died: network|classes|of"
     rows = [
         [
             plain(one.experiment),
@@ -119,8 +157,10 @@ def markdown(found: list[Choice]) -> str:
             plain(one.changed) or "as the experiment",
             spread(one.stats),
             difference(one.effect),
+            error(one.limit),
+            one.seen,
             *map(str, (one.stats.n, one.stats.dead, one.stats.starts_network, one.stats.starts_classes, one.starts)),
         ]
         for one in found
     ]
-    return "\n".join([*lines, *(grid(names, "llrlrrrrrrr", rows) if rows else [])]) + "\n"
+    return "\n".join([*lines, *(grid(names, "llrlrrrlrrrrr", rows) if rows else [])]) + "\n"

@@ -12,7 +12,7 @@ from nin_repro.results.ablations import changes, leaves
 from nin_repro.results.measurements import Measurement
 from nin_repro.results.records import Record
 from nin_repro.results.render import clean
-from nin_repro.results.tables import FEWEST_RUNS, PAPER_BUDGET, Verdict, t975
+from nin_repro.results.tables import FEWEST_RUNS, PAPER_BUDGET, Verdict, luck_of_means
 
 SUPPORTED, NOT_SUPPORTED, NOT_ENOUGH = "supported", "not supported", "not enough runs"
 PAPER_DATASETS = ("cifar10", "cifar100", "mnist", "svhn")
@@ -96,8 +96,7 @@ class Comparison:
             return None
         first, second = self.first.std(self.which), self.second.std(self.which)
         assert first is not None and second is not None
-        variance = (self.weight * first) ** 2 / self.first.n + second**2 / self.second.n
-        return t975(min(self.first.n, self.second.n) - 1) * math.sqrt(variance)
+        return luck_of_means((self.weight * first, second), (self.first.n, self.second.n))
 
     @property
     def sign(self) -> int:

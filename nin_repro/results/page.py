@@ -5,19 +5,24 @@ is escaped here, at the one place where text becomes HTML: `_Markup`.
 """
 
 import base64
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from nin_repro.results.ablations import Choice, changes
+from nin_repro.results.analysis import Lottery, how, lottery, percent, versus
+from nin_repro.results.claims import Claim
 from nin_repro.results.records import Record
 from nin_repro.results.render import clean, difference, error, remarks, span, spread
 from nin_repro.results.tables import RULE, Group, Report, Result, Row, Table
 
 LARGEST = 3_000_000  # bytes of the page; figures that would not fit are linked instead
 WIDE, HIGH, POINTS = 520, 200, 130  # of a curve: pixels, and points of each line at most
+SEEDS = 5  # that the commands of the cells train
 LINES = {"test_error": "test error", "validation_error": "validation error", "train_error_running": "training error"}
 
 STYLE = """
@@ -48,6 +53,19 @@ polyline { fill: none; stroke-width: 1.5; } figcaption { color: var(--soft); fon
 SCRIPT = "addEventListener('beforeprint', () => document.querySelectorAll('details').forEach(one => one.open = true))"
 
 
+@dataclass(frozen=True)
+class Prices:
+    """What machines cost, USD an hour: a stated assumption, so that readers can put in their own."""
+
+    gpu: float
+    core: float
+
+    def of(self, record: Record) -> float:
+        """USD of one run. Runs that shared a GPU count in full each, so that theirs is an upper bound."""
+        threads = re.match(r"(\d+) x ", record.device)  # a CPU is named with the threads that were used
+        return record.seconds / 3600 * (self.core * int(threads[1]) if threads else self.gpu)
+
+
 class _Markup(str):
     """Text that is HTML already; all other text is escaped where it is put into a page."""
 
@@ -66,30 +84,37 @@ def _tag(name: str, *inner: object, **attributes: str) -> _Markup:
 def html(
     report: Report,
     compared: Sequence[Choice],
+    claims: Sequence[Claim],
     figures: Sequence[Path],
-    records: Iterable[Record],
+    records: Sequence[Record],
     bases: Mapping[str, Mapping[str, Any]],
+    prices: Prices,
 ) -> str:
     """The page.
 
     Args:
+        claims: as judged; none: they have not been.
         figures: PNG files to show.
         records: all there are, for what they cost.
         bases: the recipe of each experiment as its file has it now, to tell what other runs have changed.
     """
     parts = [*(_table(table) for table in report.tables)]
-    parts += [_groups(report.reduced + report.other, bases)]
-    parts += [_ablations(compared), _figures(figures), _costs(records), _missing(report), _rule(report)]
+    parts += [_claims(claims), _ablations(compared), _lottery(lottery(records, bases))]
+    parts += [_groups(report.reduced + report.other, bases), _figures(figures)]
+    parts += [_costs(records, prices), _missing(report, prices), _rule(report)]
     names = {table.paper.id: table.paper.heading.partition(".")[0] for table in report.tables}
     names |= {
         "text": "Text",
         "extra": "Other NIN systems",
-        "apart": "Other runs",
+        "claims": "Claims",
         "ablations": "Unstated choices",
+        "lottery": "Dead starts",
+        "apart": "Other runs",
         "figures": "Figures",
         "costs": "Costs",
+        "missing": "Missing",
+        "rule": "How it is judged",
     }
-    names |= {"missing": "Missing", "rule": "How it is judged"}
     links = [_tag("li", _tag("a", name, href=f"#{anchor}")) for anchor, name in names.items()]
     head = _Markup(
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -255,17 +280,42 @@ def _groups(groups: Sequence[Group], bases: Mapping[str, Mapping[str, Any]]) -> 
     return _section("apart", title, _tag("p", note), _grid("Means", names, rows) if rows else "None.", *folded)
 
 
+def _claims(claims: Sequence[Claim]) -> _Markup:
+    title = "What the paper says besides"
+    rows = [_line(one.text.title, one.text.where, one.verdict.word, one.verdict.text) for one in claims]
+    note = "Each judged by its own rule, which stands with all numbers in claims/claims.md."
+    if not rows:
+        return _section("claims", title, _tag("p", "Not judged yet: ", _tag("code", "python -m nin_repro.claims")))
+    return _section("claims", title, _tag("p", note), _grid(title, ("Claim", "Where", "Verdict", "Why"), rows))
+
+
 def _ablations(compared: Sequence[Choice]) -> _Markup:
-    names = ("Choice", "Error|", "Effect|", "n|", "Dead|", "Starts died|")
+    names = ("Choice", "Error|", "n|", "Effect|", "Limit|", "Seen")
     rows = []
     for one in compared:
         name = one.changed or f"{one.experiment}, {one.budget}, {one.epochs} epochs, as it is"
-        died = f"{one.stats.starts_network + one.stats.starts_classes} of {one.starts}"
-        cells = (spread(one.stats), difference(one.effect), str(one.stats.n), str(one.stats.dead), died)
-        rows.append(_line(name, *cells, numbers=range(5), own=not one.changed))
+        cells = (spread(one.stats), str(one.stats.n), difference(one.effect), error(one.limit), one.seen)
+        rows.append(_line(name, *cells, numbers=range(4), own=not one.changes))
     title = "What the unstated choices do"
-    note = "Runs that differ from an experiment in a few keys, beside that experiment's own runs at the same budget."
+    note = (
+        "Runs that differ from an experiment in a few keys, beside that experiment's own runs at the same budget. An "
+        "effect counts if it is larger than its 95 % limit."
+    )
     return _section("ablations", title, _tag("p", note), _grid(title, names, rows) if rows else "No such runs yet.")
+
+
+def _lottery(starts: Sequence[Lottery]) -> _Markup:
+    names = ("Recipe", "Starts that died|", "Count|", "How", "Beside the experiment as it is", "Runs lost|")
+    rows = []
+    for one in starts:
+        about = one.about
+        name = f"{about.experiment}, {about.budget}, {one.epochs} epochs: {' '.join(about.changes) or 'as it is'}"
+        cells = (percent(one.share), f"{one.share.count} of {one.share.of}", how(one.died), versus(one, starts))
+        if one.share.count:
+            rows.append(_line(name, *cells, f"{one.lost} of {one.runs}", numbers=(0, 1, 4), own=not about.changes))
+    title = "Starts that died"
+    note = f"Recipes of which a start died, in brackets the 95 % interval. {len(starts) - len(rows)} others lost none."
+    return _section("lottery", title, _tag("p", note), _grid(title, names, rows) if rows else "")
 
 
 def _figures(paths: Sequence[Path]) -> _Markup:
@@ -286,31 +336,41 @@ def _figures(paths: Sequence[Path]) -> _Markup:
     return _section("figures", "Figures", *drawn, how)
 
 
-def _costs(records: Iterable[Record]) -> _Markup:
+def _costs(records: Iterable[Record], prices: Prices) -> _Markup:
     machines: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         machines[record.device].append(record)
-    rows = [
-        _line(device, str(len(runs)), f"{sum(run.seconds for run in runs) / 3600:,.1f}", numbers=(0, 1))
-        for device, runs in sorted(machines.items())
-    ]
-    note = "Wall time of all runs on record, with what else ran on the machine; multiply by your price of an hour."
-    return _section("costs", "What it cost", _tag("p", note), _grid("Costs", ("Machine", "Runs|", "Hours|"), rows))
+    rows = []
+    for device, runs in sorted(machines.items()):
+        hours, dollars = sum(run.seconds for run in runs) / 3600, sum(map(prices.of, runs))
+        rows.append(_line(device, str(len(runs)), f"{hours:,.1f}", f"{dollars:,.2f}", numbers=range(3)))
+    note = (
+        "Wall time of all runs on record, whatever else ran on the machine, at assumed prices of "
+        f"{prices.gpu:.2f} USD an hour of a GPU and {prices.core:.2f} of a CPU core (--gpu-hour, --core-hour)."
+    )
+    names = ("Machine", "Runs|", "Hours|", "USD|")
+    return _section("costs", "What it cost", _tag("p", note), _grid("Costs", names, rows))
 
 
-def _missing(report: Report) -> _Markup:
+def _missing(report: Report, prices: Prices) -> _Markup:
     empty: dict[str, Result] = {}
     for table in report.tables:
         for row in table.rows:
             empty |= {one.cell.experiment: one for one in row.results if not one.records}
-    rows = [_line(name, _tag("code", one.cell.command), one.cell.cost) for name, one in empty.items()]
-    how = _tag("p", "All of them, most useful first: ", _tag("code", "python scripts/reproduce.py"))
-    names = ("Experiment", "Command", "Cost")
-    return _section("missing", "What is missing", how, _grid("Cells without runs", names, rows) if rows else "Nothing.")
+    rows = []
+    for name, one in empty.items():
+        taken = one.cell.core_seconds
+        dollars = "" if taken is None else f"{SEEDS * taken / 3600 * prices.core:,.2f}"
+        rows.append(_line(name, _tag("code", one.cell.command), one.cell.cost, dollars, numbers=(2,)))
+    all_ = _tag("p", "All of them, most useful first: ", _tag("code", "python scripts/reproduce.py"))
+    names = ("Experiment", "Command", "Cost", f"USD, {SEEDS} seeds on CPU cores|")
+    return _section(
+        "missing", "What is missing", all_, _grid("Cells without runs", names, rows) if rows else "Nothing."
+    )
 
 
 def _rule(report: Report) -> _Markup:
     problems = [_tag("li", problem) for problem in report.problems]
     unused = [_tag("h3", "Not used"), _tag("ul", *problems)] if problems else []
-    more = "Where each number of each recipe is from, and what is assumed: fidelity.md. The claims: claims/claims.md."
+    more = "Where each number of each recipe is from, and what is assumed: fidelity.md. What follows: analysis.md."
     return _section("rule", "How it is judged", _tag("p", RULE), _tag("p", more), *unused)

@@ -267,15 +267,15 @@ def _md_table(table: Table, folder: Path) -> list[str]:
     lines = ["", f"## {plain(table.paper.heading)}", "", f"{table.paper.test_set_size:,} test images.", ""]
     lines += [*grid(names, "llrlrrrrrrlrrrr", rows), "", *(f"- {plain(note)}" for note in table.paper.notes)]
     told = ((result.cell.experiment, "; ".join(remarks(result))) for result in results)
-    lines += [f"- {_code(name)}: {plain(words)}" for name, words in told if words]
+    lines += [f"- {code(name)}: {plain(words)}" for name, words in told if words]
     wanting = [result for result in results if _wanting(result)]
     if wanting:
         lines += ["", "To fill:", ""]
         costs = (f" ({plain(result.cell.cost)})" if result.cell.cost else "" for result in wanting)
-        lines += [f"- {_code(result.cell.command)}{cost}" for result, cost in zip(wanting, costs, strict=True)]
+        lines += [f"- {code(result.cell.command)}{cost}" for result, cost in zip(wanting, costs, strict=True)]
     for result in results:
         if result.records:
-            lines += ["", f'<a id="{_anchor(table, result)}"></a>Runs of {_code(result.cell.experiment)}:', ""]
+            lines += ["", f'<a id="{_anchor(table, result)}"></a>Runs of {code(result.cell.experiment)}:', ""]
             names = "Seed|Test error|Train error|State|Record|Commit|Device|Hours|Command"
             lines += grid(names, "rrrllllrl", (_md_record(record, folder) for record in result.records))
     return lines
@@ -295,7 +295,7 @@ def _md_row(table: Table, row: Row, folder: Path) -> list[list[str]]:
             ours = "cited; no re-run yet"
         _, n, dead, _, _ = _numbers(result.stats)
         verdict = result.verdict.text if result.records else ""
-        line = [*head, _code(result.cell.experiment), ours, n, dead, *_extremes(result.records, result.stats, folder)]
+        line = [*head, code(result.cell.experiment), ours, n, dead, *_extremes(result.records, result.stats, folder)]
         epoch, run, _ = first(result.timings)
         costs = [millions(result.cell.parameters), millions(result.cell.multiply_adds), epoch, run]
         lines.append([*line, difference(result.difference), plain(verdict), *costs])
@@ -314,7 +314,7 @@ def brief(table: Table, folder: Path) -> str:
             if result.records:
                 ours, verdict = spread(result.stats), "; ".join([result.verdict.text, *result.deviations])
             seeds = ", ".join(_link(f"{record.seed}", record, folder) for record in result.records)
-            lines.append([*head, _code(result.cell.experiment), ours, seeds, plain(verdict)])
+            lines.append([*head, code(result.cell.experiment), ours, seeds, plain(verdict)])
             head = ["", ""]
         if not row.results:
             lines.append([*head, "", "cited", "", ""])
@@ -336,19 +336,19 @@ def _md_record(record: Record, folder: Path) -> list[str]:
         state += f", dead classes {', '.join(map(str, record.dead_classes))}"
     died = sum(attempt.died is not None for attempt in record.attempts)
     state += f", {died} start{'s' if died > 1 else ''} died" if died else ""
-    commit = _code(record.commit[:12]) + (" (modified)" if record.dirty else "")
+    commit = code(record.commit[:12]) + (" (modified)" if record.dirty else "")
     numbers = [str(record.seed), error(record.error), error(record.train_error)]
     hours = f"{record.seconds / 3600:.1f}"
     file = _link(record.key, record, folder)
-    return [*numbers, state, file, commit, plain(record.device), hours, _code(record.command)]
+    return [*numbers, state, file, commit, plain(record.device), hours, code(record.command)]
 
 
 def _md_group(group: Group, folder: Path) -> list[str]:
     links = " ".join(_link(f"seed {record.seed}", record, folder) for record in group.records)
-    names = [_code(group.experiment), _code(group.budget), group.epochs, group.steps]
+    names = [code(group.experiment), code(group.budget), group.epochs, group.steps]
     epoch, run, machine = first(group.timings)
     costs = [epoch, run, plain(machine)]
-    return [*names, *_numbers(group.stats), error(group.paper), *costs, _code(group.family), plain(group.why), links]
+    return [*names, *_numbers(group.stats), error(group.paper), *costs, code(group.family), plain(group.why), links]
 
 
 def _anchor(table: Table, result: Result) -> str:
@@ -379,7 +379,7 @@ def plain(content: str) -> str:
     return "".join(_MD.get(char, char) for char in clean(content))
 
 
-def _code(content: str) -> str:
+def code(content: str) -> str:
     """A code span, or escaped text where the content could end the span or the table cell."""
     content = clean(content)
     return f"`{content}`" if content and not re.search(r"[`|<>\\&]", content) else plain(content)

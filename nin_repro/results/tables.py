@@ -6,7 +6,7 @@ A table is a query: it holds nothing that the records and `paper` do not. `rende
 import math
 import statistics as standard
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -40,6 +40,7 @@ class Cell:
     parameters: int | None = None
     multiply_adds: int | None = None  # of one image, forward
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    core_seconds: float | None = None  # of one run on one CPU core, estimated, at most
     # Families that fill the row while the cell's own has no run, the first that has one, and what tells them apart.
     stand_ins: tuple[tuple[str, str], ...] = ()
 
@@ -251,6 +252,18 @@ def t975(df: int) -> float:
 def luck_of_run(n: int, std: float) -> float:
     """(a) of RULE: how far one more run may lie from the mean of `n` runs, in points, at 95%."""
     return t975(n - 1) * std * math.sqrt(1 + 1 / n)
+
+
+def luck_of_means(stds: Sequence[float], counts: Sequence[int]) -> float:
+    """How far two means over seeds may lie apart by luck, in points, at 95%: Welch's interval, with the fewer degrees
+    of freedom of the two, which errs on the safe side.
+
+    Args:
+        stds: sample standard deviations of the two groups.
+        counts: how many runs they have, at least 3 each.
+    """
+    variance = sum(std**2 / n for std, n in zip(stds, counts, strict=True))
+    return t975(min(counts) - 1) * math.sqrt(variance)
 
 
 def luck_of_images(error: float, images: int) -> float:

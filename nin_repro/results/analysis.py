@@ -1,0 +1,345 @@
+"""The analysis as a page: what reproduced, how many starts die, which unstated choices matter, what would change that.
+
+Its numbers, and which of its sentences stand, are decided by the records; nothing is concluded from fewer runs than
+the rules of `tables` and `arms` ask for.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nin_repro.results.ablations import Alike, Choice, alike
+from nin_repro.results.claims import Claim
+from nin_repro.results.contradictions import CONTRADICTIONS, Contradiction
+from nin_repro.results.records import Record
+from nin_repro.results.render import code, difference, error, grid, plain, spread
+from nin_repro.results.tables import FEWEST_RUNS, Report, Result, Row, statistics
+
+Z975 = 1.959964  # the 0.975 quantile of the normal distribution
+KINDS = {"network": "whole network", "classes": "single classes", "diverged": "diverged"}
+
+
+# Dead starts -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Share:
+    """So many of so many, and how far that says what share of all there would be."""
+
+    count: int
+    of: int
+
+    @property
+    def value(self) -> float:
+        return self.count / self.of
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's score interval at 95 % (Wilson 1927), which also holds for few, and for none and all."""
+        n, p, z2 = self.of, self.value, Z975**2
+        middle, half = p + z2 / (2 * n), Z975 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+        low, high = (middle - half) / (1 + z2 / n), (middle + half) / (1 + z2 / n)
+        return (0.0 if self.count == 0 else low, 1.0 if self.count == n else high)  # not -1e-17
+
+    def above(self, other: "Share") -> tuple[float, float]:
+        """By how much it is larger than another share, at 95 %: Newcombe's interval (1998, method 10) from Wilson's."""
+        (low, high), (other_low, other_high) = self.interval, other.interval
+        p, q = self.value, other.value
+        return p - q - math.hypot(p - low, other_high - q), p - q + math.hypot(high - p, q - other_low)
+
+
+@dataclass(frozen=True)
+class Lottery:
+    """The starts of runs that differ in their seeds only. A run is lost if none of its starts lived to the end."""
+
+    about: Alike
+    epochs: int  # of the longest run
+    runs: int
+    lost: int
+    died: Mapping[str, int]  # starts by how they died, the names of KINDS
+    share: Share  # of starts that died
+
+
+def lottery(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]]) -> list[Lottery]:
+    """All recipes that were tested, with how many of their starts died; those with the most deaths first."""
+    found = []
+    for about, runs in alike(records, bases).items():
+        starts = [one for run in runs for one in run.attempts]
+        died = Counter(one.died for one in starts if one.died is not None)
+        if starts:
+            share, epochs = Share(died.total(), len(starts)), max(run.epochs for run in runs)
+            found.append(Lottery(about, epochs, len(runs), statistics(runs).dead, died, share))
+    return sorted(found, key=lambda one: (-one.share.value, -one.share.of, one.about))
+
+
+def how(died: Mapping[str, int]) -> str:
+    """Such as "whole network: 4, single classes: 3"."""
+    return ", ".join(f"{words}: {died[kind]}" for kind, words in KINDS.items() if died.get(kind))
+
+
+def versus(one: Lottery, others: Iterable[Lottery]) -> str:
+    """Whether more starts of it died than of its experiment as it is, in words; empty where there is no comparison."""
+    own = next((other for other in others if other.about == one.about._replace(changes=())), one)
+    if own is one:
+        return ""
+    low, high = one.share.above(own.share)
+    return "more" if low > 0 else "fewer" if high < 0 else "no difference seen"
+
+
+def percent(share: Share) -> str:
+    """Such as "33 % (15 to 58)"."""
+    low, high = share.interval
+    return f"{100 * share.value:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+
+
+# The page --------------------------------------------------------------------------------------------------------
+
+
+def markdown(
+    report: Report,
+    compared: Sequence[Choice],
+    claims: Sequence[Claim],
+    records: Iterable[Record],
+    bases: Mapping[str, Mapping[str, Any]],
+) -> str:
+    """The whole page, to lie in results/."""
+    starts = lottery(records, bases)
+    own = [(table.paper.id, row, one) for table in report.tables for row in table.rows for one in row.results]
+    own = [(name, row, one) for name, row, one in own if row.paper.own]
+    lines = [
+        "# Analysis",
+        "",
+        "What the runs on record say of the paper, how sure that is, and what would change it. Written by "
+        "`python -m nin_repro.tables`: every number and every conclusion is computed from "
+        "[the records](records). Errors are in percent, differences in points; n counts living seeds; intervals are "
+        "95 %. Rules: [of tables](tables/tables.md#how-a-verdict-is-reached), "
+        "[of claims](claims/claims.md#how-a-verdict-is-reached).",
+        "",
+        "## In short",
+        "",
+        *_short(own, claims, starts, compared),
+        *_reproduced(own),
+        *_claims(claims),
+        *_starts(starts),
+        *_choices(compared),
+        *_contradictions(compared),
+        *_change(own, compared, starts),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+Own = tuple[str, Row, Result]
+
+
+def _short(
+    own: Sequence[Own], claims: Sequence[Claim], starts: Sequence[Lottery], compared: Sequence[Choice]
+) -> list[str]:
+    words = Counter(one.verdict.word for _, _, one in own if one.records)
+    told = ", ".join(f"{count} {word}" for word, count in words.most_common()) or "none of them has run"
+    lines = [
+        f"- Cells of the paper's own systems: {len(own)}; with runs at the paper's budget: {words.total()} ({told})."
+    ]
+    if claims:
+        verdicts = Counter(claim.verdict.word for claim in claims)
+        reduced = sum("at a reduced budget" in claim.verdict.text for claim in claims)
+        told = ", ".join(f"{count} {word}" for word, count in verdicts.most_common())
+        lines.append(f"- Claims beside the tables: {told}; {reduced} of these verdicts rest on reduced budgets.")
+    if starts:
+        died, total = sum(one.share.count for one in starts), sum(one.share.of for one in starts)
+        lines.append(
+            f"- Of {total} starts of {len(starts)} recipes, {died} died; which recipes lose them stands below."
+        )
+    tested = [one for one in compared if one.changed]
+    if tested:
+        found = [
+            f"{code(one.changed)} ({plain(one.experiment)}, {difference(one.effect)})" for one in tested if _seen(one)
+        ]
+        lines.append(
+            f"- Unstated choices tried: {len(tested)}; with an effect on the error beyond luck: {len(found)}"
+            + (f": {', '.join(found)}." if found else ".")
+        )
+    return [*lines, ""]
+
+
+def _seen(one: Choice) -> bool:
+    return one.seen.endswith("the error")
+
+
+def _reproduced(own: Sequence[Own]) -> list[str]:
+    rows = []
+    for _, row, one in own:
+        if one.records:
+            training = [run.train_error for run in one.records if run.alive and run.train_error is not None]
+            mean = error(sum(training) / len(training)) if training else ""
+            could = error(one.verdict.limit)
+            cells = [code(one.cell.experiment), plain(row.paper.method), error(row.paper.value)]
+            cells += [spread(one.stats), str(one.stats.n), difference(one.difference), could, mean]
+            rows.append([*cells, plain(one.verdict.text), plain("; ".join(one.deviations))])
+    lines = ["## What reproduced and what did not", ""]
+    if rows:
+        names = "Experiment|Method|Paper|Ours|n|Difference|Could have been seen|Training error|Verdict|Deviations"
+        lines += [
+            "A difference smaller than *could have been seen* is luck as far as these runs can tell. The training "
+            "error is that of the final weights without dropout: where it is near 0, what is left of the test error is "
+            "no matter of training longer.",
+            "",
+            *grid(names, "llrrrrrrll", rows),
+            "",
+        ]
+    missing = [one.cell.experiment for _, _, one in own if not one.records]
+    if missing:
+        lines += [
+            f"Not measured at the paper's budget yet, so nothing is said of them: "
+            f"{', '.join(map(code, dict.fromkeys(missing)))}. The commands and what they cost "
+            "stand in [the report](report.html) and in `python scripts/reproduce.py --plan`.",
+            "",
+        ]
+    return lines
+
+
+def _claims(claims: Sequence[Claim]) -> list[str]:
+    lines = ["## What the paper says besides", ""]
+    if not claims:
+        return [*lines, "Not judged yet: `python -m nin_repro.claims`.", ""]
+    rows = [
+        [plain(one.text.title), plain(one.text.where), f"**{one.verdict.word}**", plain(one.verdict.text)]
+        for one in claims
+    ]
+    return [
+        *lines,
+        "Each by its own rule, stated with its numbers in [claims.md](claims/claims.md). A verdict at a reduced budget "
+        "is about networks that were trained briefly; runs at the paper's budget replace it.",
+        "",
+        *grid("Claim|Where|Verdict|Why", "llll", rows),
+        "",
+    ]
+
+
+def _starts(starts: Sequence[Lottery]) -> list[str]:
+    lines = ["## The seed lottery", ""]
+    if not starts:
+        return [*lines, "No starts on record yet.", ""]
+    shown = [one for one in starts if one.share.count]
+    rows = []
+    for one in shown:
+        about = one.about
+        choice = code(" ".join(about.changes)) if about.changes else "as the experiment"
+        cells = [code(about.experiment), plain(about.budget), str(one.epochs), choice]
+        cells += [percent(one.share), f"{one.share.count} of {one.share.of}", how(one.died), versus(one, starts)]
+        rows.append([*cells, f"{one.lost} of {one.runs}"])
+    names = "Experiment|Budget|Epochs|Choice|Starts that died|Count|How|Than the experiment's own|Runs lost"
+    safe = sum(one.share.of for one in starts) - sum(one.share.of for one in shown)
+    others = f"The other {len(starts) - len(shown)} recipes lost none of their {safe} starts."
+    lines += [
+        "A start dies when its output no longer depends on the input (the whole network), or when the last ReLU holds "
+        "a class's map at zero for every image (single classes). A dead start is followed by a fresh one as often as "
+        "`restarts` says; a run is lost when all of them died. In brackets: Wilson's interval. The last column but one "
+        "compares with the experiment as it is, by Newcombe's interval of the difference.",
+        "",
+        *(grid(names, "llrlrrllr", rows) if rows else []),
+        *([""] * bool(rows)),
+        others,
+        "",
+    ]
+    return lines
+
+
+def _choices(compared: Sequence[Choice]) -> list[str]:
+    rows = [
+        [
+            *(code(one.experiment), f"{plain(one.budget)}, {one.epochs}", code(one.changed)),
+            *(spread(one.stats), str(one.stats.n), difference(one.effect), error(one.limit), one.seen),
+        ]
+        for one in sorted(compared, key=lambda one: (not _seen(one), -abs(one.effect or 0), one.experiment))
+        if one.changed
+    ]
+    lines = ["## Which unstated choices matter", ""]
+    if not rows:
+        return [*lines, "No runs of other choices yet.", ""]
+    return [
+        *lines,
+        "Each choice beside the experiment's own runs at the same budget ([all](tables/ablations.md)), those with an "
+        "effect first. What a choice does after a few epochs need not be what it does after all of them.",
+        "",
+        *grid("Experiment|Budget, epochs|Choice|Error|n|Effect|Limit|Seen", "lllrrrrl", rows),
+        "",
+    ]
+
+
+def _contradictions(compared: Sequence[Choice]) -> list[str]:
+    rows = [
+        [f"{one.id}. {plain(one.title)}", plain("; ".join(side.what for side in one.sides)), _measured(one, compared)]
+        for one in CONTRADICTIONS
+    ]
+    return [
+        "## Where the paper and its own code differ",
+        "",
+        "Who says what, and which experiment takes which side, is in [fidelity.md](fidelity.md#contradictions-between-"
+        "sources). What the runs say of it:",
+        "",
+        *grid("Matter|Readings|Measured", "lll", rows),
+        "",
+    ]
+
+
+def _measured(one: Contradiction, compared: Sequence[Choice]) -> str:
+    """The effects of choices that change nothing but what a contradiction is about."""
+    keys = {key for side in one.sides for key in side.keys}
+    if not keys:
+        return "nothing to run"
+    found = []
+    for choice in compared:
+        names = {word.partition("=")[0] for word in choice.changes}
+        if names and names <= keys:
+            limit = f", limit {error(choice.limit)}" if choice.limit is not None else ""
+            what = f"{choice.experiment}, {choice.epochs} epochs, {choice.changed}"
+            found.append(f"{what}: {difference(choice.effect) or choice.seen}{limit}")
+    return plain("; ".join(found)) or "not yet"
+
+
+def _change(own: Sequence[Own], compared: Sequence[Choice], starts: Sequence[Lottery]) -> list[str]:
+    """What would overturn what stands above."""
+    lines = ["## What would change these conclusions", ""]
+    for _, row, one in own:
+        name, mean, value, limit = code(one.cell.experiment), one.stats.mean, row.paper.value, one.verdict.limit
+        if limit is not None and mean is not None and value is not None:
+            side = "outside" if abs(mean - value) <= limit else "inside"
+            lines.append(
+                f"- {name} is *{one.verdict.word}* with a mean of {mean:.2f} over {one.stats.n} seeds: another "
+                f"verdict needs a mean {side} {value - limit:.2f} to {value + limit:.2f}, or seeds that scatter "
+                "otherwise. The paper's value is one run, whose luck is not known."
+            )
+        elif one.records:
+            lines.append(
+                f"- {name} has {one.stats.n} living run{'s' * (one.stats.n != 1)}: {FEWEST_RUNS} are judged, "
+                f"{FEWEST_RUNS + 2} are wanted."
+            )
+    judged = sum(one.limit is not None for one in compared)
+    if judged:
+        lines.append(
+            f"- {judged} choices were judged, each at 95 %: of so many without any effect, {judged / 20:.1f} would be "
+            "expected to show one by luck alone."
+        )
+    short = [one for one in compared if one.changed and one.limit is None]
+    wide = [one for one in compared if one.seen == "none seen"]
+    if wide:
+        finest = min(one.limit for one in wide if one.limit is not None)
+        lines.append(
+            f"- Where no effect of a choice was seen, one smaller than its limit may exist; the finest of these limits "
+            f"is {finest:.2f} points, and four times the seeds halve it."
+        )
+    if short:
+        lines.append(f"- {len(short)} choices have too few living runs to be judged; each wants {FEWEST_RUNS}.")
+    if starts:
+        few = sum(one.share.of < 10 for one in starts)
+        lines.append(
+            f"- Shares of dead starts: {few} of {len(starts)} recipes have fewer than 10 starts, so that even none "
+            "dead leaves room for a quarter or more."
+        )
+    lines.append(
+        "- All runs are tested on the same images, and on the CPUs and versions that their records name; other "
+        "hardware rounds differently and gives other runs of the same distribution."
+    )
+    return lines

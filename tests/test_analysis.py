@@ -1,0 +1,128 @@
+"""The analysis: intervals against independent ones, and conclusions only where the records bear them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_records import record, stored
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+from test_ablations import BASE, run, with_
+from test_tables import CELLS
+
+from nin_repro.results import ablations, analysis, tables
+from nin_repro.results.analysis import Share
+from nin_repro.results.claim_texts import MAPS
+from nin_repro.results.claims import Claim
+from nin_repro.results.records import Record
+from nin_repro.results.tables import Verdict
+
+DIED: list[dict[str, Any]] = [{"attempt": i, "died": "network", "epoch": 1, "step": 300} for i in range(3)]
+LIVED = [{"attempt": 0, "died": None, "epoch": 3, "step": 900}]
+BASES = {"table4/nin": BASE}
+
+
+def page(records: list[Record], claims: list[Claim] | None = None) -> str:
+    compared = ablations.choices(records, BASES)
+    return analysis.markdown(tables.build(records, CELLS), compared, claims or [], records, BASES)
+
+
+counts = st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+
+
+@given(counts)
+def test_intervals_of_shares_are_wilsons(pair: tuple[int, int]) -> None:
+    expected = binomtest(*pair).proportion_ci(0.95, "wilson")
+    assert Share(*pair).interval == pytest.approx((expected.low, expected.high), abs=1e-6)
+
+
+@given(counts, counts)
+def test_a_difference_of_shares_is_the_same_from_both_sides(one: tuple[int, int], other: tuple[int, int]) -> None:
+    low, high = Share(*one).above(Share(*other))
+    assert Share(*other).above(Share(*one)) == pytest.approx((-high, -low))
+    assert -1 <= low <= Share(*one).value - Share(*other).value <= high <= 1
+
+
+@pytest.mark.parametrize(
+    "one,other,low,high",
+    [((56, 70), (48, 80), 0.0524, 0.3339), ((9, 10), (3, 10), 0.1705, 0.8090), ((10, 10), (0, 10), 0.6075, 1.0)],
+)
+def test_intervals_of_differences_are_newcombes(
+    one: tuple[int, int], other: tuple[int, int], low: float, high: float
+) -> None:
+    """Newcombe 1998, Table II, method 10."""
+    assert Share(*one).above(Share(*other)) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_starts_are_counted_by_how_they_died_and_compared_with_the_experiments_own(tmp_path: Path) -> None:
+    runs = stored(
+        tmp_path,
+        *(run(1.0, with_(seed, 3), attempts=LIVED) for seed in range(10)),
+        *(run(2.0, with_(seed, 3, clip_norm=None), attempts=[*DIED, LIVED[0] | {"attempt": 3}]) for seed in range(4)),
+        run(90.0, with_(4, 3, clip_norm=None), status="dead", attempts=[DIED[0] | {"died": "classes"}]),
+    )
+    worst, own = analysis.lottery(runs, BASES)
+    assert (worst.share, worst.runs, worst.lost) == (Share(13, 17), 5, 1) and own.share == Share(0, 10)
+    assert analysis.how(worst.died) == "whole network: 12, single classes: 1"
+    assert (analysis.versus(worst, [worst, own]), analysis.versus(own, [worst, own])) == ("more", "")
+    text = page(runs)
+    assert "76 % (53 to 90) | 13 of 17" in text and "The other 1 recipes lost none of their 10 starts" in text
+    assert "1 of 1 recipes" not in text
+
+
+def test_a_verdict_says_what_would_overturn_it_and_too_few_runs_are_not_judged(tmp_path: Path) -> None:
+    reproduced = page(stored(tmp_path / "a", *(record(seed=seed, error=10.4 + seed / 10) for seed in range(5))))
+    assert "with runs at the paper's budget: 2 (2 reproduced)" in reproduced  # Table 1's row and Table 5's
+    assert "another verdict needs a mean outside 9.81 to 11.01" in reproduced
+    assert "`table1/nin` |" in reproduced and "`table2/nin`" in reproduced.partition("Not measured")[2]
+    worse = page(stored(tmp_path / "b", *(record(seed=seed, error=15 + seed / 10) for seed in range(3))))
+    assert "is *worse*" in worse and "another verdict needs a mean inside" in worse
+    few = page(stored(tmp_path / "c", record()))
+    assert "`table1/nin` has 1 living run: 3 are judged" in few and "another verdict" not in few
+
+
+def test_effects_are_called_so_only_beyond_their_limit_and_count_for_the_contradiction_they_are_about(
+    tmp_path: Path,
+) -> None:
+    inverted = BASE | {"regularizer": {"convention": "inverted"}, "budget": {"epochs": 3}}
+    both = BASE | {"regularizer": {"convention": "released"}, "budget": {"epochs": 3}}
+    bases = {"table4/nin": both}
+    runs = stored(
+        tmp_path,
+        *(run(1.0 + seed / 10, both | {"seed": seed}) for seed in range(3)),
+        *(run(2.0 + seed / 10, inverted | {"seed": seed}) for seed in range(3)),
+        *(run(1.1 + seed / 10, both | {"seed": seed, "optimizer": {"lr": 0.2}}) for seed in range(3)),
+    )
+    compared = ablations.choices(runs, bases)
+    text = analysis.markdown(tables.build(runs, CELLS), compared, [], runs, bases)
+    told = {one.changed: (one.seen, one.limit) for one in compared}
+    # s = 0.1 and n = 3 on both sides: 4.303 * sqrt(2 * 0.01 / 3)
+    assert told["regularizer.convention=inverted"] == ("raises the error", pytest.approx(0.3513, abs=1e-4))
+    assert [seen for changed, (seen, _) in told.items() if "lr=0.2" in changed] == ["none seen"]
+    line = next(line for line in text.splitlines() if line.startswith("| X3."))
+    assert "convention=inverted: +1.00, limit 0.35" in line
+    assert text.count("not yet") == 11 and text.count("nothing to run") == 1  # of 13 contradictions
+
+
+def test_without_runs_it_says_so(tmp_path: Path) -> None:
+    text = page([])
+    for words in ("none of them has run", "Not judged yet", "No starts on record", "No runs of other choices"):
+        assert words in text
+
+
+def test_claims_stand_with_their_verdicts(tmp_path: Path) -> None:
+    text = page([], [Claim(MAPS, Verdict("supported", "at a reduced budget, n=3"))])
+    assert "1 supported; 1 of these verdicts rest on reduced budgets" in text
+    assert "| section 3.2, Figure 4 | **supported** | at a reduced budget, n=3 |" in text
+
+
+def test_nothing_in_a_record_becomes_markup(tmp_path: Path) -> None:
+    hostile = "</td><script>alert(1)</script>|`x`"
+    recipe = with_(0, 3) | {hostile: 1}
+    runs = stored(
+        tmp_path,
+        *(run(1.0, with_(seed, 3), attempts=DIED) for seed in range(3)),
+        *(run(1.0, recipe | {"seed": seed}, attempts=DIED) for seed in range(3)),
+    )
+    assert "<script>" not in page(runs)
