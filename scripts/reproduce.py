@@ -29,7 +29,7 @@ from nin_repro.training.console import duration
 from nin_repro.training.stop import listen
 
 ROOT = Path(__file__).resolve().parents[1]
-# In this order. The ablations have their own commands: results/tables/ablations.md.
+# In this order: experiments, and words that change one.
 STAGES = {
     "the paper's own rows": (
         *("table4/nin", "table1/nin", "table5/fc", "table5/fc_dropout", "text/nin_no_dropout", "table2/nin"),
@@ -41,6 +41,13 @@ STAGES = {
         *("table1/maxout", "table1/maxout_aug", "table2/maxout"),
     ),
     "SVHN": ("table3/nin", "table3/maxout"),
+    "unstated choices": (
+        "table1/nin regularizer.convention=inverted",
+        "table1/nin architecture.blocks.mlpconv2.pool=avg",
+        "table1/nin optimizer.weight_decay=1e-5",
+        "table1/nin architecture.last_relu=false",
+        "table4/nin regularizer.convention=inverted",
+    ),
 }
 MOST = 2  # times as many seeds are tried as are wanted, where runs die
 WAIT = 90  # seconds that runs get to save themselves
@@ -48,9 +55,9 @@ WAIT = 90  # seconds that runs get to save themselves
 
 @dataclass(frozen=True)
 class Cell:
-    """An experiment in one precision, and what its runs are so far."""
+    """An experiment, as its file has it or changed, in one precision; and what its runs are so far."""
 
-    experiment: str
+    name: str  # of the experiment, then words that change it
     config: Config
     records: tuple[Record, ...]
     wanted: int
@@ -72,11 +79,16 @@ class Cell:
         return images_seen(self.config) * adds_per_image(self.config)
 
 
+def overrides(name: str) -> list[str]:
+    """What to say on the command line for a name of a cell."""
+    return f"experiment={name}".split()
+
+
 def cells(records: list[Record], names: list[str], words: list[str], wanted: int) -> list[Cell]:
     """What there is to do, in order. Of a recipe that two cells share, once."""
     found: dict[str, Cell] = {}
     for name in names:
-        config = load([f"experiment={name}", *words])
+        config = load([*overrides(name), *words])
         key, budget = family(config), budget_name(config)
         runs = tuple(one for one in records if one.family == key and one.budget == budget)
         found.setdefault(key, Cell(name, config, runs, wanted))
@@ -107,7 +119,7 @@ def in_words(seconds: float | None) -> str:
 
 def show_plan(todo: list[Cell], rate: float | None) -> None:
     """What is missing, and what it costs here, one run after the other."""
-    width = max(len(cell.experiment) for cell in todo)
+    width = max(len(cell.name) for cell in todo)
     print(f"{'cell':{width}}  living  seeds to train  a run here, at most  up to here")
     total: float | None = 0.0
     for cell in todo:
@@ -115,12 +127,12 @@ def show_plan(todo: list[Cell], rate: float | None) -> None:
         total = None if total is None or one is None else total + one * len(cell.seeds)
         seeds = ",".join(map(str, cell.seeds)) or "-"
         counts = f"{cell.living}/{cell.wanted:<4}  {seeds:14}"
-        print(f"{cell.experiment:{width}}  {counts}  {in_words(one):>19}  {in_words(total)}")
+        print(f"{cell.name:{width}}  {counts}  {in_words(one):>19}  {in_words(total)}")
 
 
 def train(cell: Cell, at_once: str, words: list[str], deadline: float) -> int | None:
     """Train the seeds that a cell lacks; the exit code, or None if the time was up."""
-    command = [sys.executable, "-m", "nin_repro.train", "-m", f"experiment={cell.experiment}"]
+    command = [sys.executable, "-m", "nin_repro.train", "-m", *overrides(cell.name)]
     command += [f"seed={','.join(map(str, cell.seeds))}", at_once, *words]
     print(f"\n{shlex.join(['python', *command[1:]])}", flush=True)
     process = subprocess.Popen(command, start_new_session=True)  # Ctrl-C is passed on below, once
@@ -165,7 +177,7 @@ def main() -> None:
     if options.plan:
         return
     given_up: dict[str, str] = {}
-    while open_cells := [cell for cell in todo() if cell.seeds and cell.experiment not in given_up]:
+    while open_cells := [cell for cell in todo() if cell.seeds and cell.name not in given_up]:
         left = None if rate is None else sum(cell.work * len(cell.seeds) for cell in open_cells) / rate
         missing = sum(len(cell.seeds) for cell in open_cells)
         print(f"\n{missing} runs in {len(open_cells)} cells to go, at most {in_words(left)}")
@@ -177,9 +189,9 @@ def main() -> None:
         if code >= 128:
             raise UsageError(f"stopped by {signal.Signals(code - 128).name}; the same command goes on")
         if code:
-            given_up[cell.experiment] = f"exit code {code}, see above"
-        elif cell.seeds == next(one.seeds for one in todo() if one.experiment == cell.experiment):
-            given_up[cell.experiment] = "its runs left no record (at a reduced budget they do with record=always)"
+            given_up[cell.name] = f"exit code {code}, see above"
+        elif cell.seeds == next(one.seeds for one in todo() if one.name == cell.name):
+            given_up[cell.name] = "its runs left no record (at a reduced budget they do with record=always)"
     for name, why in given_up.items():
         print(f"{name}: not completed: {why}")
     print("next: python -m nin_repro.tables")

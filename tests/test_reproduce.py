@@ -40,6 +40,17 @@ def test_a_campaign_trains_what_is_missing_and_then_has_nothing_to_do(tmp_path: 
     assert last.returncode == 0 and "2/2" in last.stdout and "nin_repro.train" not in last.stdout
 
 
+def test_a_changed_experiment_is_a_cell_of_its_own(tmp_path: Path) -> None:
+    words = ["--only", "quickstart optimizer.weight_decay=0.01", "--seeds", "1", *SHORT]
+    plan = give(tmp_path, "--plan", *words)
+    assert "quickstart optimizer.weight_decay=0.01  0/1" in plan.stdout
+    done = give(tmp_path, "--at-once", "1", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = tmp_path.glob("results/records/quickstart/*.json")
+    assert json.loads(path.read_text())["recipe"]["optimizer"]["weight_decay"] == 0.01
+    assert "1/1" in give(tmp_path, "--plan", *words).stdout
+
+
 def test_when_the_time_is_up_runs_are_saved_and_no_process_is_left(tmp_path: Path) -> None:
     started = time.monotonic()
     stopped = give(tmp_path, "--at-once", "1", "--minutes", "0.25", "optimizer.schedule.epochs=9999", "eval_every=0")

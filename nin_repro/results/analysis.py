@@ -15,7 +15,7 @@ from nin_repro.results.claims import Claim
 from nin_repro.results.contradictions import CONTRADICTIONS, Contradiction
 from nin_repro.results.records import Record
 from nin_repro.results.render import code, difference, error, grid, plain, spread
-from nin_repro.results.tables import FEWEST_RUNS, Report, Result, Row, statistics
+from nin_repro.results.tables import FEWEST_RUNS, Cell, Report, Result, Row, statistics
 
 Z975 = 1.959964  # the 0.975 quantile of the normal distribution
 KINDS = {"network": "whole network", "classes": "single classes", "diverged": "diverged"}
@@ -126,6 +126,8 @@ def markdown(
         *_choices(compared),
         *_contradictions(compared),
         *_change(own, compared, starts),
+        "",
+        *_missing(report),
     ]
     return "\n".join(lines) + "\n"
 
@@ -190,13 +192,35 @@ def _reproduced(own: Sequence[Own]) -> list[str]:
         ]
     missing = [one.cell.experiment for _, _, one in own if not one.records]
     if missing:
-        lines += [
-            f"Not measured at the paper's budget yet, so nothing is said of them: "
-            f"{', '.join(map(code, dict.fromkeys(missing)))}. The commands and what they cost "
-            "stand in [the report](report.html) and in `python scripts/reproduce.py --plan`.",
-            "",
-        ]
+        lines += [f"Nothing is said of {', '.join(map(code, missing))}: no runs at the paper's budget yet.", ""]
     return lines
+
+
+def _missing(report: Report) -> list[str]:
+    empty = {
+        one.cell.experiment: one.cell
+        for table in report.tables
+        for row in table.rows
+        for one in row.results
+        if not one.records
+    }
+    if not empty:
+        return []
+    return [
+        "## What is missing",
+        "",
+        "Cells without runs at the paper's budget, what fills each, and minutes of one seed on one CPU core, estimated "
+        "from measured rates and at most. On a GPU nothing was measured yet. `python scripts/reproduce.py --plan` "
+        "says what each takes on the machine that it runs on; without `--plan` it trains them, most useful first.",
+        "",
+        *grid("Cell|Command|Minutes", "llr", map(_empty, empty.values())),
+        "",
+    ]
+
+
+def _empty(cell: Cell) -> list[str]:
+    minutes = "" if cell.core_seconds is None else f"{cell.core_seconds / 60:,.0f}"
+    return [code(cell.experiment), code(cell.command), minutes]
 
 
 def _claims(claims: Sequence[Claim]) -> list[str]:
