@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from nin_repro.command import as_command
 from nin_repro.config.compose import load
-from nin_repro.config.recipe import budget_name, directory, family
+from nin_repro.config.recipe import budget_name, directory, family, stand_ins
 from nin_repro.cost import in_words
 from nin_repro.data.sources import DATASETS
 from nin_repro.files import UsageError
 from nin_repro.finished import error_name, final_weights, open_finished, rebuilt
 from nin_repro.results import records
+from nin_repro.results.curves import Comparison, Runs, choose
+from nin_repro.results.figure3 import EXPERIMENTS
 from nin_repro.results.records import Record
 from nin_repro.results.render import clean
 from nin_repro.results.tables import PAPER_BUDGET
@@ -28,9 +30,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from nin_repro.results.figures import Comparison, Exemplar, Runs
+    from nin_repro.results.figures import Exemplar
 
-EXPERIMENTS = {False: "text/nin_no_dropout", True: "table1/nin"}  # without, with dropout
 CLASSES = {
     "cifar10": ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
     "fashion_mnist": [
@@ -42,14 +43,12 @@ PRINTED = {"cifar10": "CIFAR-10", "mnist": "MNIST", "fashion_mnist": "Fashion-MN
 MOST_CLASSES = 10  # a row and a column each
 
 
-def compare(found: Sequence[Record], words: Sequence[str] = ()) -> tuple["Comparison", list[str]]:
+def compare(found: Sequence[Record], words: Sequence[str] = ()) -> tuple[Comparison, list[str]]:
     """Figure 3 at the budget that `words` make, and lines that say what is in it and what fills the rest.
 
     Raises:
         UsageError: there is no such budget, or they say something else.
     """
-    from nin_repro.results.figures import Comparison, choose
-
     for word in words:
         if re.split(r"[.=]", word)[0] != "budget":
             raise UsageError(f"{word}: Figure 3 compares two experiments at one budget: give budget=short and the like")
@@ -61,8 +60,12 @@ def compare(found: Sequence[Record], words: Sequence[str] = ()) -> tuple["Compar
         reduced = "" if budget == PAPER_BUDGET else f" {' '.join(words)} record=always"
         commands[dropout] = f"python -m nin_repro.train -m experiment={name} seed=0,1,2,3,4{reduced}"
         runs[dropout] = choose(found, name, family(config), budget)
+        for note, other in stand_ins(config):
+            if not runs[dropout].alive:
+                runs[dropout] = choose(found, name, other, budget, note)
         alive, dead = len(runs[dropout].alive), runs[dropout].dead
-        lines.append(f"Figure 3, {name}: {alive} run{'s' * (alive != 1)} at the budget {budget}")
+        how = f", {runs[dropout].note}" * bool(alive and runs[dropout].note)
+        lines.append(f"Figure 3, {name}: {alive} run{'s' * (alive != 1)} at the budget {budget}{how}")
         if dead:
             lines.append(f"  {dead} more ended with the network or a class dead, and not drawn")
         if not alive:

@@ -6,15 +6,13 @@ It also writes the page that tells where the numbers of every experiment come fr
 import argparse
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from nin_repro.claims import LAYER_FILE, gather, kept_numbers
 from nin_repro.command import as_command
 from nin_repro.config.compose import CONF, experiments, load
 from nin_repro.config.origins import provenance
-from nin_repro.config.recipe import family, recipe
+from nin_repro.config.recipe import family, recipe, stand_ins
 from nin_repro.cost import in_words, seconds
 from nin_repro.models.spec import layers
 from nin_repro.results import ablations, analysis, fidelity, records
@@ -42,17 +40,9 @@ def cells(configs: dict[str, Config]) -> dict[str, Cell]:
             sum(layer.multiply_adds for layer in network),
             recipe(config),
             seconds(config)["1 CPU core"],
-            _stand_ins(config),
+            stand_ins(config),
         )
     return found
-
-
-def _stand_ins(config: Config) -> tuple[tuple[str, str], ...]:
-    """The same recipe in the precisions that a GPU is fast in."""
-    if config.parent is not None:  # its family names its parent's, in the same precision
-        return ()
-    others: tuple[Literal["tf32", "bf16"], ...] = ("tf32", "bf16")
-    return tuple((f"computed in {name}", family(replace(config, precision=name))) for name in others)
 
 
 def renew(page: Path, table: str) -> bool:
@@ -96,7 +86,10 @@ def main() -> None:
         "--claims", type=Path, default=Path("results/claims"), help="what claims are judged by (default %(default)s)"
     )
     parser.add_argument(
-        "--figures", type=Path, default=Path("results/figures"), help="whose Figure 3 it shows (default %(default)s)"
+        "--figures",
+        type=Path,
+        default=Path("results/figures"),
+        help="whose Figures 3 and 4 it shows (default %(default)s)",
     )
     parser.add_argument(
         "--gpu-hour", type=float, default=3.0, help="USD that an hour of a GPU costs, assumed (default %(default)s)"
@@ -123,7 +116,7 @@ def main() -> None:
     write_page(options.analysis, analysis.markdown(report, compared, judged, found, recipes))
     print(f"{options.analysis}: what follows from it")
     prices = Prices(options.gpu_hour, options.core_hour)
-    figures = sorted(options.figures.glob("figure3*.png"))
+    figures = sorted(options.figures.glob("figure[34]*.png"))
     write_page(options.report, html(report, compared, judged, figures, found, recipes, prices))
     print(f"{options.report}: all of it as one page, with curves")
     if renewed:

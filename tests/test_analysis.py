@@ -107,6 +107,46 @@ def test_effects_are_called_so_only_beyond_their_limit_and_count_for_the_contrad
     assert text.count("not yet") == 11 and text.count("nothing to run") == 1  # of 13 contradictions
 
 
+def test_figure_3_is_compared_where_runs_followed_the_papers_schedule(tmp_path: Path) -> None:
+    whole, short = ({"budget": {"epochs": epochs, "max_steps": None}, "lr": 0.1} for epochs in (None, 16))
+    opening = whole | {"budget": {"epochs": None, "max_steps": 6256}}
+    bases = {"table1/nin": whole, "text/nin_no_dropout": whole | {"dropout": 0}}
+    curve = {"epoch": [*range(1, 17)], "train_error_running": [50.0 - i for i in range(16)]}
+
+    def runs(name: str, budget: str, recipe: dict[str, Any], last: float, count: int) -> list[dict[str, Any]]:
+        tested = [90.0] * 7 + [34.0] + [30.0] * 7
+        return [
+            record(
+                name,
+                seed,
+                budget=budget,
+                recipe=recipe,
+                epochs=16,
+                curve=curve | {"test_error": [*tested, last + seed]},
+            )
+            for seed in range(count)
+        ]
+
+    found = stored(
+        tmp_path,
+        *runs("table1/nin", "opening", opening | {"precision": "bf16"}, 22.0, 2),
+        *runs("table1/nin", "short", short, 99.0, 3),  # another schedule
+        *runs(
+            "text/nin_no_dropout",
+            "opening",
+            bases["text/nin_no_dropout"] | {"lr": 3, "budget": whole["budget"]},
+            99.0,
+            2,
+        ),
+    )
+    text = analysis.markdown(tables.build(found, CELLS), [], [], found, bases)
+    assert "0 runs without dropout (none), 2 with (bf16)" in text
+    # Paper: testing with dropout 0.3487 and 0.2285, training with dropout 0.3487 and 0.2639.
+    assert "| 8 | 27.6 |  | 34.9 | 43.0 (43.0 to 43.0) | 29.9 |  | 34.9 | 34.0 (34.0 to 34.0) |" in text
+    assert "| 16 | 14.8 |  | 26.4 | 35.0 (35.0 to 35.0) | 24.5 |  | 22.9 | 22.5 (22.0 to 23.0) |" in text
+    assert "| 24 |" not in text
+
+
 def test_without_runs_it_says_so(tmp_path: Path) -> None:
     text = page([])
     for words in ("none of them has run", "Not judged yet", "No starts on record", "No runs of other choices"):

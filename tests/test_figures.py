@@ -5,6 +5,7 @@ import shutil
 import statistics
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from nin_repro.models.maps import class_maps, strongest
 from nin_repro.models.nin import NetworkInNetwork
 from nin_repro.models.spec import Shape
 from nin_repro.results import figure3 as paper
-from nin_repro.results import figures
-from nin_repro.results.figures import Comparison, Exemplar, Runs, band, choose, draw_figure3, draw_figure4, save
+from nin_repro.results.curves import Comparison, Runs, band, choose, last_attempt
+from nin_repro.results.figures import Exemplar, draw_figure3, draw_figure4, save
 from nin_repro.training import checkpoint
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -85,7 +86,7 @@ def test_a_band_is_mean_and_extremes_of_the_epochs_that_all_measured(
 def test_only_the_attempt_that_a_run_ended_with_counts(tmp_path: Path) -> None:
     rows = curve([90, 90, 90, 60, 40], attempt=[0, 0, 0, 1, 1], epoch=[1, 2, 3, 1, 2])
     (run,) = stored(tmp_path, record(curve=rows))
-    assert figures.last_attempt(run, "test_error") == {1: 60, 2: 40}
+    assert last_attempt(run, "test_error") == {1: 60, 2: 40}
     assert band([run], "never_measured") is None
 
 
@@ -138,9 +139,21 @@ def test_lines_differ_without_colour(tmp_path: Path) -> None:
     assert len(looks) == len(set(looks)) == 8
 
 
+SHORT = {"budget": {"epochs": 16, "train_images": None, "max_steps": None}}
+OPENING = {"budget": {"epochs": None, "train_images": None, "max_steps": 6256}}
+
+
+def test_the_beginning_of_a_whole_run_is_comparable_with_the_papers(tmp_path: Path) -> None:
+    runs = stored(tmp_path, record(budget="opening", family=FAMILY, epochs=16, curve=curve([50] * 16), recipe=OPENING))
+    axes = draw_figure3(drawn(runs, budget="opening")).axes[0]
+    assert axes.get_title().endswith("The first 16 epochs of the paper's schedule") and axes.get_xlim() == (0, 16)
+
+
 def test_a_reduced_budget_says_so_in_the_title(tmp_path: Path) -> None:
     rows = curve([50] * 16)
-    runs = stored(tmp_path, record(budget="short", family=FAMILY, epochs=16, curve=rows, dead_classes=[7]))
+    runs = stored(
+        tmp_path, record(budget="short", family=FAMILY, epochs=16, curve=rows, dead_classes=[7], recipe=SHORT)
+    )
     figure = draw_figure3(drawn(runs, budget="short"))
     axes = figure.axes[0]
     assert "Reduced budget “short”, 16 epochs" in axes.get_title()
@@ -183,6 +196,12 @@ def test_the_families_of_the_figure_are_those_of_the_experiments(tmp_path: Path)
             (run,) = comparison.runs[dropout].alive
             assert (run.experiment, run.budget) == (name, budget)
         assert not any("$" in line for line in said)
+    other = family(load(["experiment=table1/nin", "precision=bf16"]))
+    (fast,) = stored(tmp_path / "fast", record("table1/nin", family=other))
+    comparison, said = compare([fast])
+    assert comparison.runs[True].alive == (fast,) and "1 run at the budget paper, computed in bf16" in "".join(said)
+    assert "Ours with dropout: computed in bf16." in draw_figure3(comparison).get_supxlabel()
+    assert compare([*runs, fast])[0].runs[True].note == ""  # runs of the experiment itself go first
     assert any("budget=smoke record=always" in line for line in compare(runs, ["budget=smoke"])[1])
     fewer = compare(runs, ["budget=short", "budget.epochs=3"])[1]
     assert any("budget=short budget.epochs=3 record=always" in line for line in fewer)
@@ -263,6 +282,9 @@ def test_the_true_map_has_the_frame_and_a_row_one_scale() -> None:
         assert frames[label].get_edgecolor() == (1, 0, 0, 1)
         assert {axis.get_images()[0].get_clim() for axis in row[1:]} == {(0, rows[label].maps.max())}
         assert np.array_equal(row[0].get_images()[0].get_array(), rows[label].image)
+    dim = [replace(one, image=np.minimum(one.image[..., 0], 16)) for one in rows]  # of 17 levels, as the digits are
+    (shown,) = draw_figure4(dim, ["cat", "dog", "ship"], "title", "caption").axes[0].get_images()
+    assert shown.get_clim() == (0, 16)
     assert [row[0].get_ylabel() for row in axes] == ["cat", "dog\n(says cat)", "ship\n(says cat)"]
     assert [axis.get_title() for axis in axes[0]] == ["image", "cat", "dog", "ship"]
 

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nin_repro.config.check import choice
 from nin_repro.data.sources import DATASETS
@@ -56,6 +56,15 @@ def family(config: Config) -> str:
     if config.parent is not None:
         found["parent"] = found["parent"] | {"key": config.parent.family}
     return digest(found)
+
+
+def stand_ins(config: Config) -> tuple[tuple[str, str], ...]:
+    """(what is different, family) of the same recipe in the other precisions: what a GPU is fast in."""
+    if config.parent is not None:  # its family names its parent's, in the same precision
+        return ()
+    others: tuple[Literal["tf32", "bf16"], ...] = ("tf32", "bf16")
+    found = (dataclasses.replace(config, precision=name) for name in others)
+    return tuple((f"computed in {one.precision}", family(one)) for one in found)
 
 
 def directory(config: Config) -> Path:

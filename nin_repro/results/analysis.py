@@ -10,9 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nin_repro.results import figure3
 from nin_repro.results.ablations import Alike, Choice, alike
 from nin_repro.results.claims import Claim
 from nin_repro.results.contradictions import CONTRADICTIONS, Contradiction
+from nin_repro.results.curves import Band, band, undistorted
 from nin_repro.results.records import Record
 from nin_repro.results.render import code, difference, error, grid, plain, spread
 from nin_repro.results.tables import FEWEST_RUNS, Cell, Report, Result, Row, statistics
@@ -101,7 +103,7 @@ def markdown(
     report: Report,
     compared: Sequence[Choice],
     claims: Sequence[Claim],
-    records: Iterable[Record],
+    records: Sequence[Record],
     bases: Mapping[str, Mapping[str, Any]],
 ) -> str:
     """The whole page, to lie in results/."""
@@ -121,6 +123,7 @@ def markdown(
         "",
         *_short(own, claims, starts, compared),
         *_reproduced(own),
+        *_figure3(records, bases),
         *_claims(claims),
         *_starts(starts),
         *_choices(compared),
@@ -221,6 +224,59 @@ def _missing(report: Report) -> list[str]:
 def _empty(cell: Cell) -> list[str]:
     minutes = "" if cell.core_seconds is None else f"{cell.core_seconds / 60:,.0f}"
     return [code(cell.experiment), code(cell.command), minutes]
+
+
+def beginnings(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]], name: str) -> list[Record]:
+    """The most and longest runs of an experiment that had its whole schedule, to the end or not, in any precision.
+
+    They are of one recipe: those at the paper's budget if there are any.
+    """
+    groups: dict[Alike, list[Record]] = {}
+    for about, runs in alike(records, bases).items():
+        other = [one for one in about.changes if not one.startswith("precision=")]
+        if bases[about.experiment] == bases.get(name) and not other and undistorted(runs[0]):
+            groups.setdefault(about._replace(experiment=name), []).extend(run for run in runs if run.alive)
+    return max(groups.values(), key=lambda runs: (min((run.epochs for run in runs), default=0), len(runs)), default=[])
+
+
+def _figure3(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The paper's curves and ours at the epochs that the paper's have a point at."""
+    runs = {dropout: beginnings(records, bases, name) for dropout, name in figure3.EXPERIMENTS.items()}
+    ours = {curve.name: band(runs[curve.dropout], curve.measure) for curve in figure3.CURVES}
+    rows = []
+    for place, epoch in enumerate(figure3.EPOCHS[1:], start=1):  # the first is the error of guessing
+        cells, any_ = [str(epoch)], False
+        for curve in figure3.CURVES:
+            rate, found = curve.rates[place], ours[curve.name]
+            cells.append("" if rate is None else f"{100 * rate:.1f}")
+            measured = found is not None and epoch in found.epochs
+            any_ |= measured
+            cells.append(_point(found, epoch) if found is not None and measured else "")
+        if any_:
+            rows.append(cells)
+    if not rows:
+        return []
+    counts = {
+        dropout: ", ".join(dict.fromkeys(f"{one.recipe.get('precision', 'fp32')}" for one in some))
+        for dropout, some in runs.items()
+    }
+    return [
+        "## Figure 3, point by point",
+        "",
+        "Errors in percent where the paper's curves have a marker, ours with the lowest and the highest seed: "
+        f"{len(runs[False])} runs without dropout ({counts[False] or 'none'}), {len(runs[True])} with "
+        f"({counts[True] or 'none'}). Runs that followed the paper's schedule are compared as far as they went. The "
+        "training error is counted in the training pass, with dropout where there is any, as the paper's is.",
+        "",
+        *grid("Epoch|" + "|".join(f"{curve.name}: paper|ours" for curve in figure3.CURVES), "r" * 9, rows),
+        "",
+    ]
+
+
+def _point(found: Band, epoch: int) -> str:
+    place = found.epochs.index(epoch)
+    mean, low, high = (100 * values[place] for values in (found.mean, found.low, found.high))
+    return f"{mean:.1f}" + (f" ({low:.1f} to {high:.1f})" if found.runs > 1 else "")
 
 
 def _claims(claims: Sequence[Claim]) -> list[str]:

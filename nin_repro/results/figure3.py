@@ -22,6 +22,7 @@ class Curve:
     rates: tuple[float | None, ...]
 
 
+EXPERIMENTS = {False: "text/nin_no_dropout", True: "table1/nin"}  # without, with dropout
 EPOCHS = tuple(range(0, 201, 8))
 
 # fmt: off

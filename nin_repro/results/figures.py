@@ -1,11 +1,10 @@
-"""Figures 3 and 4 as pictures, and the statistics of learning curves that the former shows.
+"""Figures 3 and 4 as pictures.
 
 Only drawing: no torch, no data set. The same input gives the same bytes with the same version of matplotlib.
 """
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from matplotlib.patches import Patch
 
 from nin_repro.files import atomic
 from nin_repro.results import figure3 as paper
-from nin_repro.results.records import Record
+from nin_repro.results.curves import Comparison, band
 from nin_repro.results.render import clean
 from nin_repro.results.tables import PAPER_BUDGET
 
@@ -62,75 +61,6 @@ COLOURS = {False: "#d55e00", True: "#0072b2"}  # without, with dropout; told apa
 LINES = {False: (0, (4, 1.2)), True: "solid"}  # the same for those who print in black and white
 WEIGHTS = {"train_error_running": 0.9, "test_error": 1.6}
 MARKERS = {"train_error_running": "o", "test_error": "s"}
-
-
-@dataclass(frozen=True)
-class Band:
-    """One measure over the epochs that all `runs` have measured it in; error rates, 0 to 1."""
-
-    epochs: tuple[int, ...]
-    mean: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    runs: int
-
-
-@dataclass(frozen=True)
-class Runs:
-    """Our runs of one half of the figure. `dead` ones, and those with a dead class, are counted but not drawn.
-
-    At a reduced budget a class may only have not begun to learn: such runs are drawn, and counted as `silent`.
-    """
-
-    experiment: str
-    alive: tuple[Record, ...] = ()
-    dead: int = 0
-    silent: int = 0
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Figure 3 with our runs in it: without (False) and with (True) dropout, all of one budget."""
-
-    runs: Mapping[bool, Runs]
-    budget: str = PAPER_BUDGET
-    commands: Mapping[bool, str] = field(default_factory=dict)  # to be shown where there are no runs
-
-
-def choose(records: Iterable[Record], experiment: str, family: str, budget: str) -> Runs:
-    """The runs of one recipe at one budget on the test images; nothing else is ever drawn with them."""
-    runs = [one for one in records if (one.family, one.budget, one.protocol) == (family, budget, "final")]
-    runs.sort(key=lambda record: (record.seed, record.key))
-    reduced = budget != PAPER_BUDGET
-    alive = tuple(run for run in runs if run.alive or (reduced and run.status == "done"))
-    return Runs(experiment, alive, len(runs) - len(alive), sum(not run.alive for run in alive))
-
-
-def last_attempt(record: Record, measure: str) -> dict[int, float]:
-    """{epoch: percent} of a measure in the attempt that a run ended with; starts that died before are not part of it.
-
-    Epochs in which it was not measured are left out.
-    """
-    epochs, values = record.curve.get("epoch", []), record.curve.get(measure, [])
-    attempts = record.curve.get("attempt", [0] * len(epochs))
-    last = max((attempt for attempt in attempts if attempt is not None), default=0)
-    rows = zip(attempts, epochs, values, strict=False)
-    return {int(epoch): value for attempt, epoch, value in rows if attempt == last and None not in (epoch, value)}
-
-
-def band(runs: Sequence[Record], measure: str) -> Band | None:
-    """Mean, lowest and highest error rate of a measure over `runs`; None if no epoch of it is known of any.
-
-    A run that never measured it (`eval_every=0`) is left out. Of the others only the epochs count that all of them
-    measured: a mean over now these and now those seeds would jump.
-    """
-    curves = [curve for curve in (last_attempt(run, measure) for run in runs) if curve]
-    epochs = sorted(set.intersection(*map(set, curves))) if curves else []
-    if not epochs:
-        return None
-    rates = [[curve[epoch] / 100 for curve in curves] for epoch in epochs]
-    mean = tuple(math.fsum(rate) / len(rate) for rate in rates)
-    return Band(tuple(epochs), mean, tuple(map(min, rates)), tuple(map(max, rates)), len(curves))
 
 
 @as_in_print
@@ -201,16 +131,15 @@ def _title(comparison: Comparison) -> str:
     title = "Figure 3. Training and testing error of NIN on CIFAR-10"
     if comparison.budget == PAPER_BUDGET:
         return title
-    lengths = sorted({run.epochs for runs in comparison.runs.values() for run in runs.alive})
-    epochs = f", {' or '.join(map(str, lengths))} epochs" if lengths else ""
-    counts = {
-        run.recipe.get("budget", {}).get("train_images") for runs in comparison.runs.values() for run in runs.alive
-    }
+    lengths = sorted({run.epochs for run in comparison.alive})
+    epochs = f"{' or '.join(map(str, lengths))} epochs" if lengths else ""
+    if comparison.opening:
+        return f"{title}\nThe first {epochs} of the paper's schedule"
+    counts = {run.recipe.get("budget", {}).get("train_images") for run in comparison.alive}
     if len(counts) == 1 and (count := counts.pop()):
         epochs += f" of {count:,} images"
-    return (
-        f"{title}\nReduced budget “{clean(comparison.budget)}”{epochs}: our curves are not comparable with the paper's"
-    )
+    words = ", ".join(word for word in (f"Reduced budget “{clean(comparison.budget)}”", epochs) if word)
+    return f"{title}\n{words}: our curves are not comparable with the paper's"
 
 
 def _notes(comparison: Comparison) -> str:
@@ -221,6 +150,8 @@ def _notes(comparison: Comparison) -> str:
         if not runs.alive:
             lines.append(f"No runs of ours {which} yet. The command for them:")
             lines.append(f"    {comparison.commands.get(dropout, '')}")
+        if runs.note:
+            lines.append(f"Ours {which}: {runs.note}.")
         if runs.dead:
             lines.append(f"Not drawn {which}: {_seeds(runs.dead)} that ended with the network or a class dead.")
         if runs.silent:
@@ -265,8 +196,9 @@ def draw_figure4(exemplars: Sequence[Exemplar], names: Sequence[str], title: str
         gridspec_kw={"wspace": 0.09, "hspace": 0.09, "width_ratios": [1.12] + [1] * len(names)}
         | {"left": 0.9 / width, "right": 1 - 0.06 / width, "bottom": 0.5 / height, "top": 1 - 0.6 / height},
     )
+    brightest = max((one.image.max() for one in exemplars), default=255)  # not 255 in every data set
     for axes, one in zip(grid, exemplars, strict=True):
-        axes[0].imshow(one.image.squeeze(), cmap="gray", vmin=0, vmax=255)
+        axes[0].imshow(one.image.squeeze(), cmap="gray", vmin=0, vmax=brightest)
         axes[0].set_anchor("W")
         wrong = f"\n(says {names[one.said]})" if one.said != one.label else ""
         axes[0].set_ylabel(names[one.label] + wrong, rotation=0, ha="right", va="center", labelpad=4)

@@ -327,12 +327,15 @@ def _figures(paths: Sequence[Path]) -> _Markup:
             continue
         room -= 4 * len(content) // 3
         source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
-        name = path.stem.replace("-", ", ")
+        name = path.stem.replace("figure", "Figure ").replace("-", ", ")
         drawn.append(_Markup(f'<figure><img src="{source}" alt="{escape(name)}">{_tag("figcaption", name)}</figure>'))
     if not drawn:
         drawn.append(_tag("p", "None drawn yet: ", _tag("code", "python -m nin_repro.figures")))
-    note = "Figure 4 shows images of the data sets, which are not ours to publish: "
-    how = _tag("p", note, _tag("code", "python -m nin_repro.figures --run runs/..."), " draws it from a trained run.")
+    note = (
+        "Figure 4 shows images. Those of the paper's data sets are not ours to publish, so the one here is of the digits "
+        "that quickstart trains on (E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, CC BY 4.0). "
+    )
+    how = _tag("p", note, _tag("code", "python -m nin_repro.figures --run runs/..."), " draws that of any trained run.")
     return _section("figures", "Figures", *drawn, how)
 
 
