@@ -21,7 +21,8 @@ from nin_repro.finished import final_weights, open_finished, rebuilt
 from nin_repro.models.spec import layers, training_multiply_adds
 from nin_repro.results import claims, measurements, records
 from nin_repro.results.arms import PAPER_DATASETS, effective
-from nin_repro.results.claims import Cost, Page
+from nin_repro.results.claim_costs import Cost
+from nin_repro.results.claims import Page
 from nin_repro.results.measurements import SHIFTS
 from nin_repro.results.records import Record
 from nin_repro.schema import Config, Nin
@@ -201,8 +202,9 @@ def costs(configs: dict[str, Config], found: list[Record]) -> list[Cost]:
 
 
 def _network(of: dict[str, Any]) -> list[Any]:
-    """What decides the speed of a training: data set, network, regularizer, batches."""
+    """What decides the speed of a training: data set, network, regularizer, batches, precision."""
     keys = ("dataset.name", "dataset.augment.", "architecture.", "regularizer.", "optimizer.batch_size")
+    keys += ("precision",)
     without = ("regularizer.fc_lr", "architecture.init", "architecture.last_init", "regularizer.convention")
     found = {name: value for name, value in effective(of).items() if name.startswith(keys)}
     return sorted([name, value] for name, value in found.items() if not name.startswith(without) and "std" not in name)

@@ -13,9 +13,8 @@ from test_ablations import BASE, run, with_
 from test_tables import CELLS
 
 from nin_repro.results import ablations, analysis, tables
-from nin_repro.results.analysis import Share
-from nin_repro.results.claim_texts import MAPS
-from nin_repro.results.claims import Claim
+from nin_repro.results.claim_texts import MAPS, Claim
+from nin_repro.results.lottery import Share, how, lottery, versus
 from nin_repro.results.records import Record
 from nin_repro.results.tables import Verdict
 
@@ -64,10 +63,10 @@ def test_starts_are_counted_by_how_they_died_and_compared_with_the_experiments_o
         *(run(2.0, with_(seed, 3, clip_norm=None), attempts=[*DIED, LIVED[0] | {"attempt": 3}]) for seed in range(4)),
         run(90.0, with_(4, 3, clip_norm=None), status="dead", attempts=[DIED[0] | {"died": "classes"}]),
     )
-    worst, own = analysis.lottery(runs, BASES)
+    worst, own = lottery(runs, BASES)
     assert (worst.share, worst.runs, worst.lost) == (Share(13, 17), 5, 1) and own.share == Share(0, 10)
-    assert analysis.how(worst.died) == "whole network: 12, single classes: 1"
-    assert (analysis.versus(worst, [worst, own]), analysis.versus(own, [worst, own])) == ("more", "")
+    assert how(worst.died) == "whole network: 12, single classes: 1"
+    assert (versus(worst, [worst, own]), versus(own, [worst, own])) == ("more", "")
     text = page(runs)
     assert "76 % (53 to 90) | 13 of 17" in text and "The other 1 recipes lost none of their 10 starts" in text
     assert "1 of 1 recipes" not in text

@@ -25,8 +25,9 @@ from nin_repro.models.probes import DIRECTIONS, Shares, map_shares, shifted, tra
 from nin_repro.models.spec import Shape
 from nin_repro.results import arms, claims, measurements
 from nin_repro.results.arms import NOT_ENOUGH, NOT_SUPPORTED, SUPPORTED
+from nin_repro.results.claim_costs import Cost, judge_cost
 from nin_repro.results.claimplots import draw_translation
-from nin_repro.results.claims import Cost, Page
+from nin_repro.results.claims import Page
 from nin_repro.results.records import Record
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -334,7 +335,7 @@ def test_longer_training_is_judged_on_one_machine_only() -> None:
         return Cost((f"x/{kind}",), "mnist", kind, "gap", parameters, 10, False, 10, False, 1e15, 60_000, times)
 
     def judged(nin: Cost, other: Cost) -> str:
-        return page([], costs=[nin, other]).cost().verdict.word
+        return judge_cost([nin, other]).verdict.word
 
     nin = cost("nin", 100, "a", 200)
     assert judged(nin, cost("maxout", 200, "a", 300)) == SUPPORTED

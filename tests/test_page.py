@@ -13,8 +13,7 @@ from fake_records import record, stored
 from test_tables import CELLS
 
 from nin_repro.results import ablations, page, tables
-from nin_repro.results.claim_texts import Text
-from nin_repro.results.claims import Claim
+from nin_repro.results.claim_texts import Claim, Text
 from nin_repro.results.records import Record
 from nin_repro.results.tables import Verdict
 

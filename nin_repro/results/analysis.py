@@ -4,99 +4,19 @@ Its numbers, and which of its sentences stand, are decided by the records; nothi
 the rules of `tables` and `arms` ask for.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from nin_repro.results import figure3
 from nin_repro.results.ablations import Alike, Choice, alike
-from nin_repro.results.claims import Claim
+from nin_repro.results.claim_texts import Claim
 from nin_repro.results.contradictions import CONTRADICTIONS, Contradiction
 from nin_repro.results.curves import Band, band, undistorted
+from nin_repro.results.lottery import Lottery, how, lottery, percent, versus
 from nin_repro.results.records import Record
 from nin_repro.results.render import code, difference, error, grid, plain, spread
-from nin_repro.results.tables import FEWEST_RUNS, Cell, Report, Result, Row, statistics
-
-Z975 = 1.959964  # the 0.975 quantile of the normal distribution
-KINDS = {"network": "whole network", "classes": "single classes", "diverged": "diverged"}
-
-
-# Dead starts -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Share:
-    """So many of so many, and how far that says what share of all there would be."""
-
-    count: int
-    of: int
-
-    @property
-    def value(self) -> float:
-        return self.count / self.of
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson's score interval at 95 % (Wilson 1927), which also holds for few, and for none and all."""
-        n, p, z2 = self.of, self.value, Z975**2
-        middle, half = p + z2 / (2 * n), Z975 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-        low, high = (middle - half) / (1 + z2 / n), (middle + half) / (1 + z2 / n)
-        return (0.0 if self.count == 0 else low, 1.0 if self.count == n else high)  # not -1e-17
-
-    def above(self, other: "Share") -> tuple[float, float]:
-        """By how much it is larger than another share, at 95 %: Newcombe's interval (1998, method 10) from Wilson's."""
-        (low, high), (other_low, other_high) = self.interval, other.interval
-        p, q = self.value, other.value
-        return p - q - math.hypot(p - low, other_high - q), p - q + math.hypot(high - p, q - other_low)
-
-
-@dataclass(frozen=True)
-class Lottery:
-    """The starts of runs that differ in their seeds only. A run is lost if none of its starts lived to the end."""
-
-    about: Alike
-    epochs: int  # of the longest run
-    runs: int
-    lost: int
-    died: Mapping[str, int]  # starts by how they died, the names of KINDS
-    share: Share  # of starts that died
-
-
-def lottery(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]]) -> list[Lottery]:
-    """All recipes that were tested, with how many of their starts died; those with the most deaths first."""
-    found = []
-    for about, runs in alike(records, bases).items():
-        starts = [one for run in runs for one in run.attempts]
-        died = Counter(one.died for one in starts if one.died is not None)
-        if starts:
-            share, epochs = Share(died.total(), len(starts)), max(run.epochs for run in runs)
-            found.append(Lottery(about, epochs, len(runs), statistics(runs).dead, died, share))
-    return sorted(found, key=lambda one: (-one.share.value, -one.share.of, one.about))
-
-
-def how(died: Mapping[str, int]) -> str:
-    """Such as "whole network: 4, single classes: 3"."""
-    return ", ".join(f"{words}: {died[kind]}" for kind, words in KINDS.items() if died.get(kind))
-
-
-def versus(one: Lottery, others: Iterable[Lottery]) -> str:
-    """Whether more starts of it died than of its experiment as it is, in words; empty where there is no comparison."""
-    own = next((other for other in others if other.about == one.about._replace(changes=())), one)
-    if own is one:
-        return ""
-    low, high = one.share.above(own.share)
-    return "more" if low > 0 else "fewer" if high < 0 else "no difference seen"
-
-
-def percent(share: Share) -> str:
-    """Such as "33 % (15 to 58)"."""
-    low, high = share.interval
-    return f"{100 * share.value:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
-
-
-# The page --------------------------------------------------------------------------------------------------------
+from nin_repro.results.tables import FEWEST_RUNS, Cell, Report, Result, Row
 
 
 def markdown(

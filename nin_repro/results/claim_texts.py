@@ -1,8 +1,9 @@
 """What is claimed, where, and the rule that decides it: the words of the claims page."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from nin_repro.results.tables import FEWEST_RUNS
+from nin_repro.results.tables import FEWEST_RUNS, Verdict
 
 SAME = 1e-12  # relative; what differs by less in float64 differs by rounding
 
@@ -11,6 +12,16 @@ class Text(NamedTuple):
     title: str
     where: str
     rule: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    text: Text
+    verdict: Verdict
+    tables: tuple[tuple[str, str, list[list[str]]], ...] = ()  # names, alignment, rows, as `render.grid` takes them
+    notes: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()  # that make what is missing for a verdict at the paper's budget
+    figures: tuple[str, ...] = ()  # file names without their ending
 
 
 RULE = (

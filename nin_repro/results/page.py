@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from nin_repro.results.ablations import Choice, changes
-from nin_repro.results.analysis import Lottery, how, lottery, percent, versus
-from nin_repro.results.claims import Claim
+from nin_repro.results.claim_texts import Claim
+from nin_repro.results.lottery import Lottery, how, lottery, percent, versus
 from nin_repro.results.records import Record
 from nin_repro.results.render import clean, difference, error, remarks, span, spread
 from nin_repro.results.tables import RULE, Group, Report, Result, Row, Table
