@@ -203,8 +203,8 @@ def costs(configs: dict[str, Config], found: list[Record]) -> list[Cost]:
 
 def _network(of: dict[str, Any]) -> list[Any]:
     """What decides the speed of a training: data set, network, regularizer, batches, precision."""
-    keys = ("dataset.name", "dataset.augment.", "architecture.", "regularizer.", "optimizer.batch_size")
-    keys += ("precision",)
+    groups = ("dataset.name", "dataset.augment.", "architecture.", "regularizer.")
+    keys = (*groups, "optimizer.batch_size", "precision")
     without = ("regularizer.fc_lr", "architecture.init", "architecture.last_init", "regularizer.convention")
     found = {name: value for name, value in effective(of).items() if name.startswith(keys)}
     return sorted([name, value] for name, value in found.items() if not name.startswith(without) and "std" not in name)
