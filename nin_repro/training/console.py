@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 WATCHED, UNWATCHED = 0.5, 30.0  # seconds between status lines on a terminal, and elsewhere
 REPORT = 2.0  # seconds between reports for other processes to read
@@ -20,6 +21,23 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def silent_classes(count: int) -> str:
+    """Such as "  2 silent classes"; empty if there are none."""
+    return f"  {count} silent class{'es' if count > 1 else ''}" if count else ""
+
+
+def epoch_line(row: dict[str, Any], epochs: int, eval_name: str) -> str:
+    """What is said of an epoch, from its row of metrics. `eval_name`: what its evaluation images are called in it."""
+    tested = ""
+    if f"{eval_name}_error" in row:
+        tested = f"  {eval_name} error {row[f'{eval_name}_error']:6.2f} %"
+    return (
+        f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  rate x{row['rate']:<5g} "
+        f"loss {row['train_loss']:.4f}  train error {row['train_error_running']:6.2f} %{tested}"
+        f"{silent_classes(row['silent_classes'])}  {duration(row['seconds'])}"
+    )
 
 
 class Console:

@@ -16,7 +16,7 @@ from nin_repro.data.batches import Batches, Pictures
 from nin_repro.models.network import Network
 from nin_repro.training import checkpoint
 from nin_repro.training.capture import Answers, Capture, Replay, own_stream
-from nin_repro.training.console import Console, duration
+from nin_repro.training.console import Console, duration, epoch_line, silent_classes
 from nin_repro.training.evaluate import Evaluation, evaluate, is_dead
 from nin_repro.training.schedule import Rate
 from nin_repro.training.sgd import SGD
@@ -319,7 +319,7 @@ class Trainer:
         row |= {"images_per_second": images_per_second and round(images_per_second, 1)}
         self.progress.rows.append(row)
         self.record_row(row)
-        self.console.line(self._summary(row))
+        self.console.line(epoch_line(row, self.rate.epochs, self.eval_name))
 
     def _final_evaluation(self) -> tuple[Evaluation, Evaluation]:
         """(on the evaluation images, on the training images), without dropout and augmentation."""
@@ -359,7 +359,7 @@ class Trainer:
         per_step = (time.monotonic() - epoch_started) / steps_done
         left = per_step * (total - self.progress.step)
         most = "at most " if self.rate.drops is None or self.rate.schedule.stop != "never" else ""
-        silent = _silent(len(self.progress.silent))
+        silent = silent_classes(len(self.progress.silent))
         text = (
             f"epoch {self.rate.epoch + 1}/{self.rate.epochs}  step {self.progress.step}/{total}  "
             f"loss {loss / seen:.4f}  error {100 * wrong / seen:.2f} %{silent}  "
@@ -367,17 +367,6 @@ class Trainer:
         )
         figures = {"epoch": self.rate.epoch + 1, "epochs": self.rate.epochs, "error": round(100 * wrong / seen, 2)}
         return text, figures | {"images_per_second": round(self.batches.batch_size / per_step, 1), "left": round(left)}
-
-    def _summary(self, row: dict[str, Any]) -> str:
-        tested = ""
-        if f"{self.eval_name}_error" in row:
-            tested = f"  {self.eval_name} error {row[f'{self.eval_name}_error']:6.2f} %"
-        epoch = f"{row['epoch']:>{len(str(self.rate.epochs))}}/{self.rate.epochs}"
-        return (
-            f"epoch {epoch}  rate x{row['rate']:<5g} "
-            f"loss {row['train_loss']:.4f}  train error {row['train_error_running']:6.2f} %{tested}"
-            f"{_silent(row['silent_classes'])}  {duration(row['seconds'])}"
-        )
 
     def save(self) -> None:
         """Write a checkpoint of exactly this point. A state after a fault is never saved."""
@@ -408,7 +397,3 @@ class Trainer:
         self.totals.copy_(state["totals"])
         self.window.copy_(state["window"])
         self.chosen = {name: values.to(self.device) for name, values in state["chosen"].items()}
-
-
-def _silent(count: int) -> str:
-    return f"  {count} silent class{'es' if count > 1 else ''}" if count else ""
