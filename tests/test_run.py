@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from small import SMALL_NETWORK
 
-from nin_repro.config.compose import load
+from nin_repro.config.compose import load, load_with_text
 from nin_repro.config.recipe import directory, key
 from nin_repro.files import read_json
-from nin_repro.training import checkpoint
+from nin_repro.run import Request, execute
+from nin_repro.training import checkpoint, rundir
 
 ROOT = Path(__file__).parents[1]
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -180,6 +181,23 @@ def test_sweep_skips_what_is_done_and_goes_on_after_a_failure(command: Command, 
     (blocked / "checkpoint.pt").rmdir()
     third = command("train", *words, "seed=2")  # a failed one is tried again by the same command
     assert third.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "flags, warned",
+    [("avx2 avx512f", True), ("avx512f avx512_bf16", False), ("amx_bf16 amx_int8", False), (None, False)],
+)
+def test_bf16_on_a_cpu_without_instructions_for_it_is_warned_of(
+    flags: str | None, warned: bool, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    if flags is not None:
+        (tmp_path / "cpuinfo").write_text(f"model name\t: A CPU\nflags\t\t: fpu {flags} sse\n")
+    monkeypatch.setattr(rundir, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.chdir(tmp_path)
+    words = [*SMALL, data, "precision=bf16", "budget.epochs=1"]
+    config, text = load_with_text(words)
+    execute(Request(config, words, None, text))
+    assert ("precision=fp32 is faster here" in capsys.readouterr().out) == warned
 
 
 def test_a_failed_run_says_why_in_one_line_and_keeps_the_traceback(command: Command, data: str, tmp_path: Path) -> None:

@@ -199,12 +199,22 @@ def environment(device: str, threads: int) -> dict[str, Any]:
     }
 
 
+CPUINFO = Path("/proc/cpuinfo")
+
+
 def processor() -> str:
     """The CPU's name, as well as the system knows it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+    with contextlib.suppress(OSError):
+        for line in CPUINFO.read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    except OSError:
-        pass
     return platform.processor() or platform.machine()
+
+
+def lacks_bf16() -> bool:
+    """Whether the CPU is known to have no instructions for bf16; it then computes in it slower than in fp32."""
+    try:
+        flags = set(CPUINFO.read_text().split())
+    except OSError:
+        return False
+    return bool(flags) and not flags & {"avx512_bf16", "amx_bf16", "bf16"}
