@@ -270,17 +270,34 @@ def test_without_runs_an_epochs_time_is_that_of_the_same_recipe_for_fewer_epochs
     assert (timing.epoch, timing.run) == (pytest.approx(10.0), 2600.0)  # its own runs go first
 
 
-def test_runs_of_a_stand_in_fill_a_cell_only_while_it_has_none_of_its_own_and_say_so(tmp_path: Path) -> None:
-    other = record(seed=1, error=11.0) | {"family": "ab" * 6}
-    cell = replace(CELLS["table1/nin"], stand_ins=(("computed in tf32", "cd" * 6), ("computed in bf16", "ab" * 6)))
-    cells = CELLS | {"table1/nin": cell}
-    alone = tables.build(stored(tmp_path / "a", other), cells)
-    found = results(alone)["table1/nin"]
-    assert found.stats.errors == (11.0,) and "computed in bf16" in found.deviations and not alone.other
-    both = tables.build(stored(tmp_path / "b", other, record(seed=0, error=10.5)), cells)
-    found = results(both)["table1/nin"]
-    assert found.stats.errors == (10.5,) and "computed in bf16" not in found.deviations
-    assert [one.family for one in both.other] == ["ab" * 6]
+@pytest.mark.parametrize(
+    "own, dead, other, other_dead, filled",
+    [
+        (0, 0, 1, 0, "bf16"),
+        (1, 0, 1, 0, "own"),
+        (2, 0, 5, 0, "bf16"),
+        (3, 0, 5, 0, "own"),  # enough to be judged
+        (0, 1, 1, 0, "bf16"),
+        (0, 1, 0, 1, "own"),
+        (0, 0, 0, 2, "bf16"),  # all died, which is a result
+        (0, 0, 0, 0, "own"),
+    ],
+)
+def test_runs_in_another_precision_fill_a_cell_that_has_too_few_of_its_own_and_say_so(
+    own: int, dead: int, other: int, other_dead: int, filled: str, tmp_path: Path
+) -> None:
+    bf16 = "ab" * 6
+    cell = replace(CELLS["table1/nin"], stand_ins=(("computed in tf32", "cd" * 6), ("computed in bf16", bf16)))
+    died = {"status": "dead", "test_error": None}
+    runs = [record(seed=seed) for seed in range(own)] + [record(seed=9 + seed) | died for seed in range(dead)]
+    runs += [record(seed=seed, family=bf16) for seed in range(other)]
+    runs += [record(seed=9 + seed, family=bf16) | died for seed in range(other_dead)]
+    report = tables.build(stored(tmp_path, *runs), CELLS | {"table1/nin": cell})
+    found = results(report)["table1/nin"]
+    assert found.stats.n == (other if filled == "bf16" else own)
+    assert ("computed in bf16" in found.deviations) == (filled == "bf16")
+    apart = {record.family for group in report.other for record in group.records}
+    assert apart <= ({cell.family} if filled == "bf16" else {bf16})
 
 
 def test_the_readme_shows_table_1_as_the_records_have_it(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ A table is a query: it holds nothing that the records and `paper` do not. `rende
 
 import math
 import statistics as standard
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -41,7 +41,7 @@ class Cell:
     multiply_adds: int | None = None  # of one image, forward
     recipe: Mapping[str, Any] = field(default_factory=dict)
     core_seconds: float | None = None  # of one run on one CPU core, estimated, at most
-    # Families that fill the row while the cell's own has no run, the first that has one, and what tells them apart.
+    # Families that fill the row while the cell's own has too few runs to be judged, and what tells them apart.
     stand_ins: tuple[tuple[str, str], ...] = ()
 
 
@@ -293,14 +293,16 @@ def judge(stats: Stats, value: float | None, images: int) -> Verdict:
     return Verdict("reproduced", f"reproduced: within {limit:.2f} of the paper", limit)
 
 
-def _with_runs(cell: Cell, families: set[str]) -> Cell:
-    """The cell, or if its own family has no run the first stand-in's that has one, with what is different there."""
-    if cell.family in families:
-        return cell
+def _with_runs(cell: Cell, living: Mapping[str, int]) -> Cell:
+    """The cell with the family that fills it: its own, unless that has too few living runs and a stand-in has more.
+
+    `living` counts the living runs of each family that has any run.
+    """
+    families = {cell.family: cell}
     for difference, family in cell.stand_ins:
-        if family in families:
-            return replace(cell, family=family, deviations=(*cell.deviations, difference))
-    return cell
+        families[family] = replace(cell, family=family, deviations=(*cell.deviations, difference))
+    best = max(families, key=lambda family: min(living.get(family, -1), FEWEST_RUNS))  # of equals the first
+    return families[best]
 
 
 def build(records: Iterable[Record], cells: Mapping[str, Cell], problems: Iterable[str] = ()) -> Report:
@@ -313,8 +315,9 @@ def build(records: Iterable[Record], cells: Mapping[str, Cell], problems: Iterab
     full = [record for record in records if record.budget == PAPER_BUDGET and record.protocol == "final"]
     values = {name: row.value for table in paper.TABLES for row in table.rows for name in row.experiments}
     shown = {name: cells[name] for name in values if name in cells}
-    run = {record.family for record in full}
-    chosen = {name: _with_runs(cell, run) for name, cell in shown.items()}
+    living = {family: 0 for family in {record.family for record in full}}
+    living |= Counter(record.family for record in full if record.alive)
+    chosen = {name: _with_runs(cell, living) for name, cell in shown.items()}
 
     def result(name: str, value: float | None, images: int) -> Result:
         cell = chosen[name]
