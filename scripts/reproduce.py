@@ -18,7 +18,7 @@ from pathlib import Path
 
 from nin_repro.command import as_command
 from nin_repro.config.compose import load
-from nin_repro.config.recipe import budget_name, family
+from nin_repro.config.recipe import budget_name, family, stand_ins
 from nin_repro.cost import images_seen
 from nin_repro.files import UsageError
 from nin_repro.models.spec import layers, training_multiply_adds
@@ -89,9 +89,14 @@ def cells(records: list[Record], names: list[str], words: list[str], wanted: int
     found: dict[str, Cell] = {}
     for name in names:
         config = load([*overrides(name), *words])
-        key, budget = family(config), budget_name(config)
-        runs = tuple(one for one in records if one.family == key and one.budget == budget)
-        found.setdefault(key, Cell(name, config, runs, wanted))
+        budget = budget_name(config)
+        own, *others = (
+            tuple(one for one in records if (one.family, one.budget) == (key, budget))
+            for key in (family(config), *(key for _, key in stand_ins(config)))
+        )
+        # A cell that has all its runs in another precision lacks none (results/tables.py).
+        whole = next((runs for runs in others if sum(run.sample for run in runs) >= wanted), own)
+        found.setdefault(family(config), Cell(name, config, whole, wanted))
     return list(found.values())
 
 

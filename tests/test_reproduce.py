@@ -49,6 +49,9 @@ def test_a_changed_experiment_is_a_cell_of_its_own(tmp_path: Path) -> None:
     (path,) = tmp_path.glob("results/records/quickstart/*.json")
     assert json.loads(path.read_text())["recipe"]["optimizer"]["weight_decay"] == 0.01
     assert "1/1" in give(tmp_path, "--plan", *words).stdout
+    assert "1/1" in give(tmp_path, "--plan", *words, "precision=bf16").stdout  # so a GPU does not do it again
+    more = give(tmp_path, "--plan", "--seeds", "2", *words[:2], *SHORT, "precision=bf16").stdout
+    assert "0/2     0,1" in more  # precisions are not mixed in a cell
 
 
 def test_when_the_time_is_up_runs_are_saved_and_no_process_is_left(tmp_path: Path) -> None:

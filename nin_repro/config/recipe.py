@@ -59,11 +59,11 @@ def family(config: Config) -> str:
 
 
 def stand_ins(config: Config) -> tuple[tuple[str, str], ...]:
-    """(what is different, family) of the same recipe in the other precisions: what a GPU is fast in."""
+    """(what is different, family) of the same recipe in the other precisions."""
     if config.parent is not None:  # its family names its parent's, in the same precision
         return ()
-    others: tuple[Literal["tf32", "bf16"], ...] = ("tf32", "bf16")
-    found = (dataclasses.replace(config, precision=name) for name in others)
+    precisions: tuple[Literal["fp32", "tf32", "bf16"], ...] = ("fp32", "tf32", "bf16")
+    found = (dataclasses.replace(config, precision=name) for name in precisions if name != config.precision)
     return tuple((f"computed in {one.precision}", family(one)) for one in found)
 
 
