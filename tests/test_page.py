@@ -99,7 +99,7 @@ def test_claims_dead_starts_and_costs_are_in_the_page(tmp_path: Path) -> None:
     runs += [record(seed=2, seconds=1800.0, device="NVIDIA H200")]
     claims = (Claim(Text("Maps are confident", "section 3.2", ""), Verdict("supported", "by 3 points")),)
     words = " ".join(Parsed(made(stored(tmp_path, *runs), claims=claims)).words)
-    assert "Maps are confident section 3.2 supported by 3 points" in " ".join(words.split())
+    assert "Maps are confident supported by 3 points section 3.2" in " ".join(words.split())
     assert "25 % (5 to 70) 1 of 4 whole network: 1" in " ".join(words.split())
     assert "2 x AMD EPYC 1 2.0 0.20" in words and "NVIDIA H200 1 0.5 1.50" in words  # hours, USD
     assert "run table2/nin 5 h 0.25" in words  # 5 seeds of an hour

@@ -255,29 +255,26 @@ def _typical(lines: list[tuple[str, list[tuple[int, float]]]]) -> float:
 
 
 def _groups(groups: Sequence[Group], bases: Mapping[str, Mapping[str, Any]]) -> _Markup:
-    title, names = "Runs that fill no cell", ("Experiment", "Budget", "Epochs|", "Error|", "n|", "Dead|", "What")
+    title, names = "Runs that fill no cell", ("Experiment", "Error|", "n|", "Dead|", "Budget", "Epochs|", "What")
 
     def what(group: Group) -> str:
         base = bases.get(group.experiment)
         changed = changes(group.records[0].recipe, base) if base is not None else []
         return "; ".join([group.why, *changed])
 
-    rows = [
-        _line(
-            one.experiment,
-            one.budget,
-            one.epochs,
-            spread(one.stats),
-            str(one.stats.n),
-            str(one.stats.dead),
-            what(one),
-            numbers=range(1, 5),
-        )
-        for one in groups
+    rows = []
+    for one in groups:
+        cells = (spread(one.stats), str(one.stats.n), str(one.stats.dead), one.budget, one.epochs, what(one))
+        rows.append(_line(one.experiment, *cells, numbers=(0, 1, 2, 4)))
+    folded = [
+        _runs(f"{one.experiment}, {one.budget}, {_epochs(one.epochs)}, {what(one)}", one.records) for one in groups
     ]
-    folded = [_runs(f"{one.experiment}, {one.budget}, {one.epochs} epochs, {what(one)}", one.records) for one in groups]
     note = "At a reduced budget, under another protocol, or of another recipe than a row of the paper; never in a cell."
     return _section("apart", title, _tag("p", note), _grid("Means", names, rows) if rows else "None.", *folded)
+
+
+def _epochs(count: object) -> str:
+    return f"{count} epoch{'' if str(count) == '1' else 's'}"
 
 
 def _claims(claims: Sequence[Claim]) -> _Markup:
@@ -293,7 +290,7 @@ def _ablations(compared: Sequence[Choice]) -> _Markup:
     names = ("Choice", "Error|", "n|", "Effect|", "Limit|", "Seen")
     rows = []
     for one in compared:
-        name = one.changed or f"{one.experiment}, {one.budget}, {one.epochs} epochs, as it is"
+        name = one.changed or f"{one.experiment}, {one.budget}, {_epochs(one.epochs)}, as it is"
         cells = (spread(one.stats), str(one.stats.n), difference(one.effect), error(one.limit), one.seen)
         rows.append(_line(name, *cells, numbers=range(4), own=not one.changes))
     title = "What the unstated choices do"
@@ -309,7 +306,7 @@ def _lottery(starts: Sequence[Lottery]) -> _Markup:
     rows = []
     for one in starts:
         about = one.about
-        name = f"{about.experiment}, {about.budget}, {one.epochs} epochs: {' '.join(about.changes) or 'as it is'}"
+        name = f"{about.experiment}, {about.budget}, {_epochs(one.epochs)}: {' '.join(about.changes) or 'as it is'}"
         cells = (percent(one.share), f"{one.share.count} of {one.share.of}", how(one.died), versus(one, starts))
         if one.share.count:
             rows.append(_line(name, *cells, f"{one.lost} of {one.runs}", numbers=(0, 1, 4), own=not about.changes))
