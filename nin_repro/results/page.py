@@ -279,11 +279,11 @@ def _epochs(count: object) -> str:
 
 def _claims(claims: Sequence[Claim]) -> _Markup:
     title = "What the paper says besides"
-    rows = [_line(one.text.title, one.text.where, one.verdict.word, one.verdict.text) for one in claims]
+    rows = [_line(one.text.title, one.verdict.word, one.verdict.text, one.text.where) for one in claims]
     note = "Each judged by its own rule, which stands with all numbers in claims/claims.md."
     if not rows:
         return _section("claims", title, _tag("p", "Not judged yet: ", _tag("code", "python -m nin_repro.claims")))
-    return _section("claims", title, _tag("p", note), _grid(title, ("Claim", "Where", "Verdict", "Why"), rows))
+    return _section("claims", title, _tag("p", note), _grid(title, ("Claim", "Verdict", "Why", "Where"), rows))
 
 
 def _ablations(compared: Sequence[Choice]) -> _Markup:
