@@ -28,8 +28,7 @@ def markdown(
 ) -> str:
     """The whole page, to lie in results/."""
     starts = lottery(records, bases)
-    own = [(table.paper.id, row, one) for table in report.tables for row in table.rows for one in row.results]
-    own = [(name, row, one) for name, row, one in own if row.paper.own]
+    own = [(row, one) for table in report.tables for row in table.rows for one in row.results if row.paper.own]
     lines = [
         "# Analysis",
         "",
@@ -55,13 +54,13 @@ def markdown(
     return "\n".join(lines) + "\n"
 
 
-Own = tuple[str, Row, Result]
+Own = tuple[Row, Result]
 
 
 def _short(
     own: Sequence[Own], claims: Sequence[Claim], starts: Sequence[Lottery], compared: Sequence[Choice]
 ) -> list[str]:
-    words = Counter(one.verdict.word for _, _, one in own if one.records)
+    words = Counter(one.verdict.word for _, one in own if one.records)
     told = ", ".join(f"{count} {word}" for word, count in words.most_common()) or "none of them has run"
     lines = [
         f"- Cells of the paper's own systems: {len(own)}; with runs at the paper's budget: {words.total()} ({told})."
@@ -94,7 +93,7 @@ def _seen(one: Choice) -> bool:
 
 def _reproduced(own: Sequence[Own]) -> list[str]:
     rows = []
-    for _, row, one in own:
+    for row, one in own:
         if one.records:
             training = [run.train_error for run in one.records if run.alive and run.train_error is not None]
             mean = error(sum(training) / len(training)) if training else ""
@@ -113,7 +112,7 @@ def _reproduced(own: Sequence[Own]) -> list[str]:
             *grid(names, "llrrrrrrll", rows),
             "",
         ]
-    missing = [one.cell.experiment for _, _, one in own if not one.records]
+    missing = [one.cell.experiment for _, one in own if not one.records]
     if missing:
         lines += [f"Nothing is said of {', '.join(map(code, missing))}: no runs at the paper's budget yet.", ""]
     return lines
@@ -133,8 +132,8 @@ def _missing(report: Report) -> list[str]:
         "## What is missing",
         "",
         "Cells without runs at the paper's budget, what fills each, and minutes of one seed on one CPU core, estimated "
-        "from measured rates and at most. On a GPU nothing was measured yet. `python scripts/reproduce.py --plan` "
-        "says what each takes on the machine that it runs on; without `--plan` it trains them, most useful first.",
+        "from measured rates and at most. `python scripts/reproduce.py --plan` says what each takes on the machine that "
+        "it runs on; without `--plan` it trains them, most useful first.",
         "",
         *grid("Cell|Command|Minutes", "llr", map(_empty, empty.values())),
         "",
@@ -302,7 +301,7 @@ def _measured(one: Contradiction, compared: Sequence[Choice]) -> str:
 def _change(own: Sequence[Own], compared: Sequence[Choice], starts: Sequence[Lottery]) -> list[str]:
     """What would overturn what stands above."""
     lines = ["## What would change these conclusions", ""]
-    for _, row, one in own:
+    for row, one in own:
         name, mean, value, limit = code(one.cell.experiment), one.stats.mean, row.paper.value, one.verdict.limit
         if limit is not None and mean is not None and value is not None:
             side = "outside" if abs(mean - value) <= limit else "inside"
