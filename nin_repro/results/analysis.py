@@ -132,8 +132,8 @@ def _missing(report: Report) -> list[str]:
         "## What is missing",
         "",
         "Cells without runs at the paper's budget, what fills each, and minutes of one seed on one CPU core, estimated "
-        "from measured rates and at most. `python scripts/reproduce.py --plan` says what each takes on the machine that "
-        "it runs on; without `--plan` it trains them, most useful first.",
+        "from measured rates and at most. `python scripts/reproduce.py --plan` says what each takes on its own "
+        "machine; without `--plan` it trains them, most useful first.",
         "",
         *grid("Cell|Command|Minutes", "llr", map(_empty, empty.values())),
         "",
