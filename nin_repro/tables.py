@@ -71,7 +71,7 @@ def main() -> None:
         help="where the page goes that tells which number is from which source (default %(default)s)",
     )
     parser.add_argument(
-        "--readme", type=Path, default=Path("README.md"), help="a page whose Table 1 is renewed (default %(default)s)"
+        "--readme", type=Path, default=Path("README.md"), help="a page whose tables are renewed (default %(default)s)"
     )
     parser.add_argument(
         "--report", type=Path, default=Path("results/report.html"), help="the page with curves (default %(default)s)"
@@ -107,7 +107,7 @@ def main() -> None:
     print(ablations.text(compared))
     page = fidelity.page({name: provenance(CONF, name, config) for name, config in configs.items()}, configs)
     write_page(options.fidelity, page)
-    renewed = renew(options.readme, brief(report.tables[0], options.readme.parent))
+    renewed = renew(options.readme, brief(report, options.readme.parent))
     written = write_all(report, compared, options.out)
     print(f"{len(written)} files in {options.out}: tables.md, ablations.md and each table as CSV and LaTeX")
     print(f"{options.fidelity}: where the numbers of every experiment come from")

@@ -305,11 +305,22 @@ def test_the_readme_shows_table_1_as_the_records_have_it(tmp_path: Path) -> None
     copy = tmp_path / "README.md"
     copy.write_text((ROOT / "README.md").read_text())
     found, problems = read_all(ROOT / "results" / "records")
-    configs = {name: load([f"experiment={name}"]) for name in experiments() if name.startswith("table1/")}
-    links = brief(tables.build(found, main.cells(configs), problems).tables[0], ROOT)
+    configs = {name: load([f"experiment={name}"]) for name in experiments()}
+    links = brief(tables.build(found, main.cells(configs), problems), ROOT)
     assert main.renew(copy, links) and copy.read_text() == (ROOT / "README.md").read_text()
     assert "| **NIN + Dropout** | 10.41 |" in links
     assert not main.renew(tmp_path / "nowhere.md", links)
+
+
+def test_rows_of_other_tables_are_told_of_where_table_1_stands(tmp_path: Path) -> None:
+    runs = stored(
+        tmp_path, *(record("table4/nin", seed, 0.4 + seed / 100, deviations=["clipped"]) for seed in range(3))
+    )
+    text = brief(tables.build(runs, CELLS), tmp_path)
+    (line,) = [line for line in text.splitlines() if line.startswith("- ")]
+    assert line.startswith("- Table 4, NIN + Dropout, paper 0.47: `table4/nin` 0.41 ± 0.01 (seeds [0](table4/nin/")
+    assert line.endswith("): reproduced: within 0.13 of the paper; clipped")
+    assert "\n- " not in brief(tables.build([], CELLS), tmp_path)
 
 
 def test_committed_pages_are_those_of_the_committed_records(tmp_path: Path, command: Command) -> None:
