@@ -18,11 +18,10 @@ from nin_repro.models.spec import layers
 from nin_repro.results import ablations, analysis, fidelity, records
 from nin_repro.results.export import write_all, write_page
 from nin_repro.results.page import Prices, html
-from nin_repro.results.render import WIDTH, brief, text
+from nin_repro.results.readme import brief, renew
+from nin_repro.results.render import WIDTH, text
 from nin_repro.results.tables import Cell, build
 from nin_repro.schema import Config
-
-MARKS = "<!-- table 1: python -m nin_repro.tables -->", "<!-- end of table 1 -->"
 
 
 def cells(configs: dict[str, Config]) -> dict[str, Cell]:
@@ -43,19 +42,6 @@ def cells(configs: dict[str, Config]) -> dict[str, Cell]:
             stand_ins(config),
         )
     return found
-
-
-def renew(page: Path, table: str) -> bool:
-    """Put a table in the place of the one between the marks of a page; False if the page or its marks are not there."""
-    try:
-        before, _, rest = page.read_text("utf-8").partition(MARKS[0])
-    except FileNotFoundError:
-        return False
-    _, mark, after = rest.partition(MARKS[1])
-    if not mark:
-        return False
-    write_page(page, f"{before}{MARKS[0]}\n\n{table}\n{MARKS[1]}{after}")
-    return True
 
 
 def main() -> None:

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from nin_repro import tables as main
 from nin_repro.config.compose import experiments, load
 from nin_repro.results import tables
+from nin_repro.results.readme import brief, renew
 from nin_repro.results.records import read_all
-from nin_repro.results.render import brief
 from nin_repro.results.tables import Cell, Report, Result, Stats
 
 ROOT = Path(__file__).parents[1]
@@ -307,9 +307,9 @@ def test_the_readme_shows_table_1_as_the_records_have_it(tmp_path: Path) -> None
     found, problems = read_all(ROOT / "results" / "records")
     configs = {name: load([f"experiment={name}"]) for name in experiments()}
     links = brief(tables.build(found, main.cells(configs), problems), ROOT)
-    assert main.renew(copy, links) and copy.read_text() == (ROOT / "README.md").read_text()
+    assert renew(copy, links) and copy.read_text() == (ROOT / "README.md").read_text()
     assert "| **NIN + Dropout** | 10.41 |" in links
-    assert not main.renew(tmp_path / "nowhere.md", links)
+    assert not renew(tmp_path / "nowhere.md", links)
 
 
 def test_rows_of_other_tables_are_told_of_where_table_1_stands(tmp_path: Path) -> None:

@@ -303,46 +303,6 @@ def _md_row(table: Table, row: Row, folder: Path) -> list[list[str]]:
     return lines
 
 
-def brief(report: Report, folder: Path) -> str:
-    """Table 1 in six columns, and of the others what was measured, for a page in `folder`."""
-    return _six_columns(report.tables[0], folder) + _others(report, folder)
-
-
-def _six_columns(table: Table, folder: Path) -> str:
-    """What is printed, what we measured, and the verdict."""
-    lines = []
-    for row in table.rows:
-        method = f"**{plain(row.paper.method)}**" if row.paper.own else plain(row.paper.method)
-        head = [method, error(row.paper.value)]
-        for result in row.results:
-            ours, verdict = "no runs yet", ""
-            if result.records:
-                ours, verdict = spread(result.stats), "; ".join([result.verdict.text, *result.deviations])
-            seeds = ", ".join(_link(f"{record.seed}", record, folder) for record in result.records)
-            lines.append([*head, code(result.cell.experiment), ours, seeds, plain(verdict)])
-            head = ["", ""]
-        if not row.results:
-            lines.append([*head, "", "cited", "", ""])
-    return "\n".join(grid("Method|Paper|Experiment|Ours|Seeds|Verdict", "lrlrll", lines)) + "\n"
-
-
-def _others(report: Report, folder: Path) -> str:
-    """The rows of the paper's own systems that have runs, but for those of Table 1, in a line each."""
-    lines = []
-    for table in report.tables[1:]:
-        for row in table.rows:
-            for result in row.results:
-                if row.paper.own and result.records:
-                    where, _, _ = table.paper.heading.partition(". ")
-                    told = "; ".join([result.verdict.text, *result.deviations])
-                    seeds = ", ".join(_link(f"{record.seed}", record, folder) for record in result.records)
-                    lines.append(
-                        f"- {plain(where)}, {plain(row.paper.method)}, paper {error(row.paper.value)}: "
-                        f"{code(result.cell.experiment)} {spread(result.stats)} (seeds {seeds}): {plain(told)}"
-                    )
-    return "\n".join(["", "Of the other tables there are runs of", "", *lines]) + "\n" if lines else ""
-
-
 def _extremes(records: Sequence[Record], stats: Stats, folder: Path) -> list[str]:
     """The best and the worst error, each with a link to (the first) record that has it."""
     cells = []
