@@ -287,7 +287,7 @@ def test_runs_in_another_precision_fill_a_cell_that_has_too_few_of_its_own_and_s
     own: int, dead: int, other: int, other_dead: int, filled: str, tmp_path: Path
 ) -> None:
     bf16 = "ab" * 6
-    cell = replace(CELLS["table1/nin"], stand_ins=(("computed in tf32", "cd" * 6), ("computed in bf16", bf16)))
+    cell = replace(CELLS["table1/nin"], stand_ins=(("tf32", "cd" * 6), ("bf16", bf16)))
     died = {"status": "dead", "test_error": None}
     runs = [record(seed=seed) for seed in range(own)] + [record(seed=9 + seed) | died for seed in range(dead)]
     runs += [record(seed=seed, family=bf16) for seed in range(other)]
@@ -296,6 +296,7 @@ def test_runs_in_another_precision_fill_a_cell_that_has_too_few_of_its_own_and_s
     found = results(report)["table1/nin"]
     assert found.stats.n == (other if filled == "bf16" else own)
     assert ("computed in bf16" in found.deviations) == (filled == "bf16")
+    assert found.cell.command.endswith("precision=bf16") == (filled == "bf16")
     apart = {record.family for group in report.other for record in group.records}
     assert apart <= ({cell.family} if filled == "bf16" else {bf16})
 

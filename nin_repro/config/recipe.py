@@ -59,12 +59,12 @@ def family(config: Config) -> str:
 
 
 def stand_ins(config: Config) -> tuple[tuple[str, str], ...]:
-    """(what is different, family) of the same recipe in the other precisions."""
+    """(precision, family) of the same recipe in the other precisions."""
     if config.parent is not None:  # its family names its parent's, in the same precision
         return ()
     precisions: tuple[Literal["fp32", "tf32", "bf16"], ...] = ("fp32", "tf32", "bf16")
     found = (dataclasses.replace(config, precision=name) for name in precisions if name != config.precision)
-    return tuple((f"computed in {one.precision}", family(one)) for one in found)
+    return tuple((one.precision, family(one)) for one in found)
 
 
 def directory(config: Config) -> Path:

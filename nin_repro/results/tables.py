@@ -41,7 +41,7 @@ class Cell:
     multiply_adds: int | None = None  # of one image, forward
     recipe: Mapping[str, Any] = field(default_factory=dict)
     core_seconds: float | None = None  # of one run on one CPU core, estimated, at most
-    # Families that fill the row while the cell's own has too few runs to be judged, and what tells them apart.
+    # (precision, family): these fill the row while the cell's own has too few runs to be judged.
     stand_ins: tuple[tuple[str, str], ...] = ()
 
 
@@ -299,8 +299,10 @@ def _with_runs(cell: Cell, living: Mapping[str, int]) -> Cell:
     `living` counts the living runs of each family that has any run.
     """
     families = {cell.family: cell}
-    for difference, family in cell.stand_ins:
-        families[family] = replace(cell, family=family, deviations=(*cell.deviations, difference))
+    for precision, family in cell.stand_ins:
+        deviations = (*cell.deviations, f"computed in {precision}")
+        command = f"{cell.command} precision={precision}"
+        families[family] = replace(cell, family=family, command=command, deviations=deviations)
     best = max(families, key=lambda family: min(living.get(family, -1), FEWEST_RUNS))  # of equals the first
     return families[best]
 
