@@ -30,7 +30,8 @@ from nin_repro.files import UsageError, read_json
 from nin_repro.finished import open_finished
 from nin_repro.results import ablations, export, records, render, tables
 from nin_repro.results.arms import label
-from nin_repro.results.figures import Comparison, Runs, draw_figure3, save
+from nin_repro.results.curves import Comparison, Runs
+from nin_repro.results.figures import draw_figure3, save
 from nin_repro.training import checkpoint
 
 QUICK = ["experiment=quickstart", "budget.max_steps=12", "restarts=0", "threads=1", "record=always"]
