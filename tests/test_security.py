@@ -28,7 +28,7 @@ from nin_repro.data import preprocess
 from nin_repro.data.sources import load
 from nin_repro.files import UsageError, read_json
 from nin_repro.finished import open_finished
-from nin_repro.results import ablations, export, records, render, tables
+from nin_repro.results import ablations, analysis, export, readme, records, render, tables
 from nin_repro.results.arms import label
 from nin_repro.results.curves import Comparison, Runs
 from nin_repro.results.figures import draw_figure3, save
@@ -175,7 +175,7 @@ TEXTS = [
 
 @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
 def test_texts_of_records_stay_texts(tmp_path: Path, text: str) -> None:
-    """In the tables as Markdown, CSV, LaTeX and on the terminal, in the ablations and the claims, and in a picture."""
+    """In tables as Markdown, CSV, LaTeX and on the terminal, in ablations, claims and analysis, and in a picture."""
     own = {"device": text, "command": text, "commit": text, "data": {"provenance": text, "digest": text}}
     recipe = {
         "dataset": {"name": text},
@@ -193,11 +193,13 @@ def test_texts_of_records_stay_texts(tmp_path: Path, text: str) -> None:
     cells = {"table1/nin": tables.Cell("table1/nin", plain.family, text, text, (text,))}
     report = tables.build(found, cells, [text])
     compared = ablations.choices(found, {text: recipe})
-    compared += [ablations.Choice(text, text, "1", text, tables.Stats(), 1, None)]
+    compared += [ablations.Choice(text, text, "1", (text,), tables.Stats(), 1, None, None)]
     page = claims.Page(found, [], {"forms": [], "fits": {}}, [], {text: recipe}, [text], tmp_path)
     judged = [page.gap_regularises(), page.dropout(), page.translation(), page.maps()]
     pages = [render.markdown(report, tmp_path), ablations.markdown(compared)]
     pages.append(claims.claims.markdown(judged, page.problems))
+    pages.append(analysis.markdown(report, compared, judged, found, {text: recipe}))
+    pages.append(readme.brief(report, tmp_path))
     for one in pages:
         assert "<script" not in one and "\x1b" not in one and "\n# heading" not in one
         assert not re.search(r"(?<!\\)\]\((javascript|http)", re.sub("`[^`\n]*`", "", one)), (
