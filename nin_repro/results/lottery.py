@@ -8,9 +8,8 @@ from typing import Any
 
 from nin_repro.results.ablations import Alike, alike
 from nin_repro.results.records import Record
-from nin_repro.results.tables import statistics
+from nin_repro.results.tables import Z975, statistics
 
-Z975 = 1.959964  # the 0.975 quantile of the normal distribution
 KINDS = {"network": "whole network", "classes": "single classes", "diverged": "diverged"}
 
 

@@ -238,12 +238,12 @@ def _whole_epochs(record: Record, cell: Cell) -> bool:
 # Quantiles of Student's t at 0.975 for 2 to 9 degrees of freedom; above, the expansion in 1/df is good to 3 digits
 # (Abramowitz & Stegun 26.7.5).
 _T975 = {2: 4.3027, 3: 3.1824, 4: 2.7764, 5: 2.5706, 6: 2.4469, 7: 2.3646, 8: 2.3060, 9: 2.2622}
-_Z975 = 1.959964
+Z975 = 1.959964
 
 
 def t975(df: int) -> float:
     """The 0.975 quantile of Student's t with `df` >= 2 degrees of freedom."""
-    z = _Z975
+    z = Z975
     first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
     third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
     return _T975.get(df) or z + first / df + second / df**2 + third / df**3
@@ -268,7 +268,7 @@ def luck_of_means(stds: Sequence[float], counts: Sequence[int]) -> float:
 
 def luck_of_images(error: float, images: int) -> float:
     """(b) of RULE: how far `error` (%) on `images` test images may lie from its expectation, in points, at 95%."""
-    return _Z975 * math.sqrt(error * (100 - error) / images)
+    return Z975 * math.sqrt(error * (100 - error) / images)
 
 
 def judge(stats: Stats, value: float | None, images: int) -> Verdict:
