@@ -213,9 +213,10 @@ def _network(of: dict[str, Any]) -> list[Any]:
 def _cost(names: tuple[str, ...], config: Config, found: list[Record]) -> Cost:
     built = layers(config.dataset, config.architecture, config.regularizer)
     epochs, drops = plan(config.optimizer.schedule, config.budget)
+    ours = _network(recipe(config))
     times: dict[str, list[float]] = {}
     for record in found:
-        if record.images_per_second and _network(record.recipe) == _network(recipe(config)):
+        if record.images_per_second and _network(record.recipe) == ours:
             times.setdefault(record.device, []).append(record.images_per_second)
     return Cost(
         experiments=names,

@@ -119,14 +119,7 @@ def _reproduced(own: Sequence[Own]) -> list[str]:
 
 
 def _missing(report: Report) -> list[str]:
-    empty = {
-        one.cell.experiment: one.cell
-        for table in report.tables
-        for row in table.rows
-        for one in row.results
-        if not one.records
-    }
-    if not empty:
+    if not report.empty:
         return []
     return [
         "## What is missing",
@@ -135,7 +128,7 @@ def _missing(report: Report) -> list[str]:
         "from measured rates and at most. `python scripts/reproduce.py --plan` says what each takes on its own "
         "machine; without `--plan` it trains them, most useful first.",
         "",
-        *grid("Cell|Command|Minutes", "llr", map(_empty, empty.values())),
+        *grid("Cell|Command|Minutes", "llr", map(_empty, report.empty)),
         "",
     ]
 

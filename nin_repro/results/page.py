@@ -18,7 +18,7 @@ from nin_repro.results.claim_texts import Claim
 from nin_repro.results.lottery import Lottery, how, lottery, percent, versus
 from nin_repro.results.records import Record
 from nin_repro.results.render import clean, difference, error, remarks, span, spread
-from nin_repro.results.tables import RULE, Group, Report, Result, Row, Table
+from nin_repro.results.tables import RULE, Group, Report, Row, Table
 
 LARGEST = 3_000_000  # bytes of the page; figures that would not fit are linked instead
 WIDE, HIGH, POINTS = 520, 200, 130  # of a curve: pixels, and points of each line at most
@@ -353,15 +353,11 @@ def _costs(records: Iterable[Record], prices: Prices) -> _Markup:
 
 
 def _missing(report: Report, prices: Prices) -> _Markup:
-    empty: dict[str, Result] = {}
-    for table in report.tables:
-        for row in table.rows:
-            empty |= {one.cell.experiment: one for one in row.results if not one.records}
     rows = []
-    for name, one in empty.items():
-        taken = one.cell.core_seconds
+    for cell in report.empty:
+        taken = cell.core_seconds
         dollars = "" if taken is None else f"{SEEDS * taken / 3600 * prices.core:,.2f}"
-        rows.append(_line(name, _tag("code", one.cell.command), one.cell.cost, dollars, numbers=(2,)))
+        rows.append(_line(cell.experiment, _tag("code", cell.command), cell.cost, dollars, numbers=(2,)))
     all_ = _tag("p", "All of them, most useful first: ", _tag("code", "python scripts/reproduce.py"))
     names = ("Experiment", "Command", "Cost", f"USD, {SEEDS} seeds on CPU cores|")
     return _section(

@@ -181,6 +181,18 @@ class Report:
     problems: tuple[str, ...] = ()
 
     @property
+    def empty(self) -> tuple[Cell, ...]:
+        """The cells without runs, each once."""
+        found = {
+            one.cell.experiment: one.cell
+            for table in self.tables
+            for row in table.rows
+            for one in row.results
+            if not one.records
+        }
+        return tuple(found.values())
+
+    @property
     def summary(self) -> str:
         """One sentence: how many of the rows' cells are filled, and what the verdicts are."""
         words = [one.verdict.word for table in self.tables for row in table.rows for one in row.results]
