@@ -17,7 +17,8 @@ from nin_repro.data.preprocess import preprocess
 from nin_repro.data.sources import DATASETS, Split
 from nin_repro.files import UsageError
 from nin_repro.models.network import Fill, Inheritance, Network, Role, make_network
-from nin_repro.models.spec import Shape, layers, training_multiply_adds
+from nin_repro.models.shape import Shape
+from nin_repro.models.spec import layers, training_multiply_adds
 from nin_repro.schema import Config
 from nin_repro.training.capture import cuda_graph
 from nin_repro.training.console import Console

@@ -1,7 +1,8 @@
 """What a run costs, before it is run: arithmetic from the geometry of the network, time from measured rates."""
 
 from nin_repro.data.sources import DATASETS
-from nin_repro.models.spec import Layer, layers, training_multiply_adds
+from nin_repro.models.shape import Layer
+from nin_repro.models.spec import layers, training_multiply_adds
 from nin_repro.schema import Architecture, Cnn, Config, Maxout, Nin
 from nin_repro.training.schedule import plan
 

@@ -20,8 +20,9 @@ from typing import Any
 from nin_repro.command import fail
 from nin_repro.config.recipe import directory
 from nin_repro.files import UsageError
+from nin_repro.outcome import Outcome, Request
 from nin_repro.progress import Row, Table
-from nin_repro.run import Outcome, Request, execute
+from nin_repro.run import execute
 from nin_repro.training.rundir import RunDirectory
 from nin_repro.training.stop import STOP, listen, signal_of
 

@@ -5,21 +5,20 @@ torch is imported only when there is something to train.
 
 import contextlib
 import dataclasses
-import math
 import shlex
 import signal
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nin_repro.config.recipe import budget_name, directory, family, key, recipe
+from nin_repro.config.recipe import budget_name, directory, key, recipe
 from nin_repro.files import UsageError, dispensable, locked, told
+from nin_repro.outcome import Outcome, Request, ended, make_record, verdict
 from nin_repro.results import records
 from nin_repro.schema import Config
-from nin_repro.training.console import Console, duration
+from nin_repro.training.console import Console
 from nin_repro.training.rundir import RunDirectory, environment, lacks_bf16
 from nin_repro.training.stop import signal_of
 
@@ -29,35 +28,8 @@ if TYPE_CHECKING:
     from nin_repro.training.loop import Trainer
     from nin_repro.training.tracking import Tracker
 
-Say = Callable[[str], None]
 TIME = "%Y-%m-%dT%H:%M:%S%z"
 BUSY = 75  # exit code of a run that another process is training: "try again later"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a command ended."""
-
-    state: str  # done, dead, interrupted, busy, failed, refused; of members of a sweep also not begun, running, lost
-    code: int  # of the process
-    words: str  # what happened, in one line
-    already: bool = False  # it was done before
-    path: str = ""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for."""
-
-    config: Config
-    overrides: list[str]
-    experiment: str | None  # the experiment file it began with
-    text: str  # the composed configuration as YAML
-    selection: dict[str, Any] | None = None  # the search that chose this run, as `selection.summary` tells it
-
-    @property
-    def command(self) -> str:
-        return shlex.join(["python", "-m", "nin_repro.train", *self.overrides])
 
 
 def execute(request: Request) -> Outcome:
@@ -157,7 +129,7 @@ def _finished(run: RunDirectory, config: Config) -> Outcome | None:
             if free:
                 run.remove_parts()
     print(f"this run is already {record['status']}, {record['finished']}: nothing is trained")
-    return _report(config, run, record, already=True)
+    return ended(config, run.path, record, already=True)
 
 
 def found(config: Config) -> Outcome:
@@ -165,7 +137,7 @@ def found(config: Config) -> Outcome:
     run = RunDirectory(directory(config))
     record, status, state = run.result(), run.status(), run.state()
     if record is not None:
-        return Outcome(state, 0, _verdict(record), path=str(run.path))
+        return Outcome(state, 0, verdict(record), path=str(run.path))
     words = str(status.get("why", ""))
     if state == "not begun":
         words = "nothing was trained"
@@ -204,7 +176,7 @@ def _train(request: Request, run: RunDirectory, found: "Machine", split: "Split"
             shown = ("test_error", "validation_error", "train_error", "status")
             tracker.finish(failed=False, summary={name: record[name] for name in shown})
             failed = False
-            return _report(request.config, run, record, already=False, say=console.line)
+            return ended(request.config, run.path, record, already=False, say=console.line)
         except (Interrupted, KeyboardInterrupt) as stop:  # the latter before and after the steps, or when asked twice
             number = stop.signal if isinstance(stop, Interrupted) else signal_of(stop)
             why = f"stopped by {signal.Signals(number).name}{f' at {stop}' if str(stop) else ''}"
@@ -264,7 +236,7 @@ def _to_the_end(
     status = work.run()
     with dispensable(console.line):
         run.rewrite_metrics(work.progress.rows)  # with what found no space before
-    record = _record(request, work, status, split, about) | run.selection()
+    record = make_record(request, work, status, split, about) | run.selection()
     return record | {"started": started, "finished": time.strftime(TIME)}
 
 
@@ -286,101 +258,6 @@ def _go_on(work: "Trainer", run: RunDirectory, config: Config, console: Console)
         console.line(f"going on after epoch {work.rate.epoch}, step {work.progress.step}")
     with dispensable(console.line):
         run.rewrite_metrics(work.progress.rows)
-
-
-def _record(request: Request, work: "Trainer", status: str, split: "Split", about: dict[str, Any]) -> dict[str, Any]:
-    """The record of a finished training; format and meanings in `results.records`."""
-    from nin_repro.training.checkpoint import fingerprint
-
-    config = request.config
-    progress = work.progress
-    assert work.final is not None
-    tested, trained = work.final
-    rows = progress.rows
-    last = rows[-1]["train_error_running"] if rows else None
-    died = [*progress.attempts]
-    if not died or died[-1]["attempt"] != progress.attempt:
-        died.append({"attempt": progress.attempt, "died": None, "epoch": work.rate.epoch, "step": progress.step})
-    names = sorted({name for row in rows for name in row})
-    return {
-        "format": records.FORMAT,
-        "key": key(config),
-        "family": family(config),
-        "experiment": request.experiment,
-        "budget": budget_name(config),
-        "protocol": config.protocol,
-        "seed": config.seed,
-        "status": status,
-        "test_error": tested.error if split.eval_name == "test" else None,
-        "validation_error": tested.error if split.eval_name == "validation" else None,
-        "train_error": trained.error,
-        "train_loss": trained.loss if math.isfinite(trained.loss) else None,
-        "reached": progress.reached,
-        "train_error_running": last,
-        "dead_classes": progress.silent if status == "done" else list(range(split.classes)),
-        "attempts": died,
-        "epochs": work.rate.epoch,
-        "steps": progress.step,
-        "seconds": round(progress.seconds, 3),
-        "images_per_second": round(progress.trained / max(progress.train_seconds, 1e-9), 1),
-        "device": about["device"] if about["device"] != "cpu" else f"{about['threads']} x {about['processor']}",
-        "commit": about["commit"],
-        "dirty": about["dirty"],
-        "command": request.command,
-        "deviations": config.about.deviations,
-        "recipe": recipe(config),
-        "environment": about,
-        "data": {"provenance": split.provenance, "digest": split.digest},
-        "weights_sha256": fingerprint(work.network.state_dict()),
-        "start": progress.start,
-        "curve": {name: [row.get(name) for row in rows] for name in names},
-    }
-
-
-def _publish(config: Config, record: dict[str, Any]) -> str:
-    """Put the record among those that tables are made of, where it belongs there; what prevents that, if anything."""
-    if config.record == "always" or (config.record == "auto" and record["budget"] == "paper"):
-        try:
-            records.write(Path(config.records_dir), record)
-        except UsageError as conflict:
-            return str(conflict)
-        except OSError as error:
-            return f"{told(error)}; the same command tries again"
-    return ""
-
-
-def _report(config: Config, run: RunDirectory, record: dict[str, Any], already: bool, say: Say = print) -> Outcome:
-    """Publish the record, say how the run ended and what to do next."""
-    unpublished = _publish(config, record)
-    words = _verdict(record)
-    say(
-        f"{record['epochs']} epochs in {duration(record['seconds'])}, {record['images_per_second']:,.0f} images/s, "
-        f"training error {record['train_error']:.2f} %"
-    )
-    say(f"run directory {run.path}")
-    say("next: python -m nin_repro.tables")
-    say(f"      python -m nin_repro.describe {_described(record)}")
-    if config.dataset.name == "digits":
-        say("      python -m nin_repro.train experiment=table4/nin budget=short   (MNIST)")
-    if unpublished:  # the run itself is fine, and stays where it is
-        words = f"{words}; but its record is not among those that tables are made of: {unpublished}"
-    say(words)
-    return Outcome(record["status"], 1 if unpublished else 0, words, already, str(run.path))
-
-
-def _verdict(record: dict[str, Any]) -> str:
-    """The result of a run in one line."""
-    kind = "test" if record["test_error"] is not None else "validation"
-    words = f"{kind} error {record[f'{kind}_error']:.2f} %"
-    if record["status"] == "dead":
-        return f"dead in all of its {len(record['attempts'])} starts; {words}"
-    if record["dead_classes"]:
-        return f"classes {record['dead_classes']} are silent, so no sample of any table; {words}"
-    return words
-
-
-def _described(record: dict[str, Any]) -> str:
-    return shlex.join(shlex.split(record["command"])[3:])
 
 
 def _tracker(request: Request, run: RunDirectory, console: Console) -> "Tracker":

@@ -19,7 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 from nin_repro.command import fail
 from nin_repro.config.compose import load
 from nin_repro.files import UsageError, read_json, write_json
-from nin_repro.run import Outcome, Request, found
+from nin_repro.outcome import Outcome, Request
+from nin_repro.run import found
 from nin_repro.training.stop import STOP
 
 FINISHED = ("done", "dead")

@@ -15,7 +15,8 @@ from typing import Any, TextIO
 
 from nin_repro.command import fail
 from nin_repro.files import UsageError
-from nin_repro.run import Outcome, Request, execute
+from nin_repro.outcome import Outcome, Request
+from nin_repro.run import execute
 from nin_repro.training.stop import STOP
 
 

@@ -19,7 +19,8 @@ from nin_repro.config.compose import (
 )
 from nin_repro.config.conf import CONF, help_text
 from nin_repro.files import UsageError, told, write_json
-from nin_repro.run import Outcome, Request, execute
+from nin_repro.outcome import Outcome, Request
+from nin_repro.run import execute
 from nin_repro.schema import Config
 from nin_repro.training.stop import listen, signal_of
 

@@ -30,7 +30,8 @@ from bench_workers import Setting  # noqa: E402
 from nin_repro import build  # noqa: E402
 from nin_repro.config.compose import load  # noqa: E402
 from nin_repro.data import sources  # noqa: E402
-from nin_repro.models.spec import Shape, dropped, relu_ends, widths  # noqa: E402
+from nin_repro.models.shape import Shape  # noqa: E402
+from nin_repro.models.spec import dropped, relu_ends, widths  # noqa: E402
 from nin_repro.training.capture import own_stream  # noqa: E402
 from nin_repro.training.console import Console  # noqa: E402
 from nin_repro.training.evaluate import evaluate  # noqa: E402

@@ -17,7 +17,8 @@ from nin_repro import build
 from nin_repro.config.compose import load
 from nin_repro.data.preprocess import preprocess
 from nin_repro.models.network import Dropout
-from nin_repro.models.spec import Shape, layers
+from nin_repro.models.shape import Shape
+from nin_repro.models.spec import layers
 from nin_repro.schema import Preprocessing
 
 

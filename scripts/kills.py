@@ -36,8 +36,9 @@ from nin_repro.config.compose import load_with_text  # noqa: E402
 from nin_repro.config.recipe import directory  # noqa: E402
 from nin_repro.data.sources import open_split  # noqa: E402
 from nin_repro.files import read_json  # noqa: E402
+from nin_repro.outcome import Outcome, Request  # noqa: E402
 from nin_repro.results.export import write_page  # noqa: E402
-from nin_repro.run import Outcome, Request, execute  # noqa: E402
+from nin_repro.run import execute  # noqa: E402
 from nin_repro.training import checkpoint  # noqa: E402
 from nin_repro.training.rundir import RunDirectory, source_commit  # noqa: E402
 from nin_repro.training.stop import listen, signal_of  # noqa: E402

@@ -6,17 +6,22 @@ tensor that stays in its place would stand still.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nin_repro import rng
+from nin_repro import build, rng
+from nin_repro.config.compose import load
+from nin_repro.data.sources import Split
 from nin_repro.training import checkpoint, loop
 from nin_repro.training.capture import WARM, Body, Replay
+from nin_repro.training.console import Console
 from tests.test_loop import Make, make, result, stop_after  # noqa: F401 - make is a fixture
 
 
@@ -60,7 +65,7 @@ def captured(trainer: loop.Trainer) -> loop.Trainer:
     return trainer
 
 
-MAXOUT = ["experiment=table1/maxout_aug", "dataset=digits", "architecture.blocks.conv1.maps=4"]
+META = torch.device("meta")
 RECIPES = {
     "dropout, augmentation and a drop": ["dataset.augment.pad=1", "dataset.augment.flip=true"],
     "warm-up, and a last batch of each file": ["optimizer.schedule.warmup=[7,3,5]", "optimizer.order=files"],
@@ -158,6 +163,43 @@ def test_a_fault_in_a_captured_update_is_found_with_the_weights_before_it(make: 
     with pytest.raises(loop.NotFinite, match=r"epoch 1, step 5"):
         run.run()
     assert checkpoint.fingerprint(run.network.state_dict()) == run.before  # type: ignore[attr-defined]
+
+
+class OneDevice(TorchDispatchMode):
+    """Refuses operations with a tensor that is on another device than the one without memory."""
+
+    def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = call(*args, **(kwargs or {}))
+        for one in tree_leaves((args, kwargs, found)):
+            if isinstance(one, Tensor) and one.device != META:
+                raise RuntimeError(f"{call} has a tensor on {one.device}")
+        return found
+
+
+@pytest.mark.parametrize("experiment", ["table1/nin_aug", "table1/maxout", "table5/fc_dropout", "text/cnn_fc_dropout"])
+def test_an_update_touches_one_device_and_asks_it_for_no_number(
+    experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At full size: torch's device without memory works out shapes only. What it has no number for, it cannot tell."""
+    draw, labels = np.random.default_rng(0), np.arange(150) % 10
+    images = draw.integers(0, 256, (150, 32, 32, 3)).astype(np.uint8)
+    split = Split(images[:130], labels[:130], images[130:], labels[130:], images[:130], 10, "0" * 64, "", "test")
+    given: list[Any] = []  # to the optimizer's kernel, which that device lacks
+    monkeypatch.setattr(torch, "_fused_sgd_", lambda *lists, **named: given.append((lists, named)))
+    config = load([f"experiment={experiment}", f"data_dir={tmp_path}", "dataset.preprocessing.zca=null"])
+    machine = build.Machine(META, 1, "meta")
+    with Console(tmp_path / "train.log") as console:
+        run = build.trainer(config, split, machine, console, tmp_path / "run.pt", lambda row: None)
+    size = run.batches.size(0)
+    run._update(size)  # asks for random words, which are drawn ahead from there on
+    with run.network.clock.captured(), OneDevice():
+        run._update(size)
+        with pytest.raises(RuntimeError, match="tensor on cpu"):
+            run.totals += torch.ones(3, dtype=torch.float64)
+        with pytest.raises(RuntimeError, match="meta"):
+            run.totals[0].item()
+    assert len(given) == 2 * len(run.sgd.groups)
+    assert {one.device for one in tree_leaves(given) if isinstance(one, Tensor)} == {META}
 
 
 def test_words_drawn_ahead_are_those_of_their_update() -> None:

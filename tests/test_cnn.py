@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from nin_repro import build
 from nin_repro.config.compose import load
 from nin_repro.models.cnn import ConvNet, LocallyConnected2d, response_norm
-from nin_repro.models.spec import Shape, layers
+from nin_repro.models.shape import Shape
+from nin_repro.models.spec import layers
 from nin_repro.schema import ResponseNorm
 
 CNN = ["architecture=cnn", "dataset=cifar10_mean", "optimizer=sgd_cnn"]

@@ -80,7 +80,8 @@ def told(run: Path) -> dict[str, Any]:
 def expected(tmp_path_factory: pytest.TempPathFactory, data: str) -> dict[str, Any]:
     """The result of the small run when nothing happens to it."""
     from nin_repro.config.compose import load_with_text
-    from nin_repro.run import Request, execute
+    from nin_repro.outcome import Request
+    from nin_repro.run import execute
 
     words = [*SMALL, data, f"runs_dir={tmp_path_factory.mktemp('undisturbed')}", "record=never"]
     config, text = load_with_text(words)

@@ -17,10 +17,11 @@ from omegaconf import OmegaConf
 from nin_repro.config import compose, origins
 from nin_repro.config.recipe import key, recipe
 from nin_repro.files import UsageError
+from nin_repro.outcome import Request
 from nin_repro.results import fidelity
 from nin_repro.results.contradictions import CONTRADICTIONS
 from nin_repro.results.fidelity import Choice, Fact, Provenance
-from nin_repro.run import Request, execute
+from nin_repro.run import execute
 from nin_repro.schema import Config
 
 ROOT = Path(__file__).parents[1]

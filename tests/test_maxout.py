@@ -18,7 +18,8 @@ from nin_repro.data.sources import DATASETS, Split
 from nin_repro.files import UsageError
 from nin_repro.models.maxout import MaxoutConv2d, MaxoutLinear, MaxoutNetwork
 from nin_repro.models.network import Clock, Dropout
-from nin_repro.models.spec import Shape, layers
+from nin_repro.models.shape import Shape
+from nin_repro.models.spec import layers
 from nin_repro.schema import Config, Maxout, MaxoutConv, MaxoutFull
 from nin_repro.training import checkpoint
 from nin_repro.training.console import Console

@@ -12,7 +12,8 @@ from nin_repro.config.compose import load
 from nin_repro.data.sources import DATASETS
 from nin_repro.models.network import Clock, Dropout
 from nin_repro.models.nin import NetworkInNetwork
-from nin_repro.models.spec import Layer, Shape, layers, pooled
+from nin_repro.models.shape import Layer, Shape
+from nin_repro.models.spec import layers, pooled
 from nin_repro.schema import Config
 
 

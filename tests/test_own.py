@@ -24,7 +24,7 @@ from nin_repro.data import sources
 from nin_repro.data.sources import DATASETS, open_split
 from nin_repro.files import UsageError
 from nin_repro.models import spec, trial
-from nin_repro.models.spec import Shape
+from nin_repro.models.shape import Shape
 from nin_repro.schema import NETWORKS, Config
 
 ROOT = Path(__file__).parents[1]

@@ -16,7 +16,8 @@ from small import SMALL_NETWORK
 from nin_repro.config.compose import load, load_with_text
 from nin_repro.config.recipe import directory, key
 from nin_repro.files import read_json
-from nin_repro.run import Request, execute
+from nin_repro.outcome import Request
+from nin_repro.run import execute
 from nin_repro.training import checkpoint, rundir
 
 ROOT = Path(__file__).parents[1]

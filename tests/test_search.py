@@ -16,7 +16,7 @@ from nin_repro import selection, sweep, train
 from nin_repro.config.compose import experiments, load
 from nin_repro.config.recipe import directory, key, recipe
 from nin_repro.files import UsageError, write_json
-from nin_repro.run import Outcome
+from nin_repro.outcome import Outcome
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 

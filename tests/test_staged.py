@@ -14,7 +14,7 @@ from nin_repro.config.recipe import directory, family, key, recipe
 from nin_repro.data.sources import obtain
 from nin_repro.files import UsageError
 from nin_repro.models.network import Network
-from nin_repro.models.spec import Shape
+from nin_repro.models.shape import Shape
 from nin_repro.training import checkpoint
 from nin_repro.training.schedule import Reached
 

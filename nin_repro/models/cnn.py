@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nin_repro.models.network import Fill, Network, Start, make_head
-from nin_repro.models.spec import Shape, cnn_layers
+from nin_repro.models.shape import Shape
+from nin_repro.models.spec import cnn_layers
 from nin_repro.schema import Cnn, ConvPool, Regularizer, ResponseNorm
 
 

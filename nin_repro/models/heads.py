@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from nin_repro.models.network import Clock, Dropout, Head, Start
-from nin_repro.models.spec import Shape
+from nin_repro.models.shape import Shape
 from nin_repro.schema import Regularizer
 
 

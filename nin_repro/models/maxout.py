@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nin_repro.models.network import Dropout, Fill, Network, Role, Start, make_head
-from nin_repro.models.spec import Shape, dropped, maxout_layers
+from nin_repro.models.shape import Shape
+from nin_repro.models.spec import dropped, maxout_layers
 from nin_repro.schema import Maxout, MaxoutConv, MaxoutFull, Regularizer
 
 ROUNDING = 1e-6  # by so much a norm that was set to its limit may seem over it; without this it might be set again

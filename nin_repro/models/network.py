@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from nin_repro import rng
 from nin_repro.models.own import imported
-from nin_repro.models.spec import Shape
+from nin_repro.models.shape import Shape
 from nin_repro.rng import Clock
 from nin_repro.schema import HEADS, NETWORKS, Architecture, Own, Regularizer
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nin_repro.models.network import Dropout, Fill, Network, Start, make_head
-from nin_repro.models.spec import Shape, dropped, nin_layers, relu_ends, widths
+from nin_repro.models.shape import Shape
+from nin_repro.models.spec import dropped, nin_layers, relu_ends, widths
 from nin_repro.schema import Mlpconv, Nin, Regularizer
 
 

@@ -4,35 +4,11 @@ No torch here: `describe`, the tables and the configuration checks ask before an
 and heads that are not built in are tried out with it (trial.py).
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
-
 from nin_repro.data.sources import DATASETS
 from nin_repro.files import UsageError
 from nin_repro.models.own import BUILT_IN
+from nin_repro.models.shape import Layer, Shape
 from nin_repro.schema import Architecture, Cnn, Dataset, Maxout, Nin, Own, Regularizer, Width
-
-
-class Shape(NamedTuple):
-    channels: int
-    height: int
-    width: int
-
-    def __str__(self) -> str:
-        return "x".join(map(str, self))
-
-    @property
-    def size(self) -> int:
-        return self.channels * self.height * self.width
-
-
-@dataclass(frozen=True)
-class Layer:
-    name: str
-    kind: str
-    output: Shape
-    parameters: int = 0
-    multiply_adds: int = 0  # per image, forward
 
 
 def pooled(size: int, window: int, stride: int, ceil: bool) -> int:

@@ -11,7 +11,7 @@ from torch import nn
 from nin_repro.files import UsageError
 from nin_repro.models.network import Dropout, Network, make_network
 from nin_repro.models.own import BUILT_IN
-from nin_repro.models.spec import Layer, Shape
+from nin_repro.models.shape import Layer, Shape
 from nin_repro.schema import HEADS, NETWORKS, Architecture, Regularizer
 
 IMAGES = 2
