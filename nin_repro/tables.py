@@ -93,9 +93,9 @@ def main() -> None:
     print(ablations.text(compared))
     page = fidelity.page({name: provenance(CONF, name, config) for name, config in configs.items()}, configs)
     write_page(options.fidelity, page)
-    renewed = renew(options.readme, brief(report, options.readme.parent))
+    renewed = renew(options.readme, brief(report, options.readme.parent, options.out))
     written = write_all(report, compared, options.out)
-    print(f"{len(written)} files in {options.out}: tables.md, ablations.md and each table as CSV and LaTeX")
+    print(f"{len(written)} files in {options.out}: tables.md, overview.svg, ablations.md, each table as CSV and LaTeX")
     print(f"{options.fidelity}: where the numbers of every experiment come from")
     numbers = kept_numbers(options.claims / LAYER_FILE)
     judged = gather(found, problems, configs, numbers, options.claims).claims() if numbers else []

@@ -67,7 +67,7 @@ def test_the_page_holds_every_run_with_its_curve_and_what_is_missing(tmp_path: P
     runs.append(record("table1/nin", seed=3, budget="short", curve=curve(16)))
     text = made(stored(tmp_path, *runs))
     found = Parsed(text)
-    assert not found.open and found.seen["svg"] == 7 and len(text) < page.LARGEST
+    assert not found.open and found.seen["svg"] == 8 and len(text) < page.LARGEST
     words = " ".join(found.words)
     assert (
         "10.50 ± 0.10" in words and "reproduced" in words and "reduced budget" in words and "not used: broken" in words

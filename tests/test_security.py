@@ -199,7 +199,7 @@ def test_texts_of_records_stay_texts(tmp_path: Path, text: str) -> None:
     pages = [render.markdown(report, tmp_path), ablations.markdown(compared)]
     pages.append(claims.claims.markdown(judged, page.problems))
     pages.append(analysis.markdown(report, compared, judged, found, {text: recipe}))
-    pages.append(readme.brief(report, tmp_path))
+    pages.append(readme.brief(report, tmp_path, tmp_path))
     for one in pages:
         assert "<script" not in one and "\x1b" not in one and "\n# heading" not in one
         assert not re.search(r"(?<!\\)\]\((javascript|http)", re.sub("`[^`\n]*`", "", one)), (

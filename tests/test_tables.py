@@ -307,7 +307,7 @@ def test_the_readme_shows_table_1_as_the_records_have_it(tmp_path: Path) -> None
     copy.write_text((ROOT / "README.md").read_text())
     found, problems = read_all(ROOT / "results" / "records")
     configs = {name: load([f"experiment={name}"]) for name in experiments()}
-    links = brief(tables.build(found, main.cells(configs), problems), ROOT)
+    links = brief(tables.build(found, main.cells(configs), problems), ROOT, ROOT / "results/tables")
     assert renew(copy, links) and copy.read_text() == (ROOT / "README.md").read_text()
     assert "| **NIN + Dropout** | 10.41 |" in links
     assert not renew(tmp_path / "nowhere.md", links)
@@ -317,11 +317,11 @@ def test_rows_of_other_tables_are_told_of_where_table_1_stands(tmp_path: Path) -
     runs = stored(
         tmp_path, *(record("table4/nin", seed, 0.4 + seed / 100, deviations=["clipped"]) for seed in range(3))
     )
-    text = brief(tables.build(runs, CELLS), tmp_path)
+    text = brief(tables.build(runs, CELLS), tmp_path, tmp_path)
     (line,) = [line for line in text.splitlines() if line.startswith("- ")]
     assert line.startswith("- Table 4, NIN + Dropout, paper 0.47: `table4/nin` 0.41 ± 0.01 (seeds [0](table4/nin/")
     assert line.endswith("): reproduced: within 0.13 of the paper; clipped")
-    assert "\n- " not in brief(tables.build([], CELLS), tmp_path)
+    assert "\n- " not in brief(tables.build([], CELLS), tmp_path, tmp_path)
 
 
 def test_committed_pages_are_those_of_the_committed_records(tmp_path: Path, command: Command) -> None:
@@ -329,7 +329,8 @@ def test_committed_pages_are_those_of_the_committed_records(tmp_path: Path, comm
     for name in ("records", "figures", "claims"):
         shutil.copytree(ROOT / "results" / name, tmp_path / "results" / name)
     assert command("claims").returncode == command("tables").returncode == 0
-    made = [path for path in (tmp_path / "results").rglob("*") if path.suffix in (".md", ".csv", ".tex", ".html")]
+    kinds = (".md", ".csv", ".tex", ".html")
+    made = [path for path in (tmp_path / "results").rglob("*") if path.suffix in kinds or path.name == "overview.svg"]
     assert len(made) > 15
     for path in made:
         assert path.read_bytes() == (ROOT / path.relative_to(tmp_path)).read_bytes(), path.name

@@ -8,13 +8,17 @@ from pathlib import Path
 from nin_repro.files import atomic
 from nin_repro.results import ablations
 from nin_repro.results.ablations import Choice
-from nin_repro.results.render import clean, difference, error, first, markdown, millions, remarks, spread
+from nin_repro.results.overview import svg
+from nin_repro.results.render import PICTURE, clean, difference, error, first, markdown, millions, remarks, spread
 from nin_repro.results.tables import Group, Report, Result, Table, Timing
 
 
 def write_all(report: Report, found: list[Choice], folder: Path) -> list[Path]:
-    """Write tables.md, <table>.csv and <table>.tex, apart.csv (runs in no cell) and ablations.md; returns the paths."""
-    files = {"ablations.md": ablations.markdown(found)}
+    """Write tables.md and its picture, <table>.csv and <table>.tex, apart.csv (runs in no cell) and ablations.md.
+
+    Returns the paths.
+    """
+    files = {"ablations.md": ablations.markdown(found), PICTURE: svg(report)}
     files |= {"tables.md": markdown(report, folder), "apart.csv": csv_groups(report.reduced + report.other)}
     for table in report.tables:
         files |= {f"{table.paper.id}.csv": csv_table(table), f"{table.paper.id}.tex": latex(table)}

@@ -16,6 +16,7 @@ from typing import Any
 from nin_repro.results.ablations import Choice, changes
 from nin_repro.results.claim_texts import Claim
 from nin_repro.results.lottery import Lottery, how, lottery, percent, versus
+from nin_repro.results.overview import svg
 from nin_repro.results.records import Record
 from nin_repro.results.render import clean, difference, error, remarks, span, spread
 from nin_repro.results.tables import RULE, Group, Report, Row, Table
@@ -39,7 +40,7 @@ nav ul { display: flex; flex-wrap: wrap; gap: .3rem 1rem; padding: 0; list-style
 caption { text-align: left; color: var(--soft); padding-bottom: .4rem; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 thead th { background: var(--band); } .n { text-align: right; white-space: nowrap; } .own th { font-weight: 700; }
-.wide table { min-width: 40rem; } tbody th { font-weight: 400; }
+.wide table { min-width: 40rem; } .wide svg.ov { min-width: 52rem; } tbody th { font-weight: 400; }
 details { margin: .5rem 0; } summary { cursor: pointer; }
 code { overflow-wrap: anywhere; font-size: .9em; } .soft { color: var(--soft); } figure { margin: 1rem 0; }
 .curves { display: flex; flex-wrap: wrap; gap: 1rem; } .curves figure { margin: 0; flex: 0 1 22rem; }
@@ -98,11 +99,12 @@ def html(
         records: all there are, for what they cost.
         bases: the recipe of each experiment as its file has it now, to tell what other runs have changed.
     """
-    parts = [*(_table(table) for table in report.tables)]
+    parts = [_overview(report), *(_table(table) for table in report.tables)]
     parts += [_claims(claims), _ablations(compared), _lottery(lottery(records, bases))]
     parts += [_groups(report.reduced + report.other, bases), _figures(figures)]
     parts += [_costs(records, prices), _missing(report, prices), _rule(report)]
-    names = {table.paper.id: table.paper.heading.partition(".")[0] for table in report.tables}
+    names = {"overview": "At a glance"}
+    names |= {table.paper.id: table.paper.heading.partition(".")[0] for table in report.tables}
     names |= {
         "text": "Text",
         "extra": "Other NIN systems",
@@ -127,7 +129,6 @@ def html(
     body = [
         _tag("h1", "Network In Network, measured again"),
         _tag("p", lead),
-        _tag("p", report.summary),
         _tag("nav", _tag("ul", *links), aria_label="Contents"),
         _tag("main", *parts),
         _Markup(f"<script>{SCRIPT}</script>"),
@@ -152,6 +153,13 @@ def _grid(caption: str, names: Sequence[str], rows: Iterable[_Markup]) -> _Marku
 def _line(name: object, *cells: object, numbers: Sequence[int] = (), own: bool = False) -> _Markup:
     found = [_tag("td", cell, class_="n") if i in numbers else _tag("td", cell) for i, cell in enumerate(cells)]
     return _tag("tr", _tag("th", name, scope="row"), *found, class_="own" if own else "cited")
+
+
+def _overview(report: Report) -> _Markup:
+    """The picture, which scrolls by itself where the screen is narrow."""
+    title = "At a glance"
+    picture = _tag("div", _Markup(svg(report)), class_="wide", tabindex="0", role="region", aria_label=title)
+    return _section("overview", title, _tag("p", report.summary), picture)
 
 
 def _table(table: Table) -> _Markup:
@@ -324,7 +332,8 @@ def _figures(paths: Sequence[Path]) -> _Markup:
             continue
         room -= 4 * len(content) // 3
         source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
-        name = path.stem.replace("figure", "Figure ").replace("-", ", ")
+        figure, *of = path.stem.replace("figure", "Figure ").split("-")
+        name = f"{figure} ({', '.join(of)})" if of else figure
         drawn.append(_Markup(f'<figure><img src="{source}" alt="{escape(name)}">{_tag("figcaption", name)}</figure>'))
     if not drawn:
         drawn.append(_tag("p", "None drawn yet: ", _tag("code", "python -m nin_repro.figures")))

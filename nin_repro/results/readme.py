@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from nin_repro.results.export import write_page
-from nin_repro.results.render import code, error, grid, link, plain, spread
+from nin_repro.results.render import PICTURE, PICTURED, code, error, grid, link, plain, spread
 from nin_repro.results.tables import Report, Table
 
 MARKS = "<!-- table 1: python -m nin_repro.tables -->", "<!-- end of table 1 -->"
@@ -22,9 +22,14 @@ def renew(page: Path, table: str) -> bool:
     return True
 
 
-def brief(report: Report, folder: Path) -> str:
-    """Table 1 in six columns, and of the others what was measured, for a page in `folder`."""
-    return _six_columns(report.tables[0], folder) + _others(report, folder)
+def brief(report: Report, folder: Path, tables: Path) -> str:
+    """The picture, Table 1 in six columns, and of the others what was measured, for a page in `folder`.
+
+    Args:
+        tables: where the picture is.
+    """
+    picture = f"!{link(PICTURED, tables / PICTURE, folder)}"
+    return f"{picture}\n\n{_six_columns(report.tables[0], folder)}{_others(report, folder)}"
 
 
 def _six_columns(table: Table, folder: Path) -> str:

@@ -15,6 +15,8 @@ from nin_repro.results.tables import RULE, Group, Report, Result, Row, Stats, Ta
 
 WIDTH = 120  # columns of the terminal text, at most
 NARROW = 80  # and at least
+PICTURE = "overview.svg"  # the file beside the tables that shows all of it (overview.py)
+PICTURED = "Our test errors relative to the paper's"
 
 COSTS = (
     "weights and biases, and multiply-adds of one image forward, are counted; the time of an epoch and of a run is "
@@ -239,7 +241,7 @@ def _text_group(page: _Page, group: Group) -> list[str]:
 
 def markdown(report: Report, folder: Path) -> str:
     """The whole report as one Markdown page to lie in `folder`; its numbers link to the records behind them."""
-    lines = ["# The paper's tables, measured again", "", report.summary, ""]
+    lines = ["# The paper's tables, measured again", "", report.summary, "", f"![{PICTURED}]({PICTURE})", ""]
     lines += [
         "Test errors in percent; *ours* is mean ± standard deviation over *n* seeds and links to the runs behind it, "
         "*best* and *worst* link to their records. Written by `python -m nin_repro.tables`; the rule behind the "
