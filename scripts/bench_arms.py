@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # this checkout, whichever is installed
 
-from bench_workers import Setting  # noqa: E402
+from bench_workers import NOT_HERE, Setting  # noqa: E402
 
 from nin_repro import build  # noqa: E402
 from nin_repro.config.compose import load  # noqa: E402
@@ -35,6 +35,7 @@ from nin_repro.models.spec import dropped, relu_ends, widths  # noqa: E402
 from nin_repro.training.capture import own_stream  # noqa: E402
 from nin_repro.training.console import Console  # noqa: E402
 from nin_repro.training.evaluate import evaluate  # noqa: E402
+from nin_repro.training.rundir import bf16_instructions  # noqa: E402
 
 MB = 1e6
 
@@ -348,8 +349,17 @@ class OnGpu(Ours):
 
     def words(self) -> list[str]:
         if self.device.type != "cuda":
-            raise RuntimeError("this is for GPUs")
+            raise RuntimeError(NOT_HERE)
         return [*self.ways]
+
+
+class OursBf16(Ours):
+    """In bf16 on a CPU that has instructions for it."""
+
+    def words(self) -> list[str]:
+        if self.device.type != "cpu" or not bf16_instructions():
+            raise RuntimeError(NOT_HERE)
+        return ["precision=bf16"]
 
 
 class OursTf32(OnGpu):

@@ -194,6 +194,7 @@ KINDS: dict[str, Callable[[Setting], Any]] = {
     "usual": bench_arms.Usual,
     "good": bench_arms.Good,
     "ours": bench_arms.Ours,
+    "ours_bf16": bench_arms.OursBf16,
     "ours_eager": bench_arms.OursEager,
     "ours_tf32": bench_arms.OursTf32,
     "ours_fp32": bench_arms.OursFp32,

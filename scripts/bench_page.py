@@ -23,6 +23,7 @@ WORDS = {
     "usual": "usual loop",
     "good": "good loop",
     "ours": "ours",
+    "ours_bf16": "ours in bf16",
     "ours_eager": "ours without CUDA graphs",
     "ours_tf32": "ours in TF32",
     "ours_fp32": "ours in fp32",
@@ -31,7 +32,8 @@ WORDS = {
     "mnist_8": "the same, 8 seeds at once",
 }
 # What is compared: the speed of the first over that of the second.
-PAIRS = [("ours", "usual"), ("ours", "good"), ("ours", "ours_eager"), ("ours_5", "ours"), ("mnist_8", "mnist_1")]
+PAIRS = [("ours", "usual"), ("ours", "good"), ("ours_bf16", "ours"), ("ours", "ours_eager"), ("ours_5", "ours")]
+PAIRS += [("mnist_8", "mnist_1")]
 
 
 def quartiles(values: list[float], unit: str) -> Entry:

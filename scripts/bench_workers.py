@@ -32,6 +32,9 @@ class Setting:
     name: str = "full"
 
 
+NOT_HERE = "this is not for this machine"  # what an arm that has nothing to measure on it fails with
+
+
 class Failed(Exception):
     """What was measured failed. The message is one line."""
 

@@ -26,6 +26,7 @@ from nin_repro.processes import gpus
 from nin_repro.results.records import Record, read_all
 from nin_repro.schema import Config
 from nin_repro.training.console import duration
+from nin_repro.training.rundir import bf16_instructions
 from nin_repro.training.stop import listen
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -100,14 +101,18 @@ def cells(records: list[Record], names: list[str], words: list[str], wanted: int
     return list(found.values())
 
 
-def measured_rate(gpu: bool) -> float | None:
-    """Multiply-adds a second of training, from this kind of machine's page in results/benchmarks; None without one."""
+def measured_rate(gpu: bool, precision: str) -> float | None:
+    """Multiply-adds a second of training, from this kind of machine's page in results/benchmarks; None without one.
+
+    Where a precision was not measured, the rate is that of the page's own: on a CPU fp32, on a GPU bf16.
+    """
     found = []
     for path in (ROOT / "results" / "benchmarks").glob("*.json"):
         if path.name.startswith("cpu-") == gpu:
             continue
         told = json.loads(path.read_text())
-        found.append((told["date"], told["arms"]["ours"]["images_per_second"]["median"]))
+        arm = told["arms"].get(f"ours_{precision}", told["arms"]["ours"])
+        found.append((told["date"], arm["images_per_second"]["median"]))
     if not found:
         return None
     return float(max(found)[1]) * adds_per_image(load(["experiment=table1/nin"]))
@@ -161,13 +166,15 @@ def main() -> None:
     parser.add_argument("--only", metavar="EXPERIMENT,...", help="these cells, in this order")
     parser.add_argument("--at-once", type=int, help="runs at the same time (default: 5 on a GPU, else one a core)")
     parser.add_argument(
-        "words", nargs="*", help="more words for all runs; without precision=..., it is bf16 on a GPU, else fp32"
+        "words",
+        nargs="*",
+        help="more words for all runs; without precision=..., bf16 where it has instructions",
     )
     options = parser.parse_args()
     listen()
     began, gpu = time.monotonic(), bool(gpus())
     names = options.only.split(",") if options.only else [name for stage in STAGES.values() for name in stage]
-    words = [f"precision={'bf16' if gpu else 'fp32'}", *options.words]
+    words = [f"precision={'bf16' if gpu or bf16_instructions() else 'fp32'}", *options.words]
     count = options.at_once or (5 if gpu else len(os.sched_getaffinity(0)))
     at_once = f"{'together' if gpu else 'processes'}={count}"
     seconds = 60 * options.minutes if options.minutes else 1e9
@@ -177,7 +184,7 @@ def main() -> None:
         place = Path(load(words).records_dir)
         return cells(read_all(place)[0], names, words, options.seeds)
 
-    rate = measured_rate(gpu)
+    rate = measured_rate(gpu, load(words).precision)
     show_plan(todo(), rate)
     if options.plan:
         return

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from nin_repro.training.rundir import bf16_instructions
+
 ROOT = Path(__file__).parents[1]
 SMALL = ["restarts=0", "architecture.last_relu=false", "wandb.mode=disabled"]
 SHORT = ["budget.epochs=3", "budget.train_images=200"]
@@ -49,8 +51,10 @@ def test_a_changed_experiment_is_a_cell_of_its_own(tmp_path: Path) -> None:
     (path,) = tmp_path.glob("results/records/quickstart/*.json")
     assert json.loads(path.read_text())["recipe"]["optimizer"]["weight_decay"] == 0.01
     assert "1/1" in give(tmp_path, "--plan", *words).stdout
-    assert "1/1" in give(tmp_path, "--plan", *words, "precision=bf16").stdout  # so a GPU does not do it again
-    more = give(tmp_path, "--plan", "--seeds", "2", *words[:2], *SHORT, "precision=bf16").stdout
+    used, other = ("bf16", "fp32") if bf16_instructions() else ("fp32", "bf16")
+    assert json.loads(path.read_text())["recipe"].get("precision", "fp32") == used
+    assert "1/1" in give(tmp_path, "--plan", *words, f"precision={other}").stdout  # so a GPU does not do it again
+    more = give(tmp_path, "--plan", "--seeds", "2", *words[:2], *SHORT, f"precision={other}").stdout
     assert "0/2     0,1" in more  # precisions are not mixed in a cell
 
 

@@ -211,10 +211,10 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def lacks_bf16() -> bool:
-    """Whether the CPU is known to have no instructions for bf16; it then computes in it slower than in fp32."""
+def bf16_instructions() -> bool | None:
+    """Whether the CPU has instructions for bf16, without which it is slower than fp32; None where that is not known."""
     try:
         flags = set(CPUINFO.read_text().split())
     except OSError:
-        return False
-    return bool(flags) and not flags & {"avx512_bf16", "amx_bf16", "bf16"}
+        return None
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"}) if flags else None
