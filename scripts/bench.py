@@ -37,8 +37,10 @@ FULL = Setting()
 QUICK = replace(
     FULL, name="quick", images=4_992, evaluated=500, rounds=3, seconds=0.0, matmul=1_024, repeats=1, whitened=6_000
 )
-TINY_WORDS = ("architecture.blocks.mlpconv1.widths=[8,8,8]", "architecture.blocks.mlpconv2.widths=[8,8,8]")
-TINY_WORDS += ("architecture.blocks.mlpconv3.widths=[8,8,classes]", "optimizer.batch_size=16")
+TINY_WORDS = (
+    *(f"architecture.blocks.mlpconv{number}.widths=[8,8,{last}]" for number, last in ((1, 8), (2, 8), (3, "classes"))),
+    "optimizer.batch_size=16",
+)
 TINY = replace(
     QUICK, words=FULL.words + TINY_WORDS, name="tiny", images=64, evaluated=32, matmul=64, copied=1, repeats=1
 )
@@ -98,7 +100,8 @@ def expectations(setting: Setting) -> dict[str, float]:
 def measure(setting: Setting) -> dict[str, Any]:
     """All sections, one after another; what fails is a line under `failures`."""
     failures: dict[str, str] = {}
-    progress, found = Progress(expectations(setting)), {}
+    found: dict[str, Any] = {}
+    progress = Progress(expectations(setting))
     load_before = os.getloadavg()[0]
     with ExitStack() as stack:
         with progress.section("start", failures):
@@ -150,7 +153,9 @@ def _loops(setting: Setting, pool: dict[str, Worker], failures: dict[str, str], 
     config = load(setting.words)
     batch = config.optimizer.batch_size
     flops = 2 * batch * training_multiply_adds(layers(config.dataset, config.architecture, config.regularizer))
-    steps, seconds, used = {}, {}, {}
+    steps: dict[str, int] = {}
+    seconds: dict[str, list[float]] = {}
+    used: dict[str, list[float]] = {}
     ceilings: list[dict[str, float]] = []
     if missing := {"device", "ours"} - set(pool):
         raise Failed(f"no {' and no '.join(sorted(missing))}")
@@ -236,7 +241,8 @@ def _layers(setting: Setting, device: Worker, ceiling: dict[str, Entry]) -> dict
 
 def _commands(setting: Setting) -> dict[str, Entry]:
     """Whole processes, shell to exit: in turn, so that a slow minute meets all."""
-    python, seconds = [sys.executable, "-m"], {name: [] for name in setting.commands}
+    python = [sys.executable, "-m"]
+    seconds: dict[str, list[float]] = {name: [] for name in setting.commands}
     with tempfile.TemporaryDirectory(prefix="bench") as text:
         folder = Path(text)
         if (ROOT / "results/records").exists():

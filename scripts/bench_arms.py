@@ -127,7 +127,8 @@ def clock(call: Callable[[], Any], device: Any, repeats: int = 1, cpu: list[floa
 def plain_network(config: Any) -> Any:
     """The network in torch's own layers, as anyone would write it, with the weights that ours starts from."""
 
-    blocks, channels, steps = config.architecture.blocks, 3, []
+    blocks, channels = config.architecture.blocks, 3
+    steps: list[nn.Module] = []
     for number, block in enumerate(blocks.values(), start=1):
         maps = widths(block.widths, 10)
         for i, width in enumerate(maps):
@@ -377,7 +378,7 @@ class OursEager(OnGpu):
 class Seeds(OnGpu):
     """Several trainers of one recipe at the same time, in a thread each, as `together=N` has them."""
 
-    ways = ("precision=bf16",)
+    ways: tuple[str, ...] = ("precision=bf16",)
     count = 5
 
     def build(self, *arrays: Any) -> None:

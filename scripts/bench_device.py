@@ -86,14 +86,11 @@ class Device:
         found = {}
         for part in self.parts:
             x, into = self.tensors[part.name]
-            forward = clock(lambda x=x, part=part: part.call(x), self.device, self.repeats)
+            forward = clock(partial(part.call, x), self.device, self.repeats)
             y = part.call(x)
             push, wanted = torch.ones_like(y), [*into, *part.weights]
-            backward = clock(
-                lambda y=y, wanted=wanted, push=push: torch.autograd.grad(y, wanted, push, retain_graph=True),
-                self.device,
-                self.repeats,
-            )
+            again = partial(torch.autograd.grad, y, wanted, push, retain_graph=True)
+            backward = clock(again, self.device, self.repeats)
             found[part.name] = forward, backward
         return found
 
@@ -131,7 +128,7 @@ class Device:
             network.to(memory_format=torch.channels_last)
         convolutions = iter(network.convolutions())
         dropouts = iter([module for module in network.blocks if isinstance(module, Dropout)])
-        pooled = iter([block for block in self.config.architecture.blocks.values() if block.pool != "none"])
+        pooled = iter([block for block in network.architecture.blocks.values() if block.pool != "none"])
         specs, shape = layers(self.config.dataset, self.config.architecture, self.config.regularizer), Shape(3, 32, 32)
         for i, spec in enumerate(specs):
             weights: list[Any] = []

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 # The recipe, but for the whitening: no augmentation of single pictures could come before it.
-WORDS = ("experiment=table1/nin_aug", "dataset.preprocessing.gcn=null", "dataset.preprocessing.zca=null")
-WORDS += ("dataset.preprocessing.divide=255", "dataset.preprocessing.mean=channel", "checkpoint_seconds=1e6")
+WORDS = (
+    "experiment=table1/nin_aug",
+    *(f"dataset.preprocessing.{word}" for word in ("gcn=null", "zca=null", "divide=255", "mean=channel")),
+    "checkpoint_seconds=1e6",
+)
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,8 @@ def _serve(pipe: Any, kind: str, setting: Setting) -> None:
     subject: Any = None
     with pipe:
         while True:
-            result = None
+            result: Any = None
+            answer: tuple[Any, str | None]
             try:
                 if subject is None:
                     subject = KINDS[kind](setting)

@@ -115,7 +115,9 @@ def _life(asked: Request, point: Point | None, writer: int | None) -> int:
         signal.signal(signal.SIGALRM, lambda *_: os.kill(pid, number))
         signal.setitimer(signal.ITIMER_REAL, max(which, 1e-4))
         if number == signal.SIGKILL:  # at once, not at the next instruction of Python
-            threading.Thread(target=lambda: (time.sleep(which), os.kill(pid, number)), daemon=True).start()
+            timer = threading.Timer(which, os.kill, (pid, number))
+            timer.daemon = True
+            timer.start()
     try:
         outcome = execute(asked)
     except KeyboardInterrupt as stop:

@@ -36,7 +36,9 @@ def first_updates(name: str, steps: int, words: list[str], ancestors: dict[str, 
     machine = build.machine(config)
     with Console(Path(os.devnull)) as console:
         work = build.trainer(config, split, machine, console, Path(os.devnull), lambda row: None, parent)
-    losses, norms, started = [], [], time.monotonic()
+    losses: list[float] = []
+    norms: list[float] = []
+    started = time.monotonic()
     for i in range(steps):
         if i % len(work.batches) == 0:
             work.begin_epoch()

@@ -22,7 +22,7 @@ from nin_repro.data.sources import Split
 from nin_repro.training import checkpoint, loop
 from nin_repro.training.capture import WARM, Body, Replay
 from nin_repro.training.console import Console
-from tests.test_loop import Make, make, result, stop_after  # noqa: F401 - make is a fixture
+from test_loop import Make, make, result, stop_after  # noqa: F401 - make is a fixture
 
 
 class Recorder(TorchDispatchMode):
