@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_loop import Make, make, result, stop_after  # noqa: F401 - make is a fixture
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -22,7 +23,6 @@ from nin_repro.data.sources import Split
 from nin_repro.training import checkpoint, loop
 from nin_repro.training.capture import WARM, Body, Replay
 from nin_repro.training.console import Console
-from test_loop import Make, make, result, stop_after  # noqa: F401 - make is a fixture
 
 
 class Recorder(TorchDispatchMode):

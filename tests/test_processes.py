@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from test_together import SMALL, results
 
 from nin_repro import processes, train
 from nin_repro.build import machine
 from nin_repro.config.compose import load
 from nin_repro.progress import Row, Table
-from test_together import SMALL, results
 
 WORDS = [word for word in SMALL if not word.startswith("budget.")]
 
