@@ -120,7 +120,8 @@ class Page:
                 low = mean - t975(arm.n - 1) * std / math.sqrt(arm.n)
             supports = None if low is None else low > 50 and lead > 0
             chance = f"{100 / arm.living[0][4]:.0f}" if arm.living else ""
-            why = f"{arm.shown()} % of the mass lies in the true map, chance {chance} %"
+            most = "more than in any other, for every class" if lead > 0 else "for some class not the most"
+            why = f"{arm.shown()} % of the mass lies in the true map ({most}; chance {chance} %, asked for: 50 %)"
             judged.append(Judged(f"{label(arm)}, n={arm.n}", supports, arm.full, why))
             shown = [arm.shown(i) for i in (0, 1, 2)] + [f"{lead:+.2f}" if arm.n else "", _two(low), chance]
             word = NOT_ENOUGH if supports is None else SUPPORTED if supports else NOT_SUPPORTED
