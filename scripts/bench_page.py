@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,45 @@ WORDS = {
 # What is compared: the speed of the first over that of the second.
 PAIRS = [("ours", "usual"), ("ours", "good"), ("ours_bf16", "ours"), ("ours", "ours_eager"), ("ours_5", "ours")]
 PAIRS += [("mnist_8", "mnist_1")]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What this project asks of itself on a kind of machine."""
+
+    what: str
+    place: str  # of what was measured, such as `epoch.seconds`; two of them, parted by " / ": their ratio
+    unit: str
+    must: float
+    aim: float | None = None
+    floor: float | None = None  # what arithmetic and memory allow at best
+    kind: str = "cpu"
+
+    @property
+    def lower(self) -> bool:
+        """Whether less is better."""
+        return self.aim is None or self.aim < self.must
+
+
+WHITENED = 60_000  # images that the bars about whitening are of
+_PEAKS = "arms.ours.peak_memory_mb.process / arms.usual.peak_memory_mb.process"
+BARS = (
+    Bar("speed over the usual loop's", "ours_over_usual", "x", 1.8, 2, 3),
+    Bar("memory over the usual loop's", _PEAKS, "x", 1, 0.5),
+    Bar("help", "commands.help", "s", 0.4, 0.2, 0.05),
+    Bar("a refused override", "commands.refused override", "s", 0.4, 0.2, 0.05),
+    Bar("tables", "commands.tables", "s", 2, 0.5),
+    Bar("already done", "commands.already done", "s", 2, 0.5),
+    Bar("a smoke run from shell to result", "commands.smoke run", "s", 6, 4, 2.1),
+    Bar(f"whitening of {WHITENED:,} images", "preprocessing.cold", "s", 12, 9, 7),
+    Bar("its memory over the raw images", "preprocessing.cold, peak over the raw images", "MB", 600, 400),
+    Bar("the same from cache", "preprocessing.from cache", "s", 0.5),
+    Bar("an epoch of CIFAR-10, without evaluation", "epoch.seconds", "s", 0.23, 0.16, 0.083, "cuda"),
+    Bar("speed over the usual loop's", "ours_over_usual", "x", 20, 30, kind="cuda"),
+    Bar("speed over the good loop's", "ours_over_good", "x", 4, 6, kind="cuda"),
+    Bar("5 seeds at once over one, images a second", "ours_5_over_ours", "x", 1.15, 1.3, 1.46, "cuda"),
+    Bar("the network for MNIST, 8 seeds at once over one", "mnist_8_over_mnist_1", "x", 2.5, 4, kind="cuda"),
+)
 
 
 def quartiles(values: list[float], unit: str) -> Entry:
@@ -129,6 +169,7 @@ def page(found: dict[str, Any], name: str) -> str:
         "",
         f"![images a second of the loops]({name}.svg)",
         "",
+        *_bars(found),
         *_arms(found),
         *_ceiling(found),
         *_layers(found),
@@ -146,6 +187,33 @@ def page(found: dict[str, Any], name: str) -> str:
     if found["failures"]:
         lines += ["## Not measured", "", *(f"- {what}: {why}" for what, why in found["failures"].items()), ""]
     return "\n".join([*lines, "## Comparing", "", RULE, ""])
+
+
+def _bars(found: dict[str, Any]) -> list[str]:
+    """What is asked for beside what was measured: bars of this kind of machine."""
+    kind, rows = "cpu" if re.match(r"\d+ x ", found["device"]) else "cuda", []
+    for bar in BARS:
+        value = _measured(found, bar.place)
+        fewer = bar.place.startswith("preprocessing.") and found["preprocessing"]["images"] != WHITENED
+        if bar.kind != kind or value is None or fewer:
+            continue
+        reached = [value <= goal if bar.lower else value >= goal for goal in (bar.must, bar.aim) if goal is not None]
+        goals = ["" if goal is None else f"{goal:g}" for goal in (bar.must, bar.aim, bar.floor)]
+        verdict = "the aim" if reached == [True, True] else "yes" if reached[0] else "**no**"
+        rows.append([bar.what, f"{_digits(value)} {bar.unit}", *goals, verdict])
+    head = ["what", "measured", "must", "aim", "floor", "met"]
+    return ["## What is asked for", "", *_table(head, rows)] if rows else []
+
+
+def _measured(found: dict[str, Any], place: str) -> float | None:
+    """The number or the median at a place in a result; None if there is none."""
+    if " / " in place:
+        above, below = (_measured(found, part) for part in place.split(" / "))
+        return above / below if above is not None and below else None
+    value: Any = found
+    for name in place.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value["median"] if isinstance(value, dict) else value
 
 
 def _arms(found: dict[str, Any]) -> list[str]:

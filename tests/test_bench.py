@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import bench  # noqa: E402
 import bench_arms  # noqa: E402
 import bench_device  # noqa: E402
-from bench_page import compare, entries, quartiles, slug  # noqa: E402
+from bench_page import compare, entries, page, quartiles, slug  # noqa: E402
 
 # The three loops on the same images in the same order; weights of a size that tells the logits apart.
 ALIKE = ("regularizer=gap", "optimizer.order=files", "dataset.augment.pad=0", "dataset.augment.flip=false")
@@ -72,6 +72,23 @@ def test_the_loops_compute_the_same() -> None:
     assert abs(loss - 2.302585) > 1e-3  # not the loss of logits that are all alike
     for name in ("usual", "good"):
         assert seen[name][0] == pytest.approx(loss, rel=1e-5) and seen[name][1] == error
+
+
+def test_the_page_says_what_was_asked_for_and_whether_it_is_met(found: dict[str, Any]) -> None:
+    found["ours_over_usual"]["median"] = 1.95
+    found["commands"] = {"help": quartiles([0.19], "s"), "tables": quartiles([2.5], "s")}
+    found["preprocessing"] |= {"images": 60_000, "cold": quartiles([12.0], "s")}
+    lines = page(found, "here").splitlines()
+    assert "| speed over the usual loop's | 1.95 x | 1.8 | 2 | 3 | yes |" in lines
+    assert (
+        "| help | 0.19 s | 0.4 | 0.2 | 0.05 | the aim |" in lines
+        and "| tables | 2.5 s | 2 | 0.5 |  | **no** |" in lines
+    )
+    assert "| whitening of 60,000 images | 12 s | 12 | 9 | 7 | yes |" in lines
+    fewer = page(found | {"preprocessing": found["preprocessing"] | {"images": 600}}, "here")
+    assert "| whitening" not in fewer and "8 seeds at once over one" not in fewer
+    gpu = found | {"device": "NVIDIA H200", "mnist_8_over_mnist_1": quartiles([4.2], "x")}
+    assert "| the network for MNIST, 8 seeds at once over one | 4.2 x | 2.5 | 4 |  | the aim |" in page(gpu, "there")
 
 
 def test_what_got_slower_is_named(found: dict[str, Any]) -> None:
