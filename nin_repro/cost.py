@@ -7,19 +7,20 @@ from nin_repro.schema import Architecture, Cnn, Config, Maxout, Nin
 from nin_repro.training.schedule import plan
 
 # Multiply-adds a second that this program reached in training, counted as in `training_multiply_adds` and less the
-# time of PER_STEP, by kind of network and machine, on an AMD EPYC with AVX-512. A machine that a kind was not measured
-# on is not listed. Behind the rates:
-#   NIN      CIFAR-10: 132 images/s on one core, 246 on two. (MNIST: 530 on one, 81e9.)
-#   CNN      CIFAR-10: 484 images/s on one core, the median of the three records of text/cnn_*, the other core busy.
-#   maxout   MNIST: an epoch of 60,000 images in 85 s on one core. For the wider networks of CIFAR that is a guess.
-RATES: dict[type[Architecture], dict[str, float]] = {
-    Nin: {"1 CPU core": 86e9, "2 CPU cores": 162e9},
-    Cnn: {"1 CPU core": 53e9},
-    Maxout: {"1 CPU core": 65e9},
+# time of PER_STEP, by kind of network, precision and machine. A machine that a kind was not measured on is not listed.
+# All on the AMD EPYC of results/benchmarks (AVX-512, with instructions for bf16): one core by the CPU time of an
+# update, two by that page. Behind the rates, images a second on one core in fp32 and bf16:
+#   NIN      CIFAR-10: 72 and 137. MNIST: 301 and 579.
+#   CNN      CIFAR-10: 328 and 524.
+#   maxout   MNIST: 425 and 597. CIFAR-10, batches of 32: 21 and 41, which is more multiply-adds.
+RATES: dict[type[Architecture], dict[str, dict[str, float]]] = {
+    Nin: {"fp32": {"1 CPU core": 47e9, "2 CPU cores": 101e9}, "bf16": {"1 CPU core": 90e9}},
+    Cnn: {"fp32": {"1 CPU core": 36e9}, "bf16": {"1 CPU core": 58e9}},
+    Maxout: {"fp32": {"1 CPU core": 41e9}, "bf16": {"1 CPU core": 60e9}},
 }
 # A layer of fewer maps than this does not fill the CPU's vectors; its time grows with the square of how many are
-# missing. The staged networks of 10 and 20 maps: 2,400 images/s of 28x28 on one core.
-NARROW = 32
+# missing. The staged networks of 10 and 20 maps: 2,150 images/s of 28x28 on one core, the other one busy.
+NARROW = 24
 PER_STEP = 0.004  # seconds that an update takes on a CPU besides, however small the network
 
 
@@ -36,17 +37,19 @@ def images_seen(config: Config) -> int:
 def seconds(config: Config) -> dict[str, float]:
     """Estimated seconds of one run on each kind of machine that its kind of network was measured on.
 
-    An upper bound where the schedule may end earlier. Without what a parent costs.
+    An upper bound where the schedule may end earlier. Without what a parent costs. In bf16: of a CPU that has
+    instructions for it.
     """
     seen, network = images_seen(config), layers(config.dataset, config.architecture, config.regularizer)
     adds, waiting = seen * training_multiply_adds(network), seen / config.optimizer.batch_size * PER_STEP
-    rates = RATES.get(type(config.architecture), RATES[Nin])  # of a network that is not built in nothing is known
+    kind = RATES.get(type(config.architecture), RATES[Nin])  # of a network that is not built in nothing is known
+    rates = kind["bf16" if config.precision == "bf16" else "fp32"]
     slowness = 1.0 if not isinstance(config.architecture, Nin) else _slowness(network)
     return {machine: adds * slowness / rate + waiting for machine, rate in rates.items()}
 
 
 def in_words(config: Config) -> str:
-    """Such as "17 PFLOP and 27.8 h on 1 CPU core, 14.7 h on 2 CPU cores a seed". Without what a parent costs."""
+    """Such as "17 PFLOP and 50.6 h on 1 CPU core, 23.8 h on 2 CPU cores a seed". Without what a parent costs."""
     network = layers(config.dataset, config.architecture, config.regularizer)
     flops = 2 * images_seen(config) * training_multiply_adds(network)
     open_end = plan(config.optimizer.schedule, config.budget)[1] is None or config.optimizer.schedule.stop != "never"

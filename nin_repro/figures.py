@@ -60,8 +60,8 @@ def compare(found: Sequence[Record], words: Sequence[str] = ()) -> tuple[Compari
         reduced = "" if budget == PAPER_BUDGET else f" {' '.join(words)} record=always"
         commands[dropout] = f"python -m nin_repro.train -m experiment={name} seed=0,1,2,3,4{reduced}"
         runs[dropout] = choose(found, name, family(config), budget)
-        for precision, other in stand_ins(config):
-            instead = choose(found, name, other, budget, f"computed in {precision}")
+        for other in stand_ins(config):
+            instead = choose(found, name, family(other), budget, f"computed in {other.precision}")
             if min(len(instead.alive), FEWEST_RUNS) > len(runs[dropout].alive):  # as in tables
                 runs[dropout] = instead
         alive, dead = len(runs[dropout].alive), runs[dropout].dead

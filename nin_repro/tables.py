@@ -6,6 +6,7 @@ It also writes the page that tells where the numbers of every experiment come fr
 import argparse
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from nin_repro.claims import LAYER_FILE, gather, kept_numbers
@@ -28,20 +29,27 @@ def cells(configs: dict[str, Config]) -> dict[str, Cell]:
     """For each experiment: what its records are known by, the command that makes them and what that costs."""
     found = {}
     for name, config in configs.items():
-        network = layers(config.dataset, config.architecture, config.regularizer)
-        found[name] = Cell(
-            name,
-            family(config),
-            f"python -m nin_repro.train -m experiment={name} seed=0,1,2,3,4",
-            in_words(config),
-            tuple(config.about.deviations),
-            sum(layer.parameters for layer in network),
-            sum(layer.multiply_adds for layer in network),
-            recipe(config),
-            seconds(config)["1 CPU core"],
-            stand_ins(config),
+        others = tuple(
+            cell(name, one, f" precision={one.precision}", f"computed in {one.precision}") for one in stand_ins(config)
         )
+        found[name] = replace(cell(name, config), stand_ins=others)
     return found
+
+
+def cell(name: str, config: Config, words: str = "", *deviations: str) -> Cell:
+    """One of them. `words` and `deviations`: in what the configuration is not that of the experiment's file."""
+    network = layers(config.dataset, config.architecture, config.regularizer)
+    return Cell(
+        name,
+        family(config),
+        f"python -m nin_repro.train -m experiment={name} seed=0,1,2,3,4{words}",
+        in_words(config),
+        (*config.about.deviations, *deviations),
+        sum(layer.parameters for layer in network),
+        sum(layer.multiply_adds for layer in network),
+        recipe(config),
+        seconds(config)["1 CPU core"],
+    )
 
 
 def main() -> None:

@@ -93,7 +93,7 @@ def cells(records: list[Record], names: list[str], words: list[str], wanted: int
         budget = budget_name(config)
         own, *others = (
             tuple(one for one in records if (one.family, one.budget) == (key, budget))
-            for key in (family(config), *(key for _, key in stand_ins(config)))
+            for key in map(family, (config, *stand_ins(config)))
         )
         # A cell that has all its runs in another precision lacks none (results/tables.py).
         whole = next((runs for runs in others if sum(run.sample for run in runs) >= wanted), own)

@@ -287,7 +287,10 @@ def test_runs_in_another_precision_fill_a_cell_that_has_too_few_of_its_own_and_s
     own: int, dead: int, other: int, other_dead: int, filled: str, tmp_path: Path
 ) -> None:
     bf16 = "ab" * 6
-    cell = replace(CELLS["table1/nin"], stand_ins=(("tf32", "cd" * 6), ("bf16", bf16)))
+    cell = CELLS["table1/nin"]
+    tf32 = replace(cell, family="cd" * 6)
+    instead = replace(cell, family=bf16, command="x precision=bf16", deviations=("computed in bf16",))
+    cell = replace(cell, stand_ins=(tf32, instead))
     died = {"status": "dead", "test_error": None}
     runs = [record(seed=seed) for seed in range(own)] + [record(seed=9 + seed) | died for seed in range(dead)]
     runs += [record(seed=seed, family=bf16) for seed in range(other)]

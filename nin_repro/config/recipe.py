@@ -58,13 +58,12 @@ def family(config: Config) -> str:
     return digest(found)
 
 
-def stand_ins(config: Config) -> tuple[tuple[str, str], ...]:
-    """(precision, family) of the same recipe in the other precisions."""
+def stand_ins(config: Config) -> tuple[Config, ...]:
+    """The same recipe in the other precisions."""
     if config.parent is not None:  # its family names its parent's, in the same precision
         return ()
     precisions: tuple[Literal["fp32", "tf32", "bf16"], ...] = ("fp32", "tf32", "bf16")
-    found = (dataclasses.replace(config, precision=name) for name in precisions if name != config.precision)
-    return tuple((one.precision, family(one)) for one in found)
+    return tuple(dataclasses.replace(config, precision=name) for name in precisions if name != config.precision)
 
 
 def directory(config: Config) -> Path:

@@ -41,8 +41,8 @@ class Cell:
     multiply_adds: int | None = None  # of one image, forward
     recipe: Mapping[str, Any] = field(default_factory=dict)
     core_seconds: float | None = None  # of one run on one CPU core, estimated, at most
-    # (precision, family): these fill the row while the cell's own has too few runs to be judged.
-    stand_ins: tuple[tuple[str, str], ...] = ()
+    # The same in other precisions: they fill the row while the cell's own has too few runs to be judged.
+    stand_ins: tuple["Cell", ...] = ()
 
 
 @dataclass(frozen=True)
@@ -306,17 +306,12 @@ def judge(stats: Stats, value: float | None, images: int) -> Verdict:
 
 
 def _with_runs(cell: Cell, living: Mapping[str, int]) -> Cell:
-    """The cell with the family that fills it: its own, unless that has too few living runs and a stand-in has more.
+    """What fills a cell: its own recipe, unless that has too few living runs and a stand-in has more.
 
     `living` counts the living runs of each family that has any run.
     """
-    families = {cell.family: cell}
-    for precision, family in cell.stand_ins:
-        deviations = (*cell.deviations, f"computed in {precision}")
-        command = f"{cell.command} precision={precision}"
-        families[family] = replace(cell, family=family, command=command, deviations=deviations)
-    best = max(families, key=lambda family: min(living.get(family, -1), FEWEST_RUNS))  # of equals the first
-    return families[best]
+    choices = (cell, *cell.stand_ins)
+    return max(choices, key=lambda one: min(living.get(one.family, -1), FEWEST_RUNS))  # of equals the first
 
 
 def build(records: Iterable[Record], cells: Mapping[str, Cell], problems: Iterable[str] = ()) -> Report:
