@@ -25,9 +25,8 @@ STYLE = """
 .ov .seed { fill: none; stroke: var(--mark); stroke-width: 1.2; }
 """
 NOTE = (
-    "Circles: our seeds; dot and bar: their mean and standard deviation. Grey: differences that are luck, by the rule "
-    "of the tables;",
-    "without enough runs, by that of the test images alone. The paper's values are single runs.",
+    "Circles: our seeds; dot and bar: their mean and standard deviation. The paper's values are single runs.",
+    "Grey: what may be luck, by the rule of the tables or, with too few runs, by the number of test images alone.",
 )
 
 
