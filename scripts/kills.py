@@ -88,6 +88,7 @@ def _life(asked: Request, point: Point | None, writer: int | None) -> int:
     """What the process of a start does: the run as the command does it, up to the point."""
     nothing = open(os.devnull, "w")  # noqa: SIM115 - for the rest of this process
     sys.stdout = nothing
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would kill nobody, however often
     listen()
     counts, way, which, number = [0, 0], *(point or ("", 0.0, 0))
     pid = os.getpid()
