@@ -12,7 +12,7 @@ from nin_repro.results.ablations import changes, leaves
 from nin_repro.results.measurements import Measurement
 from nin_repro.results.records import Record
 from nin_repro.results.render import clean
-from nin_repro.results.tables import FEWEST_RUNS, PAPER_BUDGET, Verdict, luck_of_means
+from nin_repro.results.tables import FEWEST_RUNS, PAPER_BUDGET, Verdict, luck_of_means, spanned
 
 SUPPORTED, NOT_SUPPORTED, NOT_ENOUGH = "supported", "not supported", "not enough runs"
 PAPER_DATASETS = ("cifar10", "cifar100", "mnist", "svhn")
@@ -35,7 +35,7 @@ class Arm:
     family: str
     experiment: str
     budget: str
-    epochs: int
+    epochs: str  # such as "2" or "53-70"
     recipe: Mapping[str, Any]
     images: int  # that were measured on; 0: all, by the run itself
     samples: tuple[Sample, ...]
@@ -155,7 +155,7 @@ def arms_of(runs: Iterable[Record | Measurement], values: Values, others: Iterab
             if value is not None or not one.alive:
                 samples[one.key] = Sample(one.key, one.seed, one.path, value)
         ordered = tuple(sorted(samples.values(), key=lambda sample: (sample.seed, sample.key)))
-        epochs = max(one.epochs for one in group)
+        epochs = spanned([one.epochs for one in group])
         found.append(Arm(family, first.experiment or "", first.budget, epochs, first.recipe, images, ordered))
     return [arm for arm in found if arm.samples]
 
@@ -219,4 +219,4 @@ def label(arm: Arm) -> str:
     """Data set, architecture, dropout between the blocks and length."""
     dropout = arm.recipe["regularizer"].get("dropout")
     kind = f"{arm.dataset} {arm.recipe['architecture']['kind']}, {'with' if dropout else 'no'} dropout between blocks"
-    return clean(f"{kind}, {arm.epochs} epoch{'s' * (arm.epochs != 1)}")
+    return clean(f"{kind}, {arm.epochs} epoch{'s' * (arm.epochs != '1')}")

@@ -345,7 +345,7 @@ def _of(arms: Sequence[Arm], pairs: Iterable[tuple[Arm, Arm, bool]]) -> list[Arm
 
 def _fit_arm(errors: Sequence[float]) -> Arm:
     samples = tuple(Sample("", seed, Path(), (value,)) for seed, value in enumerate(errors))
-    return Arm("", "", "", 0, {}, 0, samples)
+    return Arm("", "", "", "", {}, 0, samples)
 
 
 # --- the page --------------------------------------------------------------------------------------------------------

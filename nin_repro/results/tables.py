@@ -151,14 +151,15 @@ class Group:
 
     @property
     def epochs(self) -> str:
-        return _range([one.epochs for one in self.records])
+        return spanned([one.epochs for one in self.records])
 
     @property
     def steps(self) -> str:
-        return _range([one.steps for one in self.records])
+        return spanned([one.steps for one in self.records])
 
 
-def _range(values: list[int]) -> str:
+def spanned(values: Sequence[int]) -> str:
+    """Such as "60" or "53-70"."""
     low, high = min(values), max(values)
     return f"{low:,}" if low == high else f"{low:,}-{high:,}"
 
