@@ -14,7 +14,7 @@ from nin_repro.training.schedule import plan
 #   CNN      CIFAR-10: 328 and 524.
 #   maxout   MNIST: 425 and 597. CIFAR-10, batches of 32: 21 and 41, which is more multiply-adds.
 RATES: dict[type[Architecture], dict[str, dict[str, float]]] = {
-    Nin: {"fp32": {"1 CPU core": 47e9, "2 CPU cores": 101e9}, "bf16": {"1 CPU core": 90e9}},
+    Nin: {"fp32": {"1 CPU core": 47e9, "2 CPU cores": 94e9}, "bf16": {"1 CPU core": 90e9, "2 CPU cores": 180e9}},
     Cnn: {"fp32": {"1 CPU core": 36e9}, "bf16": {"1 CPU core": 58e9}},
     Maxout: {"fp32": {"1 CPU core": 41e9}, "bf16": {"1 CPU core": 60e9}},
 }
@@ -49,7 +49,7 @@ def seconds(config: Config) -> dict[str, float]:
 
 
 def in_words(config: Config) -> str:
-    """Such as "17 PFLOP and 50.6 h on 1 CPU core, 23.8 h on 2 CPU cores a seed". Without what a parent costs."""
+    """Such as "17 PFLOP and 50.6 h on 1 CPU core, 25.2 h on 2 CPU cores a seed". Without what a parent costs."""
     network = layers(config.dataset, config.architecture, config.regularizer)
     flops = 2 * images_seen(config) * training_multiply_adds(network)
     open_end = plan(config.optimizer.schedule, config.budget)[1] is None or config.optimizer.schedule.stop != "never"
