@@ -158,32 +158,51 @@ class Transform(NamedTuple):
 
 
 def fit_transform(fit: Images, params: Preprocessing) -> Transform:
-    """The statistics of uint8 [N, H, W, C]: products of fp32 chunks, summed in float64.
+    """The statistics of uint8 [N, H, W, C], summed in float64."""
+    return Transform(_mean(fit, params), None) if params.zca is None else _whitening(fit, params, params.zca)
 
-    ZCA as in pylearn2: C = X^T X / N + zca I of the centred X, P = V diag(1 / sqrt(eigenvalues)) V^T.
-    """
+
+def _mean(fit: Images, params: Preprocessing) -> NDArray[np.float32]:
+    """float32 [D]: zeros, the mean image, or the mean of each channel at all its places."""
     count, channels = len(fit), fit.shape[-1]
     size = math.prod(fit.shape[1:])
     mean = np.zeros(size)
-    if params.zca is not None or params.mean != "none":
+    if params.mean != "none":
         for chunk in _normalised(fit, params):
             mean += chunk.sum(axis=0, dtype=np.float64) / count
     if params.mean == "channel":
         mean = np.tile(mean.reshape(-1, channels).mean(axis=0), size // channels)
-    centre = mean.astype(np.float32)
-    if params.zca is None:
-        return Transform(centre, None)
-    covariance = np.zeros((size, size))
+    return mean.astype(np.float32)
+
+
+def _whitening(fit: Images, params: Preprocessing, zca: float) -> Transform:
+    """ZCA as in pylearn2: C = X^T X / N + zca I of the centred X, P = V diag(1 / sqrt(eigenvalues)) V^T.
+
+    The images are normalised once, for mean and covariance together. The mean of the first chunk stands in for that
+    of all until it is known: what then remains to be subtracted is small against the variances, so the products, of
+    fp32 chunks, lose nothing by it.
+    """
+    count, size = len(fit), math.prod(fit.shape[1:])
+    around: NDArray[np.float32] | None = None
+    rest, covariance = np.zeros(size), np.zeros((size, size))
+    product = np.empty((size, size), np.float32)
     for chunk in _normalised(fit, params):
-        chunk -= centre
-        _add_lower(covariance, chunk.T @ chunk)  # numpy sees that this is symmetric and computes half, torch does not
+        if around is None:
+            around = chunk.mean(axis=0)
+        chunk -= around
+        rest += chunk.sum(axis=0, dtype=np.float64) / count
+        np.matmul(chunk.T, chunk, out=product)  # numpy sees that this is symmetric and computes half, torch does not
+        _add_lower(covariance, product)
+    assert around is not None, "no images to fit"
+    del product
     covariance /= count
-    covariance.flat[:: size + 1] += params.zca
+    covariance -= np.outer(rest, rest)
+    covariance.flat[:: size + 1] += zca
     values, vectors = np.linalg.eigh(covariance, UPLO="L")
     del covariance
     half = vectors * values**-0.25  # P = half half^T
     del vectors
-    return Transform(centre, (half @ half.T).astype(np.float32))
+    return Transform((around + rest).astype(np.float32), (half @ half.T).astype(np.float32))
 
 
 def _add_lower(total: NDArray[np.float64], part: NDArray[np.float32]) -> None:
