@@ -32,10 +32,10 @@ from nin_repro.training.schedule import plan
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nin_repro.models.probes import Shares
+    from nin_repro.probes.maps import Shares
 
 MEASURED, LAYER_FILE = "measurements", "layers.json"  # beside the page
-LAYERS = 1  # goes up when `models/forms.py` computes something else: numbers that were kept are then not used
+LAYERS = 1  # goes up when `probes/forms.py` computes something else: numbers that were kept are then not used
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------
@@ -97,7 +97,8 @@ def measured(path: Path, config: Config, record: dict[str, Any], images: int) ->
         print("  every start of it died: counted, not measured")
         return about | {"translation": None, "maps": None}
     from nin_repro.models.nin import NetworkInNetwork
-    from nin_repro.models.probes import DIRECTIONS, map_shares, translation_errors
+    from nin_repro.probes.maps import map_shares
+    from nin_repro.probes.translation import DIRECTIONS, translation_errors
 
     started = time.monotonic()
     network, inputs, labels, _ = rebuilt(config, final_weights(path, record))
@@ -174,7 +175,7 @@ def layer_numbers(path: Path) -> dict[str, Any]:
         return kept
     import torch
 
-    from nin_repro.models.forms import FIT, compare_forms, fit_layers
+    from nin_repro.probes.forms import FIT, compare_forms, fit_layers
 
     print("computing what single layers can do (section 3.1): once, half a minute", file=sys.stderr, flush=True)
     threads = torch.get_num_threads()

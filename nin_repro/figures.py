@@ -99,8 +99,8 @@ def exemplars(config: Config, weights: dict[str, "Tensor"]) -> tuple[list["Exemp
     import numpy as np
     import torch
 
-    from nin_repro.models.maps import class_maps
     from nin_repro.models.nin import NetworkInNetwork
+    from nin_repro.probes.maps import class_maps
     from nin_repro.results.figures import Exemplar
 
     network, inputs, _, split = rebuilt(config, weights)

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench_workers import NOT_HERE, Failed, Setting, Worker, workers
+from bench_setting import NOT_HERE, Setting
+from bench_workers import Failed, Worker, workers
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # this checkout, whichever is installed

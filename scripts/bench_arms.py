@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # this checkout, whichever is installed
 
-from bench_workers import NOT_HERE, Setting  # noqa: E402
+from bench_setting import NOT_HERE, Setting  # noqa: E402
 
 from nin_repro import build  # noqa: E402
 from nin_repro.config.compose import load  # noqa: E402

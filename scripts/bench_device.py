@@ -10,7 +10,7 @@ import bench_arms
 import numpy as np
 import torch
 from bench_arms import MB, clock, memory, pictures
-from bench_workers import Setting
+from bench_setting import Setting
 from torch.nn import functional as F
 
 from nin_repro import build

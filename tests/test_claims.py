@@ -19,10 +19,11 @@ from nin_repro import claims as command_module
 from nin_repro.claims import map_numbers
 from nin_repro.config.compose import load
 from nin_repro.files import UsageError, read_json, write_json
-from nin_repro.models import forms
 from nin_repro.models.nin import NetworkInNetwork
-from nin_repro.models.probes import DIRECTIONS, Shares, map_shares, shifted, translation_errors
 from nin_repro.models.shape import Shape
+from nin_repro.probes import forms
+from nin_repro.probes.maps import Shares, map_shares
+from nin_repro.probes.translation import DIRECTIONS, shifted, translation_errors
 from nin_repro.results import arms, claims, measurements
 from nin_repro.results.arms import NOT_ENOUGH, NOT_SUPPORTED, SUPPORTED
 from nin_repro.results.claim_costs import Cost, judge_cost

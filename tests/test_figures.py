@@ -22,9 +22,9 @@ from nin_repro.config.compose import CONF, load, to_yaml
 from nin_repro.config.recipe import family, key
 from nin_repro.figures import EXPERIMENTS, compare, figure4, open_run
 from nin_repro.files import UsageError, read_json, write_json
-from nin_repro.models.maps import class_maps, strongest
 from nin_repro.models.nin import NetworkInNetwork
 from nin_repro.models.shape import Shape
+from nin_repro.probes.maps import class_maps, strongest
 from nin_repro.results import figure3 as paper
 from nin_repro.results.curves import Comparison, Runs, band, choose, last_attempt
 from nin_repro.results.figures import Exemplar, draw_figure3, draw_figure4, save

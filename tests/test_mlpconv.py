@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from nin_repro.models.forms import parametric_pooling, sliding_perceptron
 from nin_repro.models.nin import MlpconvBlock
+from nin_repro.probes.forms import parametric_pooling, sliding_perceptron
 from nin_repro.schema import Mlpconv
 
 

@@ -1,15 +1,12 @@
-"""What is measured on a trained network beside its error: its error on moved images, and where its last maps answer."""
+"""The error of a trained network on images that were moved."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from nin_repro.models.maps import strongest
 from nin_repro.models.network import Network
-from nin_repro.models.nin import NetworkInNetwork
-from nin_repro.training.evaluate import BATCH, logits
+from nin_repro.training.evaluate import logits
 
 DIRECTIONS = {"down": (1, 0), "up": (-1, 0), "right": (0, 1), "left": (0, -1)}  # (rows, columns) that images move by
 
@@ -51,31 +48,3 @@ def translation_errors(
         say(f"  moved by {pixels} px: error {sum(errors) / len(errors):.2f} %")
         found.append(errors)
     return found
-
-
-@dataclass(frozen=True)
-class Shares:
-    """Of each image: how its strongest values divide among the maps [N, K] (rows add up to 1, or to 0 where no map
-    answers), and whether the network is right [N]."""
-
-    shares: Tensor
-    right: Tensor
-
-
-@torch.no_grad()
-def map_shares(network: NetworkInNetwork, images: Tensor, labels: Tensor) -> Shares:
-    """Where the largest 10 % of the last maps' values lie (Figure 4's rule, `maps.strongest`), by their sum.
-
-    Float images [N, H, W, C], labels [N]. Values below zero, which only a network without a last ReLU has, are no
-    activation and count as 0. Without dropout; the network is left in training mode.
-    """
-    shares, right, size = [], [], BATCH[images.device.type]
-    network.eval()
-    for chunk, truth in zip(images.split(size), labels.split(size), strict=True):
-        maps = network.features(chunk.permute(0, 3, 1, 2))
-        mass = strongest(maps).clamp(min=0).double().sum((2, 3))
-        total = mass.sum(1, keepdim=True)
-        shares.append(torch.where(total > 0, mass / total.clamp(min=torch.finfo(mass.dtype).tiny), 0))
-        right.append(network.head(maps).argmax(1) == truth)
-    network.train()
-    return Shares(torch.cat(shares), torch.cat(right))
