@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,12 +34,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run `python -m nin_repro.NAME WORDS...` in an empty directory of its own and give back what it did."""
 
-    def call(name: str, *words: str, **options: object) -> subprocess.CompletedProcess[str]:
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        return subprocess.run(
-            [sys.executable, "-m", f"nin_repro.{name}", *words],
-            **({"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "timeout": 120} | options),
-        )
+    def call(name: str, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        usual: dict[str, Any] = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 120}
+        usual["env"] = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        return subprocess.run([sys.executable, "-m", f"nin_repro.{name}", *words], **(usual | options))
 
     return call
 
@@ -76,7 +75,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkout")
     skip = shutil.ignore_patterns("__pycache__")
     for name in ("nin_repro", "conf", "scripts", "pyproject.toml", "README.md"):
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy: Any = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, folder / name, **({"ignore": skip} if (ROOT / name).is_dir() else {}))
     (folder / ".gitignore").write_text("__pycache__/\n")
     own = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]

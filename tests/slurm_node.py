@@ -109,9 +109,9 @@ def _munged(folder: Path) -> subprocess.Popen[bytes]:
     return _daemon(folder / "out", words, user=user.pw_uid, group=user.pw_gid)
 
 
-def _daemon(out: Path, words: list[str], **options: int) -> subprocess.Popen[bytes]:
+def _daemon(out: Path, words: list[str], user: int | None = None, group: int | None = None) -> subprocess.Popen[bytes]:
     with open(out, "wb") as file:
-        return subprocess.Popen(words, stdout=file, stderr=file, start_new_session=True, **options)
+        return subprocess.Popen(words, stdout=file, stderr=file, start_new_session=True, user=user, group=group)
 
 
 def _free_ports(count: int) -> list[int]:

@@ -19,8 +19,8 @@ import bench_device  # noqa: E402
 from bench_page import compare, entries, page, quartiles, slug  # noqa: E402
 
 # The three loops on the same images in the same order; weights of a size that tells the logits apart.
-ALIKE = ("regularizer=gap", "optimizer.order=files", "dataset.augment.pad=0", "dataset.augment.flip=false")
-ALIKE += ("architecture.init=he", "architecture.last_relu=false")
+ALIKE: tuple[str, ...] = ("regularizer=gap", "optimizer.order=files", "dataset.augment.pad=0")
+ALIKE += ("dataset.augment.flip=false", "architecture.init=he", "architecture.last_relu=false")
 
 
 @pytest.fixture(scope="session")
@@ -119,7 +119,8 @@ def test_what_got_slower_is_named(found: dict[str, Any]) -> None:
 
 
 def test_what_is_kept_and_what_is_replaced(found: dict[str, Any], tmp_path: Path) -> None:
-    path, said = tmp_path / "here.json", []
+    path = tmp_path / "here.json"
+    said: list[str] = []
     full = found | {"setting": "full"}
     bench.publish(full | {"file": "here"}, tmp_path, keep=False, say=said.append)
     before = path.read_bytes()

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from nin_repro import build, rng
 from nin_repro.config.compose import load
+from nin_repro.data.batches import Scaled
 from nin_repro.data.sources import Split
 from nin_repro.training import checkpoint, loop
 from nin_repro.training.capture import WARM, Body, Replay
@@ -111,8 +112,8 @@ def test_a_captured_run_that_is_stopped_after_any_step_ends_as_one_that_was_not(
 
 def test_every_start_of_a_captured_run_is_captured_anew(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     words = ["restarts=1", "optimizer.schedule.epochs=2", "optimizer.schedule.drops=[]"]
-    monkeypatch.setattr(loop, "is_dead", lambda *_: (plain.progress.attempt == 0 and fast.progress.attempt == 0, []))
     plain, fast = make(*words, name="plain"), make(*words, name="fast")
+    monkeypatch.setattr(loop, "is_dead", lambda *_: (plain.progress.attempt == 0 and fast.progress.attempt == 0, []))
     assert plain.run() == "done" and plain.progress.attempt == 1
     plain.progress.attempt = 0
     begin = fast._begin_attempt
@@ -123,7 +124,8 @@ def test_every_start_of_a_captured_run_is_captured_anew(make: Make, monkeypatch:
 
 
 def test_what_cannot_be_captured_is_launched_one_by_one(make: Make) -> None:  # noqa: F811
-    plain, fast, said = make(name="plain"), captured(make(name="fast")), []
+    plain, fast = make(name="plain"), captured(make(name="fast"))
+    said: list[str] = []
 
     def wait(*_: object) -> None:
         fast.sgd.norm.item()
@@ -156,6 +158,7 @@ def test_a_fault_in_a_captured_update_is_found_with_the_weights_before_it(make: 
     def step(position: int) -> None:
         if run.progress.step == 2 + WARM:
             run.before = checkpoint.fingerprint(run.network.state_dict())  # type: ignore[attr-defined]
+            assert isinstance(run.batches.images, Scaled)
             run.batches.images.mean.fill_(float("nan"))
         original(position)
 

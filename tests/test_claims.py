@@ -185,7 +185,7 @@ LAYERS: dict[str, Any] = {
 
 
 def page(found: list[Record], measured: list[measurements.Measurement] | None = None, **more: Any) -> Page:
-    options = {"layers": LAYERS, "costs": [], "bases": {}, "problems": [], "folder": Path()} | more
+    options: dict[str, Any] = {"layers": LAYERS, "costs": [], "bases": {}, "problems": [], "folder": Path()} | more
     return Page(found, measured or [], **options)
 
 
@@ -442,6 +442,6 @@ def test_curves_differ_without_colour_and_have_bands_over_seeds(tmp_path: Path) 
     lines = {line.get_label(): line for line in axes.get_lines()}
     assert set(lines) == {"GAP, 3 seeds", "FC, 3 seeds", "FC + dropout, 3 seeds"}
     assert len({(line.get_linestyle(), line.get_marker()) for line in lines.values()}) == 3
-    assert list(lines["GAP, 3 seeds"].get_ydata()) == [2.0] * 5
-    heights = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert list(np.asarray(lines["GAP, 3 seeds"].get_ydata())) == [2.0] * 5
+    heights = np.asarray(axes.collections[0].get_paths()[0].vertices)[:, 1]
     assert (heights.min(), heights.max()) == (1.0, 3.0)

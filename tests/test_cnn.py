@@ -1,5 +1,7 @@
 """The convolutional network of section 4.6: its layers against formulas and loops in numpy float64."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch.nn import functional as F
 from nin_repro import build
 from nin_repro.config.compose import load
 from nin_repro.models.cnn import ConvNet, LocallyConnected2d, response_norm
+from nin_repro.models.heads import FullyConnected
 from nin_repro.models.shape import Shape
 from nin_repro.models.spec import layers
 from nin_repro.schema import ResponseNorm
@@ -98,15 +101,16 @@ def test_network_is_its_layers_in_order() -> None:
     y = F.local_response_norm(y, 9, 0.001, 0.75, 1.0)
     y = F.avg_pool2d(F.relu(built.convolutions[2](y)), 3, 2, ceil_mode=True)
     y = F.relu(built.local(y)).flatten(1) * 0.5
-    assert built.head.fc is not None
+    assert isinstance(built.head, FullyConnected)
     torch.testing.assert_close(built(x), built.head.fc(y))
 
 
 def test_initial_weights_and_biases() -> None:
     built = network("regularizer=fc", "regularizer.fc_std=0.02")
     built.initialise(0, 0)
-    found = [(layer.weight.std().item(), layer.bias.unique().tolist()) for layer, *_ in built.weighted()]
+    weighted: list[Any] = [start.layer for start in built.weighted()]
+    found = [(layer.weight.std().item(), layer.bias.unique().tolist()) for layer in weighted]
     for (std, biases), expected in zip(found, [1e-4, 0.01, 0.01, 0.04], strict=True):
         assert std == pytest.approx(expected, rel=0.05) and biases == [1.0]
-    assert built.head.fc is not None
+    assert isinstance(built.head, FullyConnected)
     assert built.head.fc.weight.std().item() == pytest.approx(0.02, rel=0.1) and not built.head.fc.bias.any()

@@ -400,7 +400,8 @@ def test_a_clock_that_jumps_back_changes_nothing(
     monkeypatch.setattr(time, "localtime", lambda seconds=None: local(jumping() if seconds is None else seconds))
     shown_time = time.strftime
     monkeypatch.setattr(time, "strftime", lambda how, when=None: shown_time(how, when or time.localtime()))
-    step, stopped = Trainer.step, []
+    step = Trainer.step
+    stopped: list[bool] = []
 
     def stop_once(self: Trainer, position: int) -> None:
         step(self, position)

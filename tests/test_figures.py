@@ -116,7 +116,7 @@ def lines(figure: Any) -> dict[str, Any]:
 
 
 def test_ours_are_drawn_over_the_papers_on_the_papers_axes(tmp_path: Path) -> None:
-    points = [[50.0 - seed, 30.0] for seed in range(3)]
+    points: list[list[float | None]] = [[50.0 - seed, 30.0] for seed in range(3)]
     values = [record(seed=seed, curve=curve(one, [80, 70])) for seed, one in enumerate(points)]
     figure = draw_figure3(drawn(stored(tmp_path, *values)))
     axes, found = figure.axes[0], lines(figure)

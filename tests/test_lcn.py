@@ -65,7 +65,7 @@ def test_every_channel_is_normalised_by_itself() -> None:
     for c in range(3):
         alone = local_contrast_normalised(x[..., c : c + 1].copy())
         np.testing.assert_allclose(found[..., c : c + 1], alone, atol=1e-5)
-    louder = local_contrast_normalised(x * np.float32([1, 10, 100]))  # the strength of a channel is divided out
+    louder = local_contrast_normalised(x * np.array([1, 10, 100], np.float32))  # a channel's strength is divided out
     np.testing.assert_allclose(louder, found, atol=1e-5)
     assert not np.allclose(found, x, atol=0.1) and 0.5 < found[..., 1].std() < 1.5
 

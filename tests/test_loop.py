@@ -17,6 +17,7 @@ from nin_repro.config.compose import load
 from nin_repro.data.batches import Batches, crop_and_flip, on_device
 from nin_repro.data.preprocess import preprocess
 from nin_repro.data.sources import Split
+from nin_repro.models.nin import NetworkInNetwork
 from nin_repro.schema import Augment, Config, Preprocessing
 from nin_repro.training import checkpoint, evaluate
 from nin_repro.training.console import Console
@@ -82,8 +83,8 @@ def stop_after(trainer: Trainer, steps: int, *signals: signal.Signals) -> None:
     """Ask the trainer to stop when it has made so many updates."""
     original = trainer.step
 
-    def step(*arguments: Any) -> None:
-        original(*arguments)
+    def step(position: int) -> None:
+        original(position)
         if trainer.progress.step == steps:
             for number in signals or [signal.SIGTERM]:
                 os.kill(os.getpid(), number)
@@ -244,8 +245,13 @@ def test_rates_of_the_four_groups(make: Make) -> None:
 # --- deaths ---------------------------------------------------------------------------------------------------------
 
 
+def convolutions(trainer: Trainer) -> Any:
+    assert isinstance(trainer.network, NetworkInNetwork)
+    return trainer.network.convolutions()
+
+
 def kill_hidden_units(trainer: Trainer) -> None:
-    for parameter in trainer.network.convolutions()[3].parameters():
+    for parameter in convolutions(trainer)[3].parameters():
         parameter.data.fill_(-1.0)
 
 
@@ -285,7 +291,7 @@ def test_death_between_two_looks_is_found_at_the_end(make: Make) -> None:
 
 def test_a_dead_class_is_counted_at_the_end(make: Make) -> None:
     run = make("optimizer.lr=1e-6")
-    last = run.network.convolutions()[-1]
+    last = convolutions(run)[-1]
     last.bias.data.fill_(1.0)
     last.weight.data[3], last.bias.data[3] = 0.0, -1.0
     assert run.run() == "done"
@@ -301,7 +307,7 @@ def test_a_dead_class_costs_a_start_unless_the_run_is_reduced(words: list[str], 
 
     def initialise(seed: int, attempt: int) -> None:
         start(seed, attempt)
-        last = run.network.convolutions()[-1]
+        last = convolutions(run)[-1]
         last.bias.data.fill_(1.0)
         if attempt == 0:
             last.weight.data[3], last.bias.data[3] = 0.0, -1.0
@@ -316,7 +322,7 @@ def test_a_dead_class_costs_a_start_unless_the_run_is_reduced(words: list[str], 
 
 def test_a_plateau_is_not_death(make: Make) -> None:
     run = make("architecture.last_init_factor=1e-6")
-    for convolution in run.network.convolutions()[-1:]:
+    for convolution in convolutions(run)[-1:]:
         convolution.bias.data.fill_(0.1)
     data = run.batches
     found = evaluate.logits(run.network, data.images)
@@ -337,11 +343,11 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(make: Make, tmp_path:
     run = make("checkpoint_seconds=0")
     original = run.step
 
-    def step(*arguments: Any) -> None:
+    def step(position: int) -> None:
         if run.progress.step == 4:
             run.before = checkpoint.fingerprint(run.network.state_dict())  # type: ignore[attr-defined]
             run.batches.images.mean.fill_(float("nan"))  # type: ignore[union-attr]
-        original(*arguments)
+        original(position)
 
     run.step = step  # type: ignore[method-assign]
     with pytest.raises(NotFinite, match=r"epoch 1, step 5, learning rates 0.1, 0.2, 0.01, 0.02"):
@@ -361,7 +367,7 @@ def test_a_damaged_checkpoint_is_never_loaded(damage: str, tmp_path: Path) -> No
     if damage == "flip":
         raw[len(raw) // 2] ^= 1
     harmed = {"truncate": raw[:-7], "flip": raw, "zero": bytes(len(raw)), "empty": b""}[damage]
-    path.write_bytes(harmed)
+    path.write_bytes(bytes(harmed))
     with pytest.raises(checkpoint.DamagedCheckpoint, match="truncated or altered"):
         checkpoint.load(path)
 
@@ -427,9 +433,9 @@ def test_a_run_that_stops_by_the_validation_error_takes_its_best_weights(make: M
     seen: list[str] = []
     original = run._end_epoch
 
-    def end_epoch(rate: float | None) -> None:
+    def end_epoch(images_per_second: float | None) -> None:
         seen.append(checkpoint.fingerprint(run.network.state_dict()))
-        original(rate)
+        original(images_per_second)
 
     run._end_epoch = end_epoch  # type: ignore[method-assign]
     assert run.run() == "done"

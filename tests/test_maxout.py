@@ -83,8 +83,8 @@ class Reference:
             window = z[n, m::maps, top : top + size, left : left + size]
             out[n, m, a, b] = window.max()
             if push is not None:
-                p, i, j = np.unravel_index(window.argmax(), window.shape)
-                into_z[n, m + p * maps, top + i, left + j] += push[n, m, a, b]
+                p, row, column = np.unravel_index(window.argmax(), window.shape)
+                into_z[n, m + p * maps, top + row, left + column] += push[n, m, a, b]
         into_weight = np.zeros(weight.shape)
         for i in range(rows):
             for j in range(columns):
@@ -315,8 +315,8 @@ def test_norms_stay_under_their_limits(make: Make) -> None:
     trainer = make(small(*words), split(90))
     original, seen = trainer.step, []
 
-    def step(*arguments: Any) -> None:
-        original(*arguments)
+    def step(position: int) -> None:
+        original(position)
         seen.append(norms(trainer))
 
     trainer.step = step  # type: ignore[method-assign]
@@ -343,8 +343,8 @@ def test_a_run_that_is_stopped_after_any_step_ends_as_one_that_was_not(words: li
         first = make(config, split(60), f"cut{stop}")
         original = first.step
 
-        def step(*arguments: Any, original: Any = original, first: Trainer = first, stop: int = stop) -> None:
-            original(*arguments)
+        def step(position: int, original: Any = original, first: Trainer = first, stop: int = stop) -> None:
+            original(position)
             if first.progress.step == stop:
                 os.kill(os.getpid(), signal.SIGTERM)
 

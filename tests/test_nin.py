@@ -1,6 +1,7 @@
 """The network: the released sizes, the function it computes, its dropout and its initial weights."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,15 +12,16 @@ from nin_repro import build, rng
 from nin_repro.config.compose import load
 from nin_repro.data.sources import DATASETS
 from nin_repro.models.network import Clock, Dropout
-from nin_repro.models.nin import NetworkInNetwork
+from nin_repro.models.nin import MlpconvBlock, NetworkInNetwork
 from nin_repro.models.shape import Layer, Shape
 from nin_repro.models.spec import layers, pooled
-from nin_repro.schema import Config
+from nin_repro.schema import Config, Nin
 
 
 def network(config: Config) -> NetworkInNetwork:
     facts = DATASETS[config.dataset.name]
     height, width, channels = facts.shape
+    assert isinstance(config.architecture, Nin)
     return NetworkInNetwork(Shape(channels, height, width), facts.classes, config.architecture, config.regularizer)
 
 
@@ -120,6 +122,7 @@ def test_evaluation_is_the_papers_function(words: list[str]) -> None:
     parameters = [parameter.detach().numpy() for parameter in built.parameters()]
     regularizer = config.regularizer
     keep = 1 - regularizer.dropout if regularizer.convention == "released" else 1.0
+    assert isinstance(config.architecture, Nin)
     for number, block in enumerate(config.architecture.blocks.values()):
         for i in range(3):
             weight, bias = parameters[:2]
@@ -144,10 +147,11 @@ def test_pooling_before_relu_has_the_gradient_of_relu_before_pooling() -> None:
     built.initialise(0, 0)
     x = torch.from_numpy(np.random.default_rng(1).normal(size=(4, 1, 8, 8)))
     built(x).square().sum().backward()
-    found = [parameter.grad.clone() for parameter in built.parameters()]
+    found = [parameter.grad.clone() for parameter in built.parameters() if parameter.grad is not None]
     built.zero_grad()
     y = x
     for block in built.blocks:
+        assert isinstance(block, MlpconvBlock)
         for convolution in block.convolutions:
             y = F.relu(convolution(y))
         if block.block.pool == "max":
@@ -160,7 +164,7 @@ def test_pooling_before_relu_has_the_gradient_of_relu_before_pooling() -> None:
 @pytest.mark.parametrize("way", ["an expanded value", "a tensor of its own", "channels first"])
 def test_a_block_takes_any_gradient(way: str) -> None:
     """The ReLU writes over it where it can: where it is not one value for all places."""
-    block = network(load(["dataset=digits", "architecture=nin_small"])).blocks[-1].double()
+    block: Any = network(load(["dataset=digits", "architecture=nin_small"])).blocks[-1].double()
     draw = torch.Generator().manual_seed(0)
     x = torch.randn((4, block.convolutions[0].in_channels, 4, 4), generator=draw, dtype=torch.float64)
     x = x.contiguous(memory_format=torch.channels_last)
@@ -208,7 +212,7 @@ def test_gradient_of_dropout_is_its_mask() -> None:
     x = torch.rand(2, 3, 4, 4, requires_grad=True)
     out = Dropout(0.5, "released", 1, Clock())(x)
     out.sum().backward()
-    assert torch.equal(x.grad, (out != 0).float())
+    assert x.grad is not None and torch.equal(x.grad, (out != 0).float())
 
 
 def test_dropout_lies_between_the_blocks_only() -> None:
@@ -226,7 +230,7 @@ def test_initial_weights_have_the_released_deviations_and_biases_are_zero() -> N
     stds = [convolution.weight.std().item() for convolution in built.convolutions()]
     expected = [0.001, 0.01, 0.01] + [0.05] * 6
     np.testing.assert_allclose(stds, expected, rtol=0.03)
-    assert all(not convolution.bias.any() for convolution in built.convolutions())
+    assert all(convolution.bias is not None and not convolution.bias.any() for convolution in built.convolutions())
 
 
 def test_he_initialisation_and_the_factor_of_the_last_layer() -> None:
@@ -314,4 +318,4 @@ def test_uniform_initialisations(init: str) -> None:
         fan_in, fan_out = layer.weight[0].numel(), layer.weight[:, 0].numel()
         bound = math.sqrt(6 / (fan_in + fan_out)) if init == "xavier" else 1 / math.sqrt(fan_in)
         assert 0.9 * bound < layer.weight.abs().max() <= bound
-        assert layer.bias.abs().max() <= 1 / math.sqrt(fan_in) and layer.bias.std() > 0
+        assert layer.bias is not None and layer.bias.abs().max() <= 1 / math.sqrt(fan_in) and layer.bias.std() > 0

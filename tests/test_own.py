@@ -216,10 +216,10 @@ def test_the_digest_is_that_of_the_images_not_of_the_file(made: Path) -> None:
     assert (len(first.train_labels), len(first.eval_labels), first.eval_name) == (240, 60, "test")
     with np.load(made / "stripes.npz") as archive:
         arrays = dict(archive)
-    np.savez_compressed(made / "stripes.npz", **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(made / "stripes.npz", **arrays)
     assert open_split("stripes", made, "final").digest == first.digest
     arrays["train_images"][0, 0, 0, 0] ^= 1
-    np.savez(made / "stripes.npz", **arrays)  # type: ignore[arg-type]
+    np.savez(made / "stripes.npz", **arrays)
     assert open_split("stripes", made, "final").digest != first.digest
 
 

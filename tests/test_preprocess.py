@@ -49,6 +49,11 @@ def whitened(fit: np.ndarray, x: np.ndarray, zca: float) -> np.ndarray:
     return (x - mean) / np.sqrt(zca) + (x - mean) @ vt.T * gain @ vt
 
 
+def arrays(*arguments: Any) -> Any:
+    """What `preprocess` gives back where that is arrays."""
+    return preprocess(*arguments)
+
+
 def run(tmp_path: Path, params: Preprocessing = WHITEN, digest: str = "d") -> Any:
     return preprocess(images(50), [images(50), images(9, seed=1)], params, tmp_path / "cache", digest)
 
@@ -64,7 +69,7 @@ def test_contrast_normalisation(
     raw = images(6, seed=seed)
     raw[2] = 37  # flat: there is no contrast to normalise
     params = Preprocessing(divide=divide, gcn=norm, zca=None, mean="none")
-    (found,) = preprocess(raw, [raw], params, tmp_path_factory.mktemp("cache"), "d")
+    (found,) = arrays(raw, [raw], params, tmp_path_factory.mktemp("cache"), "d")
     assert found.dtype == np.float32 and found.shape == raw.shape
     np.testing.assert_allclose(found.reshape(6, -1), gcn(raw / divide, norm), rtol=1e-4, atol=1e-5 * norm)
     assert not found[2].any()
@@ -78,7 +83,7 @@ def test_contrast_normalisation_with_a_bias(
     raw = images(6, seed=seed)
     raw[2] = 37
     params = Preprocessing(divide=divide, gcn=None, zca=None, mean="none", gcn_std_bias=bias)
-    (found,) = preprocess(raw, [raw], params, tmp_path_factory.mktemp("cache"), "d")
+    (found,) = arrays(raw, [raw], params, tmp_path_factory.mktemp("cache"), "d")
     assert found.dtype == np.float32 and found.shape == raw.shape
     np.testing.assert_allclose(found.reshape(6, -1), gcn_std(raw / divide, bias), rtol=1e-4, atol=1e-5)
 
@@ -91,7 +96,7 @@ def test_the_order_of_the_steps(divide: float, norm: str | None, then: Any, tmp_
     x = images(40, (8, 7, 3))
     steps: dict[str, Any] = {"gcn": None, "zca": 0.1 if then == "zca" else None, "lcn": True}
     steps |= {"mean": "none" if then == "zca" else then} | ({norm: 10.0} if norm else {})
-    (found,) = preprocess(x, [x[:9]], Preprocessing(divide=divide, **steps), tmp_path, "d")
+    (found,) = arrays(x, [x[:9]], Preprocessing(divide=divide, **steps), tmp_path, "d")
     globally = {"gcn": gcn(x, 10), "gcn_std_bias": gcn_std(x / divide, 10), None: x / divide}[norm]
     flat = local_reference(globally.reshape(x.shape)).reshape(40, -1)
     expected = {"none": flat, "pixel": flat - flat.mean(axis=0), "zca": whitened(flat, flat, 0.1)}[then]
@@ -108,14 +113,14 @@ def test_whitening_with_the_statistics_of_the_training_images(tmp_path: Path) ->
 def test_whitening_of_plain_bytes(tmp_path: Path) -> None:
     raw = images(40)
     params = Preprocessing(divide=255, gcn=None, zca=1e-3, mean="none")
-    (found,) = preprocess(raw, [raw], params, tmp_path, "d")
+    (found,) = arrays(raw, [raw], params, tmp_path, "d")
     x = raw.reshape(40, -1) / 255
     np.testing.assert_allclose(found.reshape(40, -1), whitened(x, x, 1e-3), atol=1e-3)
 
 
 def test_whitened_training_images_are_uncorrelated_and_keep_their_place(tmp_path: Path) -> None:
     raw = images(4_000)
-    (found,) = preprocess(raw, [raw], Preprocessing(255, None, 1e-6, "none"), tmp_path, "d")
+    (found,) = arrays(raw, [raw], Preprocessing(255, None, 1e-6, "none"), tmp_path, "d")
     x = found.reshape(4_000, -1).astype(np.float64)
     np.testing.assert_allclose(x.T @ x / len(x), np.eye(x.shape[1]), atol=5e-3)
     raw_x = raw.reshape(4_000, -1) / 255.0
@@ -127,8 +132,8 @@ def test_the_order_of_the_values_does_not_matter(tmp_path: Path) -> None:
     """pylearn2 has the channels first."""
     raw = images(30)
     channels_first = np.ascontiguousarray(raw.transpose(0, 3, 1, 2))
-    (ours,) = preprocess(raw, [raw], WHITEN, tmp_path, "d")
-    (theirs,) = preprocess(channels_first, [channels_first], WHITEN, tmp_path, "d")
+    (ours,) = arrays(raw, [raw], WHITEN, tmp_path, "d")
+    (theirs,) = arrays(channels_first, [channels_first], WHITEN, tmp_path, "d")
     np.testing.assert_allclose(ours.transpose(0, 3, 1, 2), theirs, atol=1e-4)
 
 
@@ -168,7 +173,7 @@ def test_real_images(tmp_path: Path) -> None:
     """The middle of CIFAR-10 images, with the paper's parameters; there are more values than images."""
     raw = load("cifar10", DATA, ["train"]).images["train"][:600, 8:24, 8:24]
     params = Preprocessing(divide=1, gcn=55, zca=0.1, mean="none")
-    train, test = preprocess(raw[:500], [raw[:500], raw[500:]], params, tmp_path, "d")
+    train, test = arrays(raw[:500], [raw[:500], raw[500:]], params, tmp_path, "d")
     fit = gcn(raw[:500], 55)
     np.testing.assert_allclose(train.reshape(500, -1), whitened(fit, fit, 0.1), atol=1e-4)
     np.testing.assert_allclose(test.reshape(100, -1), whitened(fit, gcn(raw[500:], 55), 0.1), atol=1e-4)

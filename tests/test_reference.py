@@ -13,7 +13,7 @@ from test_sgd import CudaConvnet
 from nin_repro import build, rng
 from nin_repro.config.compose import load
 from nin_repro.data.sources import Split
-from nin_repro.schema import Config, Mlpconv, Regularizer
+from nin_repro.schema import Config, Mlpconv, Nin, Regularizer
 from nin_repro.training.console import Console
 from nin_repro.training.loop import Trainer
 
@@ -194,13 +194,14 @@ def test_three_updates(words: list[str], clip: float | None, tmp_path: Path) -> 
     if config.regularizer.head == "fc":
         rates += [config.regularizer.fc_lr_factor * lr, config.regularizer.fc_lr_factor * 2 * lr]
     update = CudaConvnet(initial, rates, [decay, 0.0] * (len(rates) // 2), momentum)
-    x = images.train_images / 16
+    x = np.asarray(images.train_images) / 16
     x = x - x.mean(axis=0)
     key, losses, norms = rng.seed_words("train", 0, 0), [], []
-    blocks = list(config.architecture.blocks.values())  # type: ignore[arg-type]
+    assert isinstance(config.architecture, Nin)
+    blocks = list(config.architecture.blocks.values())
     for step, scale in enumerate((1.0, 1.0, 0.1)):
         order = rng.permutation(key, step, IMAGES).numpy()
-        network = Reference(update.weights, blocks, config.regularizer)  # type: ignore[arg-type]
+        network = Reference(update.weights, blocks, config.regularizer)
         losses.append(network.loss(x[order], images.train_labels[order], step, key))
         gradients = network.gradients()
         norms.append(sum((gradient**2).sum() for gradient in gradients) ** 0.5)

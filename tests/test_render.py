@@ -16,7 +16,7 @@ from nin_repro.results import export, records, render, tables
 from nin_repro.results.tables import Cell, Report
 
 NAMES = [name for table in tables.paper.TABLES for row in table.rows for name in row.experiments]
-COSTS = {"parameters": 966_986, "multiply_adds": 222_486_528}
+COSTS: dict[str, Any] = {"parameters": 966_986, "multiply_adds": 222_486_528}
 CELLS = {
     name: Cell(name, digest(f"{name} paper"), f"python -m x experiment={name}", "5 x 2 h", **COSTS) for name in NAMES
 }

@@ -17,7 +17,7 @@ SHORT = ["budget.epochs=3", "budget.train_images=200"]
 
 
 def give(place: Path, *words: str, last: str = "record=always") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, ROOT / "scripts" / "reproduce.py", "--only", "quickstart", "--seeds", "2"]
+    command = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), "--only", "quickstart", "--seeds", "2"]
     command += [*words, *SMALL, last]
     return subprocess.run(
         command, cwd=place, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120

@@ -176,8 +176,9 @@ TEXTS = [
 @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
 def test_texts_of_records_stay_texts(tmp_path: Path, text: str) -> None:
     """In tables as Markdown, CSV, LaTeX and on the terminal, in ablations, claims and analysis, and in a picture."""
-    own = {"device": text, "command": text, "commit": text, "data": {"provenance": text, "digest": text}}
-    recipe = {
+    own: dict[str, Any] = {"device": text, "command": text, "commit": text}
+    own |= {"data": {"provenance": text, "digest": text}}
+    recipe: dict[str, Any] = {
         "dataset": {"name": text},
         "architecture": {"kind": text, "blocks": [text]},
         "regularizer": {"dropout": text, "head": "gap", "head_dropout": 0.0, "convention": text},
@@ -186,9 +187,10 @@ def test_texts_of_records_stay_texts(tmp_path: Path, text: str) -> None:
     pairs = [(recipe, 0), (recipe | {"regularizer": recipe["regularizer"] | {"head": "fc"}}, 1)]
     (plain,) = stored(tmp_path / "records", record())
     found = []
-    for one, number in pairs:
-        names = {"experiment": text, "budget": text, "family": digest(str(number)), "key": digest(f"{number} k")}
-        found.append(replace(plain, recipe=one, deviations=(text,), **names, **own))
+    for variant, number in pairs:
+        names: dict[str, Any] = {"experiment": text, "budget": text}
+        names |= {"family": digest(str(number)), "key": digest(f"{number} k")}
+        found.append(replace(plain, recipe=variant, deviations=(text,), **names, **own))
     found.append(replace(plain, **own, deviations=(text,)))
     cells = {"table1/nin": tables.Cell("table1/nin", plain.family, text, text, (text,))}
     report = tables.build(found, cells, [text])
@@ -295,8 +297,8 @@ def test_no_secret_is_written_and_nothing_listens(checkout: Path, tmp_path: Path
     work.mkdir()
 
     def python(*words: str, **options: Any) -> subprocess.Popen[str]:
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        return subprocess.Popen([sys.executable, *words], cwd=work, env=own | options, **pipes)  # type: ignore[call-overload,no-any-return]
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen([sys.executable, *words], cwd=work, env=own | options, **pipes)
 
     with python("-m", "nin_repro.train", *QUICK, "wandb.mode=offline") as training:
         while training.poll() is None:

@@ -91,6 +91,7 @@ def test_nothing_moves_after_a_value_that_is_not_finite(where: str) -> None:
     before = [tensor.clone() for tensor in tensors]
     for tensor in tensors:
         tensor.grad = torch.ones_like(tensor)
+    assert tensors[0].grad is not None and tensors[1].grad is not None
     if where == "gradient":
         tensors[1].grad[3] = float("nan")
     if where == "overflow":

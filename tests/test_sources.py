@@ -352,7 +352,7 @@ def test_the_validation_images_of_svhn(tmp_path: Path, monkeypatch: pytest.Monke
         arrays[f"{part}_labels"] = numbers // 3 % 10
     save(tmp_path / "svhn.npz", arrays)
 
-    def numbers_of(images: np.ndarray) -> np.ndarray:
+    def numbers_of(images: np.ndarray | sources.Rows) -> np.ndarray:
         return np.ascontiguousarray(images).reshape(-1, 2).view("<u2").ravel()
 
     final, validate = (open_split("svhn", tmp_path, protocol) for protocol in ("final", "validate"))
@@ -377,6 +377,7 @@ def test_the_digits_of_scikit_learn(tmp_path: Path) -> None:
     final = open_split("digits", tmp_path, "final")
     assert final.provenance == "digits that come with scikit-learn"
     images, labels = load_digits().images, load_digits().target
+    assert isinstance(final.eval_images, np.ndarray) and isinstance(final.train_images, np.ndarray)
     assert np.array_equal(final.eval_images[..., 0], images[4::5]) and np.array_equal(final.eval_labels, labels[4::5])
     assert np.array_equal(final.train_images[:9, ..., 0], images[[0, 1, 2, 3, 5, 6, 7, 8, 10]])
     assert len(final.train_labels) == 1_438

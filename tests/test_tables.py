@@ -228,7 +228,7 @@ def test_time_of_an_epoch_counts_all_starts(tmp_path: Path) -> None:
 
 
 def test_times_are_medians_by_machine_of_the_runs_that_were_not_dead(tmp_path: Path) -> None:
-    slow = {"device": "1 x CPU", "seconds": 26_000.0}
+    slow: dict[str, Any] = {"device": "1 x CPU", "seconds": 26_000.0}
     runs = [record(seed=seed, seconds=seconds) for seed, seconds in enumerate((5200.0, 2600.0, 90_000.0))]
     runs += [record(seed=3, status="dead", error=None, seconds=1.0), record(seed=4, **slow)]
     found = results(tables.build(stored(tmp_path, *runs), CELLS))["table1/nin"].timings
