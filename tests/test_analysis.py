@@ -153,9 +153,9 @@ def test_without_runs_it_says_so(tmp_path: Path) -> None:
 
 
 def test_claims_stand_with_their_verdicts(tmp_path: Path) -> None:
-    text = page([], [Claim(MAPS, Verdict("supported", "at a reduced budget, n=3"))])
-    assert "1 supported; 1 of these verdicts rest on reduced budgets" in text
-    assert "| section 3.2, Figure 4 | **supported** | at a reduced budget, n=3 |" in text
+    text = page([], [Claim(MAPS, Verdict("supported at a reduced budget", "n=3"))])
+    assert "Claims beside the tables: 1 supported at a reduced budget." in text
+    assert "| section 3.2, Figure 4 | **supported at a reduced budget** | n=3 |" in text
 
 
 def test_nothing_in_a_record_becomes_markup(tmp_path: Path) -> None:

@@ -67,9 +67,8 @@ def _short(
     ]
     if claims:
         verdicts = Counter(claim.verdict.word for claim in claims)
-        reduced = sum("at a reduced budget" in claim.verdict.text for claim in claims)
         told = ", ".join(f"{count} {word}" for word, count in verdicts.most_common())
-        lines.append(f"- Claims beside the tables: {told}; {reduced} of these verdicts rest on reduced budgets.")
+        lines.append(f"- Claims beside the tables: {told}.")
     if starts:
         died, total = sum(one.share.count for one in starts), sum(one.share.of for one in starts)
         lines.append(

@@ -15,6 +15,7 @@ from nin_repro.results.render import clean
 from nin_repro.results.tables import FEWEST_RUNS, PAPER_BUDGET, Verdict, luck_of_means, spanned
 
 SUPPORTED, NOT_SUPPORTED, NOT_ENOUGH = "supported", "not supported", "not enough runs"
+REDUCED = " at a reduced budget"  # after one of the first two: of networks that were trained briefly
 PAPER_DATASETS = ("cifar10", "cifar100", "mnist", "svhn")
 
 
@@ -129,10 +130,10 @@ def decide(found: Sequence[Judged]) -> Verdict:
             what = f"of {len(found)} to be judged none has {FEWEST_RUNS} living runs on each side"
         return Verdict(NOT_ENOUGH, what)
     word = SUPPORTED if all(one.supports for one in best) else NOT_SUPPORTED
-    scale = "" if best[0].full else "at a reduced budget, "
+    scale = "" if best[0].full else REDUCED
     agree = sum(bool(one.supports) for one in best)
     count = "" if len(best) == 1 else f"{agree} of {len(best)} support it: "
-    return Verdict(word, f"{scale}{count}" + "; ".join(f"{one.label}: {one.why}" for one in best))
+    return Verdict(word + scale, count + "; ".join(f"{one.label}: {one.why}" for one in best))
 
 
 # --- arms and pairs --------------------------------------------------------------------------------------------------
