@@ -88,12 +88,14 @@ def test_effects_are_called_so_only_beyond_their_limit_and_count_for_the_contrad
 ) -> None:
     inverted = BASE | {"regularizer": {"convention": "inverted"}, "budget": {"epochs": 3}}
     both = BASE | {"regularizer": {"convention": "released"}, "budget": {"epochs": 3}}
+    fully = both | {"regularizer": {"convention": "released", "head": "fc"}}
     bases = {"table4/nin": both}
     runs = stored(
         tmp_path,
         *(run(1.0 + seed / 10, both | {"seed": seed}) for seed in range(3)),
         *(run(2.0 + seed / 10, inverted | {"seed": seed}) for seed in range(3)),
         *(run(1.1 + seed / 10, both | {"seed": seed, "optimizer": {"lr": 0.2}}) for seed in range(3)),
+        *(run(3.0 + seed / 10, fully | {"seed": seed}) for seed in range(3)),
     )
     compared = ablations.choices(runs, bases)
     text = analysis.markdown(tables.build(runs, CELLS), compared, [], runs, bases)
@@ -101,6 +103,7 @@ def test_effects_are_called_so_only_beyond_their_limit_and_count_for_the_contrad
     # s = 0.1 and n = 3 on both sides: 4.303 * sqrt(2 * 0.01 / 3)
     assert told["regularizer.convention=inverted"] == ("raises the error", pytest.approx(0.3513, abs=1e-4))
     assert [seen for changed, (seen, _) in told.items() if "lr=0.2" in changed] == ["none seen"]
+    assert told["regularizer.head=fc"][0] == "raises the error" and "head=fc" not in text  # no unstated choice
     line = next(line for line in text.splitlines() if line.startswith("| X3."))
     assert "convention=inverted: +1.00, limit 0.35" in line
     assert text.count("not yet") == 11 and text.count("nothing to run") == 1  # of 13 contradictions

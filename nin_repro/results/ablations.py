@@ -1,4 +1,4 @@
-"""What a choice that the paper left open does: runs that differ from an experiment in a few keys, beside its own."""
+"""What a single choice does: runs that differ from an experiment in a few keys, beside its own."""
 
 import json
 from collections import defaultdict
@@ -12,6 +12,7 @@ from nin_repro.results.tables import FEWEST_RUNS, Stats, luck_of_means, statisti
 
 MOST = 3  # keys that may differ; more is another experiment, not an ablation
 APART = ("seed", "budget")  # compared at the same budget, over all seeds
+STATED = ("regularizer.dropout", "regularizer.head", "regularizer.head_dropout")  # what the paper itself compares
 PARENT = "parent.key"  # so are the runs that they start from
 
 
@@ -31,6 +32,11 @@ class Choice:
     @property
     def changed(self) -> str:
         return " ".join(self.changes)
+
+    @property
+    def unstated(self) -> bool:
+        """Whether it is about what the paper left open. What it compares itself, `results.claims` judges."""
+        return any(one.partition("=")[0] not in STATED for one in self.changes)
 
     @property
     def seen(self) -> str:
@@ -138,7 +144,7 @@ def _counts(one: Choice) -> str:
 def markdown(found: list[Choice]) -> str:
     """The ablations as a Markdown page."""
     lines = [
-        "# What the unstated choices do",
+        "# What single choices do",
         "",
         "Runs that differ from an experiment in a few keys, beside that experiment's own runs at the same budget. Test "
         "errors in percent, mean ± standard deviation over n seeds without the dead; *effect* is the difference of the "

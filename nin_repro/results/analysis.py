@@ -74,7 +74,7 @@ def _short(
         lines.append(
             f"- Of {total} starts of {len(starts)} recipes, {died} died; which recipes lose them stands below."
         )
-    tested = [one for one in compared if one.changed]
+    tested = [one for one in compared if one.unstated]
     if tested:
         found = [
             f"{code(one.changed)} ({plain(one.experiment)}, {difference(one.effect)})" for one in tested if _seen(one)
@@ -244,15 +244,16 @@ def _choices(compared: Sequence[Choice]) -> list[str]:
             *(spread(one.stats), str(one.stats.n), difference(one.effect), error(one.limit), one.seen),
         ]
         for one in sorted(compared, key=lambda one: (not _seen(one), -abs(one.effect or 0), one.experiment))
-        if one.changed
+        if one.unstated
     ]
     lines = ["## Which unstated choices matter", ""]
     if not rows:
         return [*lines, "No runs of other choices yet.", ""]
     return [
         *lines,
-        "Each choice beside the experiment's own runs at the same budget ([all](tables/ablations.md)), those with an "
-        "effect first. What a choice does after a few epochs need not be what it does after all of them.",
+        "Each choice beside the experiment's own runs at the same budget, those with an effect first. Dropout and the "
+        "last layer, which the paper compares itself, stand among the claims ([all](tables/ablations.md)). What a "
+        "choice does after a few epochs need not be what it does after all of them.",
         "",
         *grid("Experiment|Budget, epochs|Choice|Error|n|Effect|Limit|Seen", "lllrrrrl", rows),
         "",

@@ -109,7 +109,7 @@ def html(
         "text": "Text",
         "extra": "Other NIN systems",
         "claims": "Claims",
-        "ablations": "Unstated choices",
+        "ablations": "Single choices",
         "lottery": "Dead starts",
         "apart": "Other runs",
         "figures": "Figures",
@@ -301,7 +301,7 @@ def _ablations(compared: Sequence[Choice]) -> _Markup:
         name = one.changed or f"{one.experiment}, {one.budget}, {_epochs(one.epochs)}, as it is"
         cells = (spread(one.stats), str(one.stats.n), difference(one.effect), error(one.limit), one.seen)
         rows.append(_line(name, *cells, numbers=range(4), own=not one.changes))
-    title = "What the unstated choices do"
+    title = "What single choices do"
     note = (
         "Runs that differ from an experiment in a few keys, beside that experiment's own runs at the same budget. An "
         "effect counts if it is larger than its 95 % limit."
