@@ -1,8 +1,9 @@
 """`python scripts/reproduce.py [--minutes 9]`: the whole paper, every cell, five living seeds each, most useful first.
 
 It says what is missing, what that costs on this device, and trains it: seeds at the same time as the device has room
-for. What the records have is not done again, so it can be stopped and started anywhere, and takes up on one machine
-what another has left. After `--minutes` it stops the runs under way, which save themselves.
+for. On a GPU without a benchmark on record it begins with the tests that need a GPU, and the benchmark. What the
+records have is not done again, so it can be stopped and started anywhere, and takes up on one machine what another has
+left. After `--minutes` it stops the runs under way, which save themselves.
 """
 
 import argparse
@@ -50,6 +51,7 @@ STAGES = {
         "table4/nin regularizer.convention=inverted",
     ),
 }
+FIRST_ON_A_GPU = (("-m", "pytest", "--gpu"), ("scripts/bench.py", "--quick"))
 MOST = 2  # times as many seeds are tried as are wanted, where runs die
 WAIT = 90  # seconds that runs get to save themselves
 
@@ -140,6 +142,23 @@ def show_plan(todo: list[Cell], rate: float | None) -> None:
         print(f"{cell.name:{width}}  {counts}  {in_words(one):>19}  {in_words(total)}")
 
 
+def check_gpu(deadline: float) -> None:
+    """What comes before the first run on a GPU.
+
+    Raises:
+        UsageError: it failed, or the time was up.
+    """
+    for words in FIRST_ON_A_GPU:
+        command = shlex.join(["python", *words])
+        print(f"\nfirst on a GPU: {command}", flush=True)
+        try:
+            code = subprocess.run([sys.executable, *words], cwd=ROOT, timeout=deadline - time.monotonic()).returncode
+        except subprocess.TimeoutExpired:
+            raise UsageError(f"the time was up during {command}; give it more --minutes") from None
+        if code:
+            raise UsageError(f"{command} failed, see above: nothing is trained; --unchecked does so all the same")
+
+
 def train(cell: Cell, at_once: str, words: list[str], deadline: float) -> int | None:
     """Train the seeds that a cell lacks; the exit code, or None if the time was up."""
     command = [sys.executable, "-m", "nin_repro.train", "-m", *overrides(cell.name)]
@@ -164,6 +183,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="stop after so many, runs under way saved")
     parser.add_argument("--seeds", type=int, default=5, help="living runs of each cell (default %(default)s)")
     parser.add_argument("--only", metavar="EXPERIMENT,...", help="these cells, in this order")
+    parser.add_argument(
+        "--unchecked", action="store_true", help="on a GPU, no tests and no benchmark before the first run"
+    )
     parser.add_argument("--at-once", type=int, help="runs at the same time (default: 5 on a GPU, else one a core)")
     parser.add_argument(
         "words",
@@ -188,6 +210,9 @@ def main() -> None:
     show_plan(todo(), rate)
     if options.plan:
         return
+    if gpu and rate is None and not options.unchecked:
+        check_gpu(deadline)
+        rate = measured_rate(gpu, load(words).precision)
     given_up: dict[str, str] = {}
     while open_cells := [cell for cell in todo() if cell.seeds and cell.name not in given_up]:
         left = None if rate is None else sum(cell.work * len(cell.seeds) for cell in open_cells) / rate

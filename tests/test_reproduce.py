@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from nin_repro.training.rundir import bf16_instructions
 
@@ -16,12 +17,13 @@ SMALL = ["restarts=0", "architecture.last_relu=false", "wandb.mode=disabled"]
 SHORT = ["budget.epochs=3", "budget.train_images=200"]
 
 
-def give(place: Path, *words: str, last: str = "record=always") -> subprocess.CompletedProcess[str]:
+def give(
+    place: Path, *words: str, last: str = "record=always", environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), "--only", "quickstart", "--seeds", "2"]
     command += [*words, *SMALL, last]
-    return subprocess.run(
-        command, cwd=place, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120
-    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | (environment or {})
+    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=120)
 
 
 def records(place: Path) -> list[int]:
@@ -75,3 +77,12 @@ def test_runs_that_leave_no_record_are_not_trained_again_and_again(tmp_path: Pat
 def test_what_is_not_there_is_refused_in_one_line(words: list[str], tmp_path: Path) -> None:
     refused = give(tmp_path, *words)
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "error:" in refused.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_nothing_is_trained_on_a_gpu_that_fails_its_tests(tmp_path: Path) -> None:
+    """Here it fails all of them, because it is not there."""
+    claimed = {"CUDA_VISIBLE_DEVICES": "0", "PYTEST_ADDOPTS": "-n0 -x"}
+    refused = give(tmp_path, *SHORT, environment=claimed)
+    assert refused.returncode == 2 and "first on a GPU: python -m pytest --gpu" in refused.stdout
+    assert "failed, see above: nothing is trained" in refused.stderr and not (tmp_path / "runs").exists()
