@@ -302,7 +302,7 @@ class About:
 
     claim: str | None
     assumptions: list[str]
-    deviations: list[str]
+    deviations: list[str]  # in a file each may end in [key]: what sets that key makes it untrue
 
 
 @dataclass(frozen=True)

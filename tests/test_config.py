@@ -4,6 +4,7 @@ import contextlib
 import copy
 import dataclasses
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -312,6 +313,8 @@ def test_experiment_file_composes_and_opens_with_claim_command_and_cost(name: st
     assert f"experiment={name}" in lines[2]
     for number in (word for word in lines[1].split() if word.rstrip("%.,").replace(".", "").isdigit() and "." in word):
         assert number.rstrip(".,") in (compose.load([f"experiment={name}"]).about.claim or "")
+    for path in re.findall(r"\[([^]]*)\]\"$", "\n".join(lines), re.MULTILINE):
+        assert compose._is_key(path), f"a deviation is about {path}, which is no key"
 
 
 def test_all_groups_combine() -> None:
@@ -505,3 +508,13 @@ def test_a_configuration_from_before_a_key_existed_is_read_with_its_default() ->
     plain = older(config)
     assert "warmup" not in plain["optimizer"]["schedule"] and "precision" not in plain
     assert convert(Config, plain, "") == config
+
+
+def test_a_deviation_that_the_command_undoes_is_not_told_of_the_run() -> None:
+    def told(*words: str) -> list[str]:
+        return [line.split(" (")[0] for line in compose.load(["experiment=table4/nin", *words]).about.deviations]
+
+    clipped, shuffled = "gradient norm clipped at 1", "images are drawn in a new order each epoch"
+    assert told() == told("seed=1", "optimizer.clip_norm=1") == told("optimizer=sgd_plain") == [clipped, shuffled]
+    assert told("optimizer.clip_norm=null") == [shuffled]
+    assert told("optimizer.order=files") == [clipped]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from nin_repro.config.conf import CONF, choices
 from nin_repro.config.recipe import family, key, require_sense
 from nin_repro.files import UsageError
 from nin_repro.models.own import defaults, own_kinds, settings
-from nin_repro.schema import RECIPE, Config, Parent
+from nin_repro.schema import RECIPE, About, Config, Parent
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -198,12 +198,33 @@ def checked(composed: "DictConfig", words: Sequence[str] = ()) -> Config:
 def _checked(plain: dict[str, Any], words: Sequence[str]) -> Config:
     _fill_pads(plain.get("architecture"), "architecture")
     config: Config = convert(Config, plain, "")
+    config = dataclasses.replace(config, about=_still_true(config.about, plain, words))
     require_sense(config)
     if config.parent is None or config.parent.key:
         return config
     parent = load(parent_words(config.parent, words))
     named = dataclasses.replace(config.parent, key=key(parent), family=family(parent))
     return dataclasses.replace(config, parent=named)
+
+
+def _still_true(about: About, plain: Mapping[str, Any], words: Sequence[str]) -> About:
+    """Without the deviations whose key, in square brackets at their end, is not as the experiment's own file has it;
+    and without brackets. What a run's `words` set otherwise, its command tells."""
+    experiment = [word for word in words if word.startswith("experiment=")]
+    own = conf.composed(experiment) if about.deviations and experiment != list(words) else None
+    kept = []
+    for line in about.deviations:
+        text, _, path = line.rstrip("]").partition(" [")
+        if own is None or not path or _at(plain, path) == _at(own, path):
+            kept.append(text)
+    return dataclasses.replace(about, deviations=kept)
+
+
+def _at(config: Any, path: str) -> Any:
+    """What stands at a dotted key; None where there is no such key."""
+    for name in path.split("."):
+        config = config.get(name) if isinstance(config, dict) else None
+    return config
 
 
 def parent_words(parent: Parent, words: Sequence[str]) -> list[str]:
