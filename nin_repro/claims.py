@@ -195,30 +195,31 @@ def layer_numbers(path: Path) -> dict[str, Any]:
 
 def costs(configs: dict[str, Config], found: list[Record]) -> list[Cost]:
     """What each experiment's network takes, those alike in one; times from records of the same network and batches."""
-    groups: dict[str, list[str]] = {}
+    times: dict[str, dict[str, list[float]]] = {}  # images a second by network and machine
+    for record in found:
+        if record.images_per_second:
+            of_network = times.setdefault(_network(record.recipe), {})
+            of_network.setdefault(record.device, []).append(record.images_per_second)
+    groups: dict[tuple[str, int], list[str]] = {}
     for name, config in configs.items():
         # Experiments of one network and one amount of work are one row.
-        groups.setdefault(json.dumps([_network(recipe(config)), images_seen(config)]), []).append(name)
-    return [_cost(tuple(names), configs[names[0]], found) for names in groups.values()]
+        groups.setdefault((_network(recipe(config)), images_seen(config)), []).append(name)
+    return [_cost(tuple(names), configs[names[0]], times.get(network, {})) for (network, _), names in groups.items()]
 
 
-def _network(of: dict[str, Any]) -> list[Any]:
+def _network(of: dict[str, Any]) -> str:
     """What decides the speed of a training: data set, network, regularizer, batches, precision."""
     groups = ("dataset.name", "dataset.augment.", "architecture.", "regularizer.")
     keys = (*groups, "optimizer.batch_size", "precision")
     without = ("regularizer.fc_lr", "architecture.init", "architecture.last_init", "regularizer.convention")
     found = {name: value for name, value in effective(of).items() if name.startswith(keys)}
-    return sorted([name, value] for name, value in found.items() if not name.startswith(without) and "std" not in name)
+    kept = {name: value for name, value in found.items() if not name.startswith(without) and "std" not in name}
+    return json.dumps(kept, sort_keys=True)
 
 
-def _cost(names: tuple[str, ...], config: Config, found: list[Record]) -> Cost:
+def _cost(names: tuple[str, ...], config: Config, times: dict[str, list[float]]) -> Cost:
     built = layers(config.dataset, config.architecture, config.regularizer)
     epochs, drops = plan(config.optimizer.schedule, config.budget)
-    ours = _network(recipe(config))
-    times: dict[str, list[float]] = {}
-    for record in found:
-        if record.images_per_second and _network(record.recipe) == ours:
-            times.setdefault(record.device, []).append(record.images_per_second)
     return Cost(
         experiments=names,
         dataset=config.dataset.name,
