@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_lcn import reference as local_reference
 
+from nin_repro.data import preprocess as module
 from nin_repro.data.preprocess import CHUNK, Bytes, preprocess
 from nin_repro.data.sources import Rows, load
 from nin_repro.files import UsageError
@@ -346,7 +347,7 @@ for name in ("_write_transform", "_write_arrays"):
         with open(folder / "log", "a") as log:
             print(name, file=log)
         time.sleep(0.3)
-        write(*arguments)
+        return write(*arguments)
     setattr(module, name, slowly)
 raw = np.random.default_rng(0).integers(0, 256, (50, 4, 3, 2), dtype=np.uint8)
 (found,) = module.preprocess(raw, [raw], Preprocessing(1, 5.0, 0.1, "none"), folder / "cache", "d")
@@ -362,6 +363,25 @@ def test_two_processes_do_the_work_once(tmp_path: Path) -> None:
     assert [child.returncode for child in children] == [0, 0]
     assert outputs[0] == outputs[1] != ""
     assert sorted((tmp_path / "log").read_text().split()) == ["_write_arrays", "_write_transform"]
+
+
+def test_what_the_disk_did_not_keep_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    write = module._write
+
+    def lossy(path: Path, *arguments: Any) -> list[int]:
+        checksum = write(path, *arguments)
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+        return checksum
+
+    monkeypatch.setattr(module, "_write", lossy)
+    train, _ = run(tmp_path)
+    fit = gcn(images(50), 5)
+    np.testing.assert_allclose(train.reshape(50, -1), whitened(fit, fit, 0.1), atol=1e-4)
+    assert "does not read as it was written" in capfd.readouterr().err
 
 
 @pytest.fixture

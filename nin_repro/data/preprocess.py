@@ -7,6 +7,7 @@ they depend on, checked when they are read, and memory-mapped. SVHN's 7.7 GB of 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -33,6 +34,7 @@ VERSION = 1  # goes up when the same parameters come to mean something else: old
 MANIFEST = "manifest.json"
 CHUNK = 4_000  # images at a time; bounds the memory, 50 MB of CIFAR in fp32
 BLOCK = 50  # images, or rows of a matrix, that a thread works on: few enough to stay in a core's cache
+Checksum = list[int]  # size in bytes and CRC-32 of a file, as the manifest has them
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ def _whitening(fit: Images, params: Preprocessing, zca: float) -> Transform:
         if around is None:
             around = chunk.mean(axis=0)
         chunk -= around
-        rest += chunk.sum(axis=0, dtype=np.float64) / count
+        rest += np.ones(len(chunk), np.float32) @ chunk / count  # small numbers: exact enough, and on all cores
         np.matmul(chunk.T, chunk, out=product)  # numpy sees that this is symmetric and computes half, torch does not
         _add_lower(covariance, product)
     assert around is not None, "no images to fit"
@@ -281,37 +283,52 @@ def _which(images: Images) -> list[Any]:
     return [*images.shape, crc]
 
 
-def _write_transform(folder: Path, fit: Images, params: Preprocessing) -> None:
+def _write_transform(folder: Path, fit: Images, params: Preprocessing) -> list[Checksum]:
     wanted = " and ".join(_steps(params))
     _say(f"{wanted}, fitted on {len(fit):,} images: once, then kept in {folder.parent}")
     mean, matrix = fit_transform(fit, params)
-    _write(folder / "0.npy", mean.shape, [mean])
-    if matrix is not None:
-        _write(folder / "1.npy", matrix.shape, [matrix])
+    parts = [mean] if matrix is None else [mean, matrix]
+    return [_write(folder / f"{i}.npy", part.shape, [part]) for i, part in enumerate(parts)]
 
 
-def _write_arrays(folder: Path, arrays: Sequence[Images], params: Preprocessing, transform: Transform) -> None:
-    for i, array in enumerate(arrays):
+def _write_arrays(
+    folder: Path, arrays: Sequence[Images], params: Preprocessing, transform: Transform
+) -> list[Checksum]:
+    return [
         _write(folder / f"{i}.npy", array.shape, transformed(array, params, transform))
+        for i, array in enumerate(arrays)
+    ]
 
 
-def _write(path: Path, shape: tuple[int, ...], chunks: Iterable[NDArray[np.float32]]) -> None:
-    """Write a float32 array of `shape` as .npy, chunk by chunk.
+def _write(path: Path, shape: tuple[int, ...], chunks: Iterable[NDArray[np.float32]]) -> Checksum:
+    """Write a float32 array of `shape` as .npy, chunk by chunk. The checksum is of what was to be written.
 
     By plain writes: on a full disk they raise an OSError, where a memory map would kill the process.
     """
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    size, crc = 0, 0
     with open(path, "wb") as file, ThreadPoolExecutor(1) as pool:
-        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+
+        def append(content: memoryview) -> None:
+            nonlocal size, crc
+            file.write(content)
+            size, crc = size + content.nbytes, zlib.crc32(content, crc)
+
+        append(header.getbuffer())
         written = None
         for chunk in chunks:  # the next one is made while this one is written
             if written is not None:
                 written.result()
-            written = pool.submit(file.write, np.ascontiguousarray(chunk, dtype="<f4").data)
+            written = pool.submit(append, np.ascontiguousarray(chunk, dtype="<f4").data)
         if written is not None:
             written.result()
+    return [size, crc]
 
 
-def _cached(cache_dir: Path, identity: dict[str, Any], write: Callable[[Path], None]) -> list[NDArray[np.float32]]:
+def _cached(
+    cache_dir: Path, identity: dict[str, Any], write: Callable[[Path], list[Checksum]]
+) -> list[NDArray[np.float32]]:
     """The arrays of the cache entry of `identity`; `write` puts them into a folder as 0.npy, 1.npy, ... if need be.
 
     An entry is a folder that appears complete or not at all; its manifest says what it is, and the size and CRC-32
@@ -332,8 +349,7 @@ def _cached(cache_dir: Path, identity: dict[str, Any], write: Callable[[Path], N
         shutil.rmtree(part, ignore_errors=True)  # a killed process may have left it
         part.mkdir()
         try:
-            write(part)
-            files = {path.name: _size_and_crc32(path) for path in sorted(part.iterdir())}
+            files = {f"{i}.npy": checksum for i, checksum in enumerate(write(part))}
             write_json(part / MANIFEST, identity | {"files": files})
             part.rename(entry)
         finally:
@@ -361,7 +377,7 @@ def _read(entry: Path) -> list[NDArray[np.float32]] | None:
         return None
 
 
-def _size_and_crc32(path: Path) -> list[int]:
+def _size_and_crc32(path: Path) -> Checksum:
     crc = 0
     with open(path, "rb") as file:
         while block := file.read(1 << 22):
