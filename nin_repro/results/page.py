@@ -41,7 +41,7 @@ caption { text-align: left; color: var(--soft); padding-bottom: .4rem; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 thead th { background: var(--band); } .n { text-align: right; white-space: nowrap; } .own th { font-weight: 700; }
 .wide table { min-width: 40rem; } .wide svg.ov { min-width: 52rem; } tbody th { font-weight: 400; }
-details { margin: .5rem 0; } summary { cursor: pointer; }
+details { margin: .5rem 0; } details details { margin-left: 1rem; } summary { cursor: pointer; }
 code { overflow-wrap: anywhere; font-size: .9em; } .soft { color: var(--soft); } figure { margin: 1rem 0; }
 .curves { display: flex; flex-wrap: wrap; gap: 1rem; } .curves figure { margin: 0; flex: 0 1 22rem; }
 svg { width: 100%; height: auto; } svg text { fill: var(--soft); font-size: 12px; }
@@ -278,7 +278,10 @@ def _groups(groups: Sequence[Group], bases: Mapping[str, Mapping[str, Any]]) -> 
         _runs(f"{one.experiment}, {one.budget}, {_epochs(one.epochs)}, {what(one)}", one.records) for one in groups
     ]
     note = "At a reduced budget, under another protocol, or of another recipe than a row of the paper; never in a cell."
-    return _section("apart", title, _tag("p", note), _grid("Means", names, rows) if rows else "None.", *folded)
+    if not rows:
+        return _section("apart", title, _tag("p", note), "None.")
+    inside = _tag("details", _tag("summary", "Seeds, commits, commands and curves of these runs"), *folded)
+    return _section("apart", title, _tag("p", note), _grid("Means", names, rows), inside)
 
 
 def _epochs(count: object) -> str:
