@@ -17,12 +17,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from nin_repro import cost
 from nin_repro.command import as_command
 from nin_repro.config.compose import load
 from nin_repro.config.recipe import budget_name, family, stand_ins
-from nin_repro.cost import images_seen
 from nin_repro.files import UsageError
-from nin_repro.models.spec import layers, training_multiply_adds
 from nin_repro.processes import gpus
 from nin_repro.results.records import Record, read_all
 from nin_repro.schema import Config
@@ -76,10 +75,9 @@ class Cell:
         free = [seed for seed in range(MOST * self.wanted) if seed not in tried]
         return free[: max(self.wanted - self.living, 0)]
 
-    @property
-    def work(self) -> float:
-        """Multiply-adds of one run, at most."""
-        return images_seen(self.config) * adds_per_image(self.config)
+    def seconds(self, pace: float | None) -> float | None:
+        """What one run takes here, at most; None if the pace is not known."""
+        return None if pace is None else on_a_core(self.config) / pace
 
 
 def overrides(name: str) -> list[str]:
@@ -103,10 +101,16 @@ def cells(records: list[Record], names: list[str], words: list[str], wanted: int
     return list(found.values())
 
 
-def measured_rate(gpu: bool, precision: str) -> float | None:
-    """Multiply-adds a second of training, from this kind of machine's page in results/benchmarks; None without one.
+def on_a_core(config: Config) -> float:
+    """What one run takes on one core of the CPU that `nin_repro.cost` is measured on, at most."""
+    return cost.seconds(config)["1 CPU core"]
 
-    Where a precision was not measured, the rate is that of the page's own: on a CPU fp32, on a GPU bf16.
+
+def measured_pace(gpu: bool, precision: str) -> float | None:
+    """How many times as fast as such a core this kind of machine trains Table 1's network; None without a benchmark.
+
+    From its page in results/benchmarks. Where a precision was not measured there, it is the page's own that counts: on
+    a CPU fp32, on a GPU bf16. Other networks are taken to be as much faster.
     """
     found = []
     for path in (ROOT / "results" / "benchmarks").glob("*.json"):
@@ -117,25 +121,21 @@ def measured_rate(gpu: bool, precision: str) -> float | None:
         found.append((told["date"], arm["images_per_second"]["median"]))
     if not found:
         return None
-    return float(max(found)[1]) * adds_per_image(load(["experiment=table1/nin"]))
-
-
-def adds_per_image(config: Config) -> float:
-    """Multiply-adds of one image's part in an update."""
-    return training_multiply_adds(layers(config.dataset, config.architecture, config.regularizer))
+    config = load(["experiment=table1/nin", f"precision={precision}"])
+    return float(max(found)[1]) * on_a_core(config) / cost.images_seen(config)
 
 
 def in_words(seconds: float | None) -> str:
     return "not measured: python scripts/bench.py" if seconds is None else duration(seconds)
 
 
-def show_plan(todo: list[Cell], rate: float | None) -> None:
+def show_plan(todo: list[Cell], pace: float | None) -> None:
     """What is missing, and what it costs here, one run after the other."""
     width = max(len(cell.name) for cell in todo)
     print(f"{'cell':{width}}  living  seeds to train  a run here, at most  up to here")
     total: float | None = 0.0
     for cell in todo:
-        one = None if rate is None else cell.work / rate
+        one = cell.seconds(pace)
         total = None if total is None or one is None else total + one * len(cell.seeds)
         seeds = ",".join(map(str, cell.seeds)) or "-"
         counts = f"{cell.living}/{cell.wanted:<4}  {seeds:14}"
@@ -206,16 +206,16 @@ def main() -> None:
         place = Path(load(words).records_dir)
         return cells(read_all(place)[0], names, words, options.seeds)
 
-    rate = measured_rate(gpu, load(words).precision)
-    show_plan(todo(), rate)
+    pace = measured_pace(gpu, load(words).precision)
+    show_plan(todo(), pace)
     if options.plan:
         return
-    if gpu and rate is None and not options.unchecked:
+    if gpu and pace is None and not options.unchecked:
         check_gpu(deadline)
-        rate = measured_rate(gpu, load(words).precision)
+        pace = measured_pace(gpu, load(words).precision)
     given_up: dict[str, str] = {}
     while open_cells := [cell for cell in todo() if cell.seeds and cell.name not in given_up]:
-        left = None if rate is None else sum(cell.work * len(cell.seeds) for cell in open_cells) / rate
+        left = None if pace is None else sum((cell.seconds(pace) or 0) * len(cell.seeds) for cell in open_cells)
         missing = sum(len(cell.seeds) for cell in open_cells)
         print(f"\n{missing} runs in {len(open_cells)} cells to go, at most {in_words(left)}")
         cell = open_cells[0]

@@ -1,5 +1,6 @@
 """The campaign: what is missing is trained, what is there is not, and it stops and goes on anywhere."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -15,6 +16,17 @@ from nin_repro.training.rundir import bf16_instructions
 ROOT = Path(__file__).parents[1]
 SMALL = ["restarts=0", "architecture.last_relu=false", "wandb.mode=disabled"]
 SHORT = ["budget.epochs=3", "budget.train_images=200"]
+
+
+def test_a_run_takes_as_long_as_the_benchmark_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    reproduce = importlib.import_module("reproduce")
+    pages = [json.loads(path.read_text()) for path in (ROOT / "results/benchmarks").glob("cpu-*.json")]
+    arms = max(pages, key=lambda one: str(one["date"]))["arms"]
+    for name, arm in (("fp32", "ours"), ("bf16", "ours_bf16")):
+        pace = reproduce.measured_pace(False, name)
+        (cell,) = reproduce.cells([], ["table1/nin"], [f"precision={name}"], 5)
+        assert cell.seconds(pace) == pytest.approx(260 * 50_000 / arms[arm]["images_per_second"]["median"])
 
 
 def give(
