@@ -1,7 +1,7 @@
 """From bytes to what the network sees: scaling, contrast normalisation, and whitening or mean subtraction.
 
-Whitening CIFAR takes a quarter of a minute on two cores and is done once: the results are kept on disk under a hash of all
-they depend on, checked when they are read, and memory-mapped. SVHN's 7.7 GB of them are never in memory at once.
+Whitening CIFAR takes a quarter of a minute on two cores and is done once: the results are kept on disk under a hash of
+all they depend on, checked when they are read, and memory-mapped. SVHN's 7.7 GB of them are never in memory at once.
 """
 
 from __future__ import annotations
