@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from nin_repro.command import as_command
-from nin_repro.config.compose import load
-from nin_repro.config.recipe import budget_name, directory, family, key
+from nin_repro.config.compose import experiments, load
+from nin_repro.config.recipe import budget_name, directory, family, key, recipe
 from nin_repro.cost import in_words
 from nin_repro.files import locked
 from nin_repro.models.spec import layers, training_multiply_adds
@@ -52,13 +52,28 @@ def state(config: Config) -> str:
     return "begun; the same command goes on" if run.checkpoint.exists() else "begun, nothing saved yet"
 
 
+def feeds(config: Config) -> str:
+    """The cells whose recipe this is, whichever experiment its command names."""
+    own = [load([f"experiment={name}"]) for name in experiments()]
+    claims = [one.about.claim for one in own if one.about.claim and _essence(one) == _essence(config)]
+    if not claims:
+        return "no cell of the paper" + (f"; not the recipe of {config.about.claim}" if config.about.claim else "")
+    budget = budget_name(config)
+    return "; ".join(dict.fromkeys(claims)) + ("" if budget == "paper" else f" (not at this budget: {budget})")
+
+
+def _essence(config: Config) -> dict[str, Any]:
+    """A recipe but for seed, budget and precision, its own and those of the run that it starts from."""
+    found = {name: value for name, value in recipe(config).items() if name not in ("seed", "budget", "precision")}
+    return found | ({"parent": found["parent"] | {"key": ""}} if config.parent is not None else {})
+
+
 def describe(config: Config, words: list[str]) -> str:
     """The whole description."""
     about = config.about
     parts = [
         f"command    python -m nin_repro.train {shlex.join(words)}",
-        f"feeds      {about.claim or 'no cell of the paper'}"
-        + ("" if budget_name(config) == "paper" else f" (not at this budget: {budget_name(config)})"),
+        f"feeds      {feeds(config)}",
         f"cost       {in_words(config)}",
         f"key        {key(config)}   (all seeds of this recipe: {family(config)})",
         f"directory  {directory(config)}",

@@ -25,7 +25,7 @@ from nin_repro import train
 from nin_repro.config import compose, conf
 from nin_repro.config.check import convert
 from nin_repro.config.recipe import RECIPE, budget_name, directory, family, key, recipe
-from nin_repro.describe import recipe_lines
+from nin_repro.describe import feeds, recipe_lines
 from nin_repro.files import UsageError
 from nin_repro.models.own import own_kinds
 from nin_repro.schema import Config
@@ -483,6 +483,19 @@ def test_families_of_committed_experiments_stand_still() -> None:
 
 def test_the_recipe_is_whole() -> None:
     assert set(recipe(compose.load([]))) == {*RECIPE, "meaning"} - {"parent", "precision"}  # left out at their defaults
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["seed=3", "precision=bf16"], "Table 4, NIN + Dropout: 0.47 %"),
+        (["budget=short"], "Table 4, NIN + Dropout: 0.47 % (not at this budget: short)"),
+        (["optimizer.clip_norm=null"], "Table 4, NIN + Dropout: 0.47 %"),  # the recipe of table4/nin_unclipped
+        (["regularizer=gap"], "no cell of the paper; not the recipe of Table 4, NIN + Dropout: 0.47 %"),
+    ],
+)
+def test_what_a_run_feeds_is_what_its_recipe_fills(words: list[str], expected: str) -> None:
+    assert feeds(compose.load(["experiment=table4/nin", *words])) == expected
 
 
 def test_the_described_recipe_is_words_for_the_command_line() -> None:
