@@ -31,6 +31,7 @@ from nin_repro.command import fail  # noqa: E402
 from nin_repro.config.compose import load  # noqa: E402
 from nin_repro.files import UsageError, atomic, write_json  # noqa: E402
 from nin_repro.models.spec import layers, training_multiply_adds  # noqa: E402
+from nin_repro.processes import gpus  # noqa: E402
 from nin_repro.training.console import duration  # noqa: E402
 from nin_repro.training.rundir import environment  # noqa: E402
 
@@ -48,6 +49,7 @@ TINY = replace(
 TINY = replace(TINY, data_dir=None, whitened=600, side=8, commands=("refused override",), threads=1)
 TINY = replace(TINY, imported=("torchvision",))  # so that two of the loops need not import it
 EPOCH = 50_000  # images
+MOST = FULL.images // 128  # steps in a round: those of an epoch, with what comes once in one
 # Other ways that ours goes; each knows whether this machine is one for it.
 WAYS = ("ours_bf16", "ours_eager", "ours_tf32", "ours_fp32", "ours_5", "mnist_1", "mnist_8")
 
@@ -172,9 +174,9 @@ def _loops(setting: Setting, pool: dict[str, Worker], failures: dict[str, str], 
             arms.remove(name)
             return None
 
-    for name in list(arms):
-        if first := take(name, 1):
-            steps[name], seconds[name], used[name] = max(1, min(200, round(setting.seconds / first[0]))), [], []
+    for name in arms * 2:  # twice: what comes first may be compiled, searched for or captured
+        if name in arms and (first := take(name, steps.get(name, 1))):
+            steps[name], seconds[name], used[name] = max(1, min(MOST, round(setting.seconds / first[0]))), [], []
     for turn in range(setting.rounds):
         ceilings.append(pool["device"]("ceiling"))
         for name in arms[turn % len(arms) :] + arms[: turn % len(arms)]:
@@ -302,6 +304,8 @@ def settings(words: argparse.Namespace) -> Setting:
     if words.tiny:
         return TINY
     setting = QUICK if words.quick else FULL
+    if gpus():  # a single step of it says nothing
+        setting = replace(setting, images=FULL.images, evaluated=10_000, seconds=max(setting.seconds, 0.3))
     if (words.data_dir / "cifar10.npz").exists():
         return replace(setting, data_dir=str(words.data_dir))
     print(f"no {words.data_dir / 'cifar10.npz'}: random images of that size instead, which cost the same time")

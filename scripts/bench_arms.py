@@ -4,17 +4,13 @@ Each is a class that lives in a process of its own and answers calls there. So t
 what one sets for its whole process (heap, threads, precision) does not reach the others. `bench_device` has the rest.
 """
 
-import dataclasses
 import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -25,17 +21,15 @@ from torch.utils.data import DataLoader
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # this checkout, whichever is installed
 
-from bench_setting import NOT_HERE, Setting  # noqa: E402
+from bench_setting import Setting  # noqa: E402
 
 from nin_repro import build  # noqa: E402
 from nin_repro.config.compose import load  # noqa: E402
 from nin_repro.data import sources  # noqa: E402
 from nin_repro.models.shape import Shape  # noqa: E402
 from nin_repro.models.spec import dropped, relu_ends, widths  # noqa: E402
-from nin_repro.training.capture import own_stream  # noqa: E402
-from nin_repro.training.console import Console  # noqa: E402
-from nin_repro.training.evaluate import evaluate  # noqa: E402
-from nin_repro.training.rundir import bf16_instructions  # noqa: E402
+from nin_repro.rng import Clock  # noqa: E402
+from nin_repro.training.capture import WARM, Replay, cuda_graph  # noqa: E402
 
 MB = 1e6
 
@@ -122,6 +116,29 @@ def clock(call: Callable[[], Any], device: Any, repeats: int = 1, cpu: list[floa
     if cpu is not None:
         cpu.append((time.process_time() - used) / repeats)
     return (time.perf_counter() - started) / repeats
+
+
+def timed(call: Callable[[], Any], device: Any, draws: Clock, repeats: int = 1) -> float:
+    """Seconds of one call without what it takes to launch it: on a GPU captured, on the current stream.
+
+    Raises:
+        RuntimeError: it cannot be captured.
+    """
+
+    def body() -> None:
+        for _ in range(repeats):
+            call()
+
+    if device.type != "cuda":
+        return clock(body, device) / repeats
+
+    def refused(why: str) -> None:
+        raise RuntimeError(f"not captured: {why}")
+
+    replay = Replay(body, cuda_graph, draws, refused)
+    for _ in range(WARM + 1):
+        replay()
+    return clock(replay, device) / repeats
 
 
 def plain_network(config: Any) -> Any:
@@ -272,154 +289,3 @@ class Good(Arm):
     def totals(self) -> list[float]:
         loss, wrong, seen = self.sums.tolist()
         return [loss / seen, 100 * wrong / seen]
-
-
-class Ours(Arm):
-    """nin_repro's own `Trainer`, built and set up as a run does it, with its bookkeeping between the steps.
-
-    Its fast mode: on a GPU bf16 and CUDA graphs, on a CPU fp32.
-    """
-
-    def words(self) -> list[str]:
-        return ["precision=bf16"] if self.device.type == "cuda" else []
-
-    def run(self, steps: int, lead: int = 1) -> tuple[float, float]:
-        with own_stream(self.device):
-            return super().run(steps, lead)
-
-    def build(self, images: Any, labels: Any, test_images: Any, test_labels: Any) -> None:
-        console, nowhere = Console(Path(os.devnull)), Path(os.devnull)  # `WORDS` keep it from saving anything
-        console.shown = math.inf  # no status lines between ours
-        # A copy, as the training images are: a view would keep all random images in memory.
-        test = np.array(test_images[: self.setting.evaluated]), test_labels[: self.setting.evaluated]
-        split = sources.Split(images, labels, *test, images, 10, "", "", "test")
-        machine = build.machine(self.config)
-        self.work = build.trainer(self.config, split, machine, console, nowhere, lambda row: None)
-        self.positions: Iterator[int] = iter(())
-
-    def step(self) -> None:
-        work = self.work
-        position = next(self.positions, None)
-        if position is None:
-            work.rate.epoch = work.progress.step // len(work.batches)
-            self.positions, self.started = iter(range(work.begin_epoch(), len(work.batches))), time.monotonic()
-            position = next(self.positions)
-        work.step(position)
-        work._between_steps(self.started, position + 1)
-
-    def totals(self) -> list[float]:
-        loss, wrong, seen = self.work.totals.tolist()
-        return [loss / seen, 100 * wrong / seen]
-
-    def stages(self) -> dict[str, float]:
-        """Seconds of the parts of one step, with the device waited for after each."""
-        spent: dict[str, float] = {}
-
-        def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-            def wrapped(*arguments: Any, **named: Any) -> Any:
-                results: list[Any] = []
-                spent[name] = clock(lambda: results.append(call(*arguments, **named)), self.device)
-                return results[0]
-
-            return wrapped
-
-        work = self.work
-        parts = [("input", work.batches, "gather"), ("forward", work.network, "forward")]
-        parts += [("backward", torch.Tensor, "backward"), ("optimizer", work.sgd, "step")]
-        with ExitStack() as stack:
-            stack.enter_context(patch.object(work.update, "capture", None))  # kernel by kernel, to see them apart
-            for name, owner, method in parts:
-                stack.enter_context(patch.object(owner, method, timed(name, getattr(owner, method))))
-            total = clock(self.step, self.device)
-        return spent | {"rest": total - sum(spent.values())}
-
-    def look(self) -> float:
-        """Seconds of the look at whether the network is alive, which comes every hundred updates."""
-        return clock(self.work._look, self.device)
-
-    def evaluate(self) -> float:
-        """Test images a second, without dropout."""
-        work = self.work
-        return len(work.evaluation[1]) / clock(lambda: evaluate(work.network, *work.evaluation), self.device)
-
-
-class OnGpu(Ours):
-    """Another way that ours goes on a GPU: with other words."""
-
-    ways: tuple[str, ...] = ()
-
-    def words(self) -> list[str]:
-        if self.device.type != "cuda":
-            raise RuntimeError(NOT_HERE)
-        return [*self.ways]
-
-
-class OursBf16(Ours):
-    """In bf16 on a CPU that has instructions for it."""
-
-    def words(self) -> list[str]:
-        if self.device.type != "cpu" or not bf16_instructions():
-            raise RuntimeError(NOT_HERE)
-        return ["precision=bf16"]
-
-
-class OursTf32(OnGpu):
-    ways = ("precision=tf32",)
-
-
-class OursFp32(OnGpu):
-    ways = ("precision=fp32",)
-
-
-class OursEager(OnGpu):
-    ways = ("precision=bf16", "cuda_graphs=false")
-
-
-class Seeds(OnGpu):
-    """Several trainers of one recipe at the same time, in a thread each, as `together=N` has them."""
-
-    ways: tuple[str, ...] = ("precision=bf16",)
-    count = 5
-
-    def build(self, *arrays: Any) -> None:
-        self.members = []
-        for seed in range(self.count):
-            member = Ours.__new__(Ours)
-            member.device, member.setting = self.device, self.setting
-            member.config = dataclasses.replace(self.config, seed=seed)
-            member.build(*arrays)
-            self.members.append(member)
-
-    def run(self, steps: int, lead: int = 1) -> tuple[float, float]:
-        """Seconds a step of one of them: what the group took, by the steps that all made."""
-
-        def work(member: Ours, count: int) -> None:
-            with own_stream(self.device):
-                for _ in range(count):
-                    member.step()
-                member.totals()  # waits for the device
-
-        with ThreadPoolExecutor(self.count) as pool:
-            list(pool.map(work, self.members, [lead] * self.count))
-            used, started = time.process_time(), time.perf_counter()
-            list(pool.map(work, self.members, [steps] * self.count))
-            made = steps * self.count
-            return (time.perf_counter() - started) / made, (time.process_time() - used) / made
-
-    def totals(self) -> list[float]:
-        return self.members[0].totals()
-
-
-class OneMnist(Seeds):
-    """The network for MNIST, on images cut to its size: what it costs does not depend on what is in them."""
-
-    ways = ("precision=bf16", "experiment=table4/nin", "dataset.preprocessing.divide=255")
-    count = 1
-
-    def build(self, images: Any, labels: Any, test_images: Any, test_labels: Any) -> None:
-        cut = np.s_[:, :28, :28, :1]
-        super().build(np.array(images[cut]), labels, np.array(test_images[cut]), test_labels)
-
-
-class MnistSeeds(OneMnist):
-    count = 8

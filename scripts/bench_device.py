@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import bench_arms
+import bench_ours
 import numpy as np
 import torch
-from bench_arms import MB, clock, memory, pictures
+from bench_arms import MB, clock, memory, pictures, timed
 from bench_setting import Setting
 from torch.nn import functional as F
 
@@ -20,6 +21,7 @@ from nin_repro.models.network import Dropout
 from nin_repro.models.shape import Shape
 from nin_repro.models.spec import layers
 from nin_repro.schema import Preprocessing
+from nin_repro.training.capture import own_stream
 
 
 class Part(NamedTuple):
@@ -65,7 +67,8 @@ class Device:
                 flops = part.flops[0] * self.config.optimizer.batch_size
                 repeats = max(self.repeats, min(20, round(2 * self.setting.matmul**3 / flops)))
                 call = partial(part.call, self.tensors[part.name][0])
-                found[part.name] = flops / clock(call, self.device, repeats) / 1e9
+                with own_stream(self.device):
+                    found[part.name] = flops / timed(call, self.device, self.draws, repeats) / 1e9
         return found
 
     def _tf32(self) -> float:
@@ -84,14 +87,14 @@ class Device:
     def layers(self) -> dict[str, tuple[float, float]]:
         """Seconds of a batch forward and backward, of each layer alone."""
         found = {}
-        for part in self.parts:
-            x, into = self.tensors[part.name]
-            forward = clock(partial(part.call, x), self.device, self.repeats)
-            y = part.call(x)
-            push, wanted = torch.ones_like(y), [*into, *part.weights]
-            again = partial(torch.autograd.grad, y, wanted, push, retain_graph=True)
-            backward = clock(again, self.device, self.repeats)
-            found[part.name] = forward, backward
+        with own_stream(self.device):
+            for part in self.parts:
+                x, into = self.tensors[part.name]
+                y = part.call(x)
+                push, wanted = torch.ones_like(y), [*into, *part.weights]
+                again = partial(torch.autograd.grad, y, wanted, push, retain_graph=True)
+                forward = timed(partial(part.call, x), self.device, self.draws, self.repeats)
+                found[part.name] = forward, timed(again, self.device, self.draws, self.repeats)
         return found
 
     def work(self) -> dict[str, list[list[float]]]:
@@ -124,6 +127,8 @@ class Device:
         network: Any = build.network(self.config, Shape(3, 32, 32), 10)
         network.initialise(0, 0)
         network.to(self.device, self.kind).train()
+        self.draws = network.clock
+        self.draws.set(self.draws.key, torch.zeros(1, dtype=torch.int64, device=self.device))
         if self.gpu:
             network.to(memory_format=torch.channels_last)
         convolutions = iter(network.convolutions())
@@ -191,14 +196,14 @@ class Preparation:
 KINDS: dict[str, Callable[[Setting], Any]] = {
     "usual": bench_arms.Usual,
     "good": bench_arms.Good,
-    "ours": bench_arms.Ours,
-    "ours_bf16": bench_arms.OursBf16,
-    "ours_eager": bench_arms.OursEager,
-    "ours_tf32": bench_arms.OursTf32,
-    "ours_fp32": bench_arms.OursFp32,
-    "ours_5": bench_arms.Seeds,
-    "mnist_1": bench_arms.OneMnist,
-    "mnist_8": bench_arms.MnistSeeds,
+    "ours": bench_ours.Ours,
+    "ours_bf16": bench_ours.OursBf16,
+    "ours_eager": bench_ours.OursEager,
+    "ours_tf32": bench_ours.OursTf32,
+    "ours_fp32": bench_ours.OursFp32,
+    "ours_5": bench_ours.Seeds,
+    "mnist_1": bench_ours.OneMnist,
+    "mnist_8": bench_ours.MnistSeeds,
     "device": Device,
     "preparation": Preparation,
 }

@@ -177,7 +177,12 @@ def page(found: dict[str, Any], name: str) -> str:
         *_layers(found),
     ]
     if "stages" in found:
-        lines += ["## One step of ours", "", "With the device waited for after each stage.", ""]
+        lines += [
+            "## One step of ours",
+            "",
+            "Each stage by itself; on a GPU captured, so that no launch of single kernels is in it.",
+            "",
+        ]
         lines += _table(["stage", "time"], [[stage, _words(entry)] for stage, entry in found["stages"].items()])
         lines += [f"Evaluation: {_words(found['evaluation'])}.", ""]
     if "commands" in found:

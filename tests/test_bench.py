@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import bench  # noqa: E402
-import bench_arms  # noqa: E402
 import bench_device  # noqa: E402
+import bench_ours  # noqa: E402
 from bench_page import compare, entries, page, quartiles, slug  # noqa: E402
 
 # The three loops on the same images in the same order; weights of a size that tells the logits apart.
@@ -151,8 +151,8 @@ def test_names_of_devices() -> None:
 
 
 def test_seeds_at_once_make_the_steps_that_each_makes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_arms.OnGpu, "words", lambda self: [])
-    several, one = bench_arms.Seeds(bench.TINY), bench_arms.Ours(bench.TINY)
+    monkeypatch.setattr(bench_ours.OnGpu, "words", lambda self: [])
+    several, one = bench_ours.Seeds(bench.TINY), bench_ours.Ours(bench.TINY)
     for arm in (several, one):
         seconds, _ = arm.run(2)
         assert seconds > 0

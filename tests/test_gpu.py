@@ -1,6 +1,7 @@
 """What only a GPU can show: `python -m pytest --gpu`. The networks are small, the code paths those of full runs."""
 
 import dataclasses
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+import bench
+import bench_device
+import bench_ours
 
 from nin_repro import build, rng
 from nin_repro.config.compose import load
@@ -149,14 +155,24 @@ def test_three_updates_are_those_of_the_cpu(precision: str, near: float, make: A
     gpu = make(f"precision={precision}")
     begun = {name: values.clone() for name, values in cpu.network.state_dict().items()}
     for run in (cpu, gpu):
-        run.begin_epoch()
-        for position in range(3):
-            run.step(position)
+        with loop.own_stream(run.device):
+            run.begin_epoch()
+            for position in range(3):
+                run.step(position)
     for name, values in cpu.network.state_dict().items():
         moved = values - begun[name]
         found = gpu.network.state_dict()[name].cpu() - begun[name]
         assert torch.linalg.vector_norm(found - moved) <= near * torch.linalg.vector_norm(moved), name
         assert gpu.network.state_dict()[name].dtype == torch.float32
+
+
+def test_what_the_benchmark_times_is_captured() -> None:
+    device, ours = bench_device.Device(bench.TINY), bench_ours.Ours(bench.TINY)
+    assert all(min(seconds) > 0 for seconds in device.layers().values()) and min(device.ceiling().values()) > 0
+    assert ours.run(4)[0] > 0 and ours.work.update.forms
+    assert ours.stages().keys() == {"input", "forward", "backward", "optimizer", "rest"}
+    assert ours.look() > 0 and ours.evaluate() > 0 and ours.work.answers.replay.forms
+    ours.work.console.log.close()
 
 
 def test_what_does_not_fit_the_device_is_said_in_one_line() -> None:
