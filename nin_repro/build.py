@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import gc
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -163,6 +164,9 @@ def trainer(
     ancestor: Ancestor | None = None,
 ) -> Trainer:
     """Everything that `Trainer` needs, from the configuration and the images of `open_split`."""
+    gpu = found.device.type == "cuda"
+    if gpu:
+        gc.collect()  # earlier trainers, which hold their images on the device, are circles of objects
     count = config.budget.train_images
     train_images, train_labels = split.train_images[:count], split.train_labels[:count]
     train, evaluation = preprocess(
@@ -176,7 +180,6 @@ def trainer(
     labels, eval_labels = (torch.from_numpy(array).to(found.device) for array in (train_labels, split.eval_labels))
     height, width, channels = train.shape[1:]
     net = network(config, Shape(channels, height, width), split.classes).to(found.device)
-    gpu = found.device.type == "cuda"
     if gpu:
         net.to(memory_format=torch.channels_last)  # as the images are; otherwise cuDNN turns them round at each layer
     reached = None
@@ -184,7 +187,7 @@ def trainer(
         inherit(config, net, ancestor)
         reached = ancestor.reached
     epochs, drops = plan(config.optimizer.schedule, config.budget)
-    held = DATASETS[config.dataset.name].validation  # the last so many training images
+    held = DATASETS[config.dataset.name].validation  # the last so many training images; of a reduced run, of its own
     return Trainer(
         net,
         optimizer=lambda fresh: optimizer(config, fresh),

@@ -1,10 +1,39 @@
 """How a command ends: a refusal is one line and exit code 2, never a traceback."""
 
+import contextlib
+import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import Any, TextIO
 
 from nin_repro.files import UsageError, told
+
+
+class Lossy:
+    """Standard output for what goes on when nobody takes its lines, because a disk is full or a terminal has gone."""
+
+    def __init__(self, out: TextIO) -> None:
+        self.out = out
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.out, name)
+
+    def write(self, text: str) -> int:
+        self._tried(self.out.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._tried(self.out.flush)
+
+    def _tried(self, call: Callable[..., object], *arguments: str) -> None:
+        try:
+            call(*arguments)
+        except BrokenPipeError:  # for good; what is left in a buffer must go somewhere too
+            with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), self.out.fileno())
+        except OSError:
+            pass
 
 
 def fail(error: UsageError) -> int:

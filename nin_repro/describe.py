@@ -11,7 +11,6 @@ from nin_repro.command import as_command
 from nin_repro.config.compose import experiments, load
 from nin_repro.config.recipe import budget_name, directory, family, key, recipe
 from nin_repro.cost import in_words
-from nin_repro.files import locked
 from nin_repro.models.spec import layers, training_multiply_adds
 from nin_repro.schema import LABELS, RECIPE, Config
 from nin_repro.training.rundir import RunDirectory
@@ -44,12 +43,14 @@ def state(config: Config) -> str:
     if record is not None:
         error = record["test_error"] if record["test_error"] is not None else record["validation_error"]
         return f"{record['status']}, error {error:.2f} %, {record['epochs']} epochs, {record['finished']}"
-    if not run.path.exists():
-        return "not begun"
-    with locked(run.lock, wait=False) as free:
-        if not free:
-            return f"being trained; {run.log} follows it"
-    return "begun; the same command goes on" if run.checkpoint.exists() else "begun, nothing saved yet"
+    found = run.state()
+    if found == "running":
+        return f"being trained; {run.log} follows it"
+    if found == "not begun":
+        return found
+    why = run.status().get("why")
+    again = "the same command goes on" if run.checkpoint.exists() else "nothing is saved, the same command begins anew"
+    return f"{found}{f' ({why})' if why else ''}; {again}"
 
 
 def feeds(config: Config) -> str:

@@ -10,19 +10,16 @@ import os
 import signal
 import sys
 import time
-import traceback
 from dataclasses import dataclass, replace
 from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from nin_repro.command import fail
 from nin_repro.config.recipe import directory
-from nin_repro.files import UsageError
 from nin_repro.outcome import Outcome, Request
 from nin_repro.progress import Row, Table
-from nin_repro.run import execute
+from nin_repro.run import attempt
 from nin_repro.training.rundir import RunDirectory
 from nin_repro.training.stop import STOP, listen, signal_of
 
@@ -190,14 +187,9 @@ def _member(pipe: Any, request: Request, output: Path, gpu: str | None) -> None:
         sys.stdout = sys.stderr = file
         print(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {request.command}", flush=True)
         try:
-            outcome = execute(request)
-        except UsageError as error:
-            outcome = Outcome("refused", fail(error), str(error))
+            outcome = attempt(request, where=True)
         except KeyboardInterrupt as stop:
             outcome = Outcome("interrupted", 128 + signal_of(stop), "stopped before training began")
-        except Exception as error:
-            traceback.print_exc()
-            outcome = Outcome("failed", 1, " ".join(f"{type(error).__name__}: {error}".split()) + f"; see {output}")
         pipe.send(outcome)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nin_repro.command import fail
 from nin_repro.config.recipe import budget_name, directory, key, recipe
 from nin_repro.files import UsageError, dispensable, locked, told
 from nin_repro.outcome import Outcome, Request, ended, make_record, verdict
@@ -48,6 +49,20 @@ def execute(request: Request) -> Outcome:
         raise UsageError("there is not enough memory to begin this run; the same command tries again") from None
 
 
+def attempt(request: Request, where: bool = False) -> Outcome:
+    """As `execute`, but what it raises is an outcome, told in one line. `where`: and where the unexpected was."""
+    try:
+        return execute(request)
+    except UsageError as error:
+        return Outcome("refused", fail(error), str(error))
+    except Exception as error:
+        if where:
+            traceback.print_exc()
+        words = _one_line(error)
+        fail(UsageError(words))
+        return Outcome("failed", 1, words)
+
+
 def _execute(request: Request) -> Outcome:
     config = request.config
     run = RunDirectory(directory(config))
@@ -66,8 +81,8 @@ def _execute(request: Request) -> Outcome:
     found = machine(config)
     split = open_split(config.dataset.name, Path(config.data_dir), config.protocol)
     with locked(run.lock, wait=False) as free:
-        if free:
-            return _train(request, run, found, split)
+        if free:  # whoever had it until now may have brought it to its end
+            return _finished(run, config) or _train(request, run, found, split)
     status = run.status()
     holder = f" ({status['pid']} on {status['host']})" if status.get("state") == "running" else ""
     if not config.wait:

@@ -55,6 +55,7 @@ waiting: list[Waiting] = []
 # Of the sweep that this process started: Hydra gives a callback no way to return anything.
 begun: DictConfig | None = None  # its configuration
 ends: dict[int, str] = {}  # what its launcher says of how members ended, by their numbers
+broke: Exception | None = None  # what kept it from coming to its end
 folder = Path()  # this and the members are set when it ends
 members: list[Member] = []
 
@@ -94,7 +95,8 @@ class Outcomes(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Refuse, before any member runs, a choice by test error and a launcher that is not there."""
-        global begun, ends
+        global begun, ends, broke
+        broke = None
         try:
             if config.get("select") is True and config.get("protocol") != "validate":
                 raise UsageError(CHOOSES_BY)
@@ -105,8 +107,12 @@ class Outcomes(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Show a table of the members, and keep them for the process."""
-        _train_waiting(Path(config.hydra.sweep.dir))
-        close(config)
+        global broke
+        try:
+            _train_waiting(Path(config.hydra.sweep.dir))
+            close(config)
+        except Exception as error:  # Hydra would make a warning of it
+            broke = error
 
 
 def _prepare_launcher(target: str) -> dict[int, str]:
@@ -210,18 +216,22 @@ def _train_waiting(folder: Path) -> None:
     names = [name or f"{one.number + 1}" for name, one in zip(names, waiting, strict=True)]
     if len(set(names)) < len(names):
         names = [f"{one.number + 1}. {name}" for name, one in zip(names, waiting, strict=True)]
-    requests = {name: one.request for name, one in zip(names, waiting, strict=True)}
-    if waiting[0].request.config.together > 1:
-        from nin_repro import together
-
-        outcomes = together.train(requests, max(one.request.config.together for one in waiting))
-    else:
-        from nin_repro import processes
-
-        outcomes = processes.train(requests, max(one.request.config.processes for one in waiting), folder)
+    outcomes = train_at_once({name: one.request for name, one in zip(names, waiting, strict=True)}, folder)
     for one, outcome in zip(waiting, outcomes, strict=True):
         leave(folder, one.number, Member(one.overrides, one.request.experiment, one.select, outcome))
     waiting.clear()
+
+
+def train_at_once(requests: dict[str, Request], folder: Path) -> list[Outcome]:
+    """Train several at the same time, as they ask for it; their outcomes in order. `folder`: for what they print."""
+    configs = [request.config for request in requests.values()]
+    if configs[0].together > 1:
+        from nin_repro import together
+
+        return together.train(requests, max(config.together for config in configs))
+    from nin_repro import processes
+
+    return processes.train(requests, max(config.processes for config in configs), folder)
 
 
 def apart(overrides: list[list[str]]) -> list[str]:

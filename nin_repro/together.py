@@ -1,7 +1,7 @@
 """Members of a sweep that one process trains at the same time, each in a thread of its own.
 
 On a GPU a small network leaves most of the device idle: another seed's kernels fill it. Threads share what is there
-once in a process (libraries, the CUDA context, the images on the device), and nothing that a result depends on.
+once in a process (libraries, the CUDA context), and nothing that a result depends on; each has images of its own.
 """
 
 import contextlib
@@ -13,10 +13,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TextIO
 
-from nin_repro.command import fail
-from nin_repro.files import UsageError
 from nin_repro.outcome import Outcome, Request
-from nin_repro.run import execute
+from nin_repro.run import attempt
 from nin_repro.training.stop import STOP
 
 
@@ -59,7 +57,4 @@ def _train(name: str, request: Request) -> Outcome:
     threading.current_thread().name = name
     if STOP.signal is not None:
         return Outcome("interrupted", 128 + STOP.signal, f"not begun when {signal.Signals(STOP.signal).name} came")
-    try:
-        return execute(request)
-    except UsageError as error:
-        return Outcome("refused", fail(error), str(error))
+    return attempt(request)

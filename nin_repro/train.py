@@ -1,12 +1,13 @@
 """`python -m nin_repro.train key=value ...` trains one network; `-m` sweeps over comma-separated values."""
 
+import contextlib
 import os
 import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nin_repro.command import fail
+from nin_repro.command import Lossy, fail
 from nin_repro.config.compose import (
     checked,
     expand,
@@ -20,7 +21,7 @@ from nin_repro.config.compose import (
 from nin_repro.config.conf import CONF, help_text
 from nin_repro.files import UsageError, told, write_json
 from nin_repro.outcome import Outcome, Request
-from nin_repro.run import execute
+from nin_repro.run import attempt
 from nin_repro.schema import Config
 from nin_repro.training.stop import listen, signal_of
 
@@ -64,9 +65,10 @@ def task(composed: "DictConfig") -> None:
         if config.together > 1 or config.processes > 1:
             sweep.waiting.append(sweep.Waiting(settings.job.num, overrides, select, request))
             return
-        outcome = execute(request)
     except UsageError as error:
         outcome = Outcome("refused", fail(error), str(error))
+    else:
+        outcome = attempt(request)
     exit_code = outcome.code
     if several:
         conclude(settings, sweep.Member(overrides, experiment, select, outcome))
@@ -140,29 +142,45 @@ def train_choice() -> int:
     selection.show(found, chosen)
     told = selection.summary(found, chosen, command_line())
     write_json(sweep.folder / "selection.json", told)
-    outcomes = [train_final(member, told) for member in chosen.members]
+    requests = {
+        f"seed {seed}": final_request(member, told) for seed, member in zip(chosen.seeds, chosen.members, strict=True)
+    }
+    outcomes = train_finals(requests)
+    code = max(outcome.code for outcome in outcomes)
+    if any(outcome.state == "interrupted" for outcome in outcomes):
+        print(f"and the search:\n  {command_line()}")
+        return code
     print(f"\nchosen by validation error, then trained with protocol=final: {chosen.name}")
-    sweep.show([f"seed {seed}" for seed in chosen.seeds], outcomes)
-    return max(outcome.code for outcome in outcomes)
+    sweep.show([*requests], outcomes)
+    return code
 
 
-def train_final(member: "Member", told: dict[str, Any]) -> Outcome:
-    """Train what a member of the chosen ones tried on all training images, and test it.
+def final_request(member: "Member", told: dict[str, Any]) -> Request:
+    """To train what a member of the chosen ones tried on all training images, and to test it.
 
     Raises:
-        SystemExit: it was interrupted.
+        UsageError: its recipe is none for that.
     """
-    words = [*member.without("protocol", "select", "together", "processes"), "protocol=final", "select=false"]
-    print(f"\nfinal run: {swept(words)}", flush=True)
-    try:
-        config, text = load_with_text(words)
-        outcome = execute(Request(config, words, member.experiment, text, told))
-    except UsageError as error:
-        return Outcome("refused", fail(error), str(error))
-    if outcome.state == "interrupted":
-        print(f"and the search:\n  {command_line()}")
-        raise SystemExit(outcome.code)
-    return outcome
+    end = ["protocol=final", "select=false"]
+    config, text = load_with_text([*member.without("protocol", "select"), *end])
+    words = [*member.without("protocol", "select", "together", "processes"), *end]
+    return Request(config, words, member.experiment, text, told)
+
+
+def train_finals(requests: dict[str, Request]) -> list[Outcome]:
+    """Train them as the members of the search were, at the same time or in turn; in turn, up to an interruption."""
+    from nin_repro import sweep
+
+    config = next(iter(requests.values())).config
+    if config.together > 1 or config.processes > 1:
+        return sweep.train_at_once(requests, sweep.folder / "final")
+    outcomes: list[Outcome] = []
+    for request in requests.values():
+        print(f"\nfinal run: {swept(request.overrides)}", flush=True)
+        outcomes.append(attempt(request))
+        if outcomes[-1].state == "interrupted":
+            break
+    return outcomes
 
 
 def main() -> int:
@@ -170,6 +188,11 @@ def main() -> int:
 
     0 done, 1 failed, 2 refused, 75 busy elsewhere, 128 + the signal (130, 143, 129) interrupted.
     """
+    with contextlib.redirect_stdout(Lossy(sys.stdout)):
+        return _main()
+
+
+def _main() -> int:
     listen()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here instead of being printed over many lines
     try:
@@ -215,6 +238,8 @@ def composed_and_run() -> int:
     code = 0
     try:
         hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")(task)()
+        if sweep.broke is not None:
+            raise sweep.broke
     except (Exception, KeyboardInterrupt) as error:
         if not sweep.broken_off(error):
             raise

@@ -79,7 +79,7 @@ def test_captured_updates_are_those_launched_kernel_by_kernel_and_repeat(precisi
         for i, how in enumerate(["true", "true", "false"])
     ]
     assert [run.run() for run in runs] == ["done"] * 3
-    assert runs[0].update.forms and runs[0].answers.replay.forms and not runs[2].update.forms, make.said
+    assert runs[0].update.captures and runs[0].answers.replay.captures and not runs[2].update.captures, make.said
     assert result(runs[0]) == result(runs[1]) == result(runs[2])
     assert runs[0].progress.rows[-1]["train_error_running"] < 60  # it learns
 
@@ -101,7 +101,7 @@ def test_a_run_that_is_stopped_goes_on_exactly(stop: int, make: Any) -> None:
     with pytest.raises(KeyboardInterrupt):
         first.run()
     second = make("precision=bf16", name="cut")
-    assert second.progress.step == stop and second.run() == "done"
+    assert second.progress.step == stop and second.run() == "done" and second.capture is not None, make.said
     assert result(second) == result(whole)
 
 
@@ -117,7 +117,7 @@ def test_seeds_at_once_are_each_as_alone(precision: str, make: Any) -> None:
     for thread in threads:
         thread.join()
     assert [result(run) for run in together] == [result(run) for run in alone]
-    assert all(run.update.forms for run in together), make.said
+    assert all(run.update.captures for run in together), make.said
 
 
 def test_updates_of_an_epoch_do_not_wait_for_the_device(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,9 +169,9 @@ def test_three_updates_are_those_of_the_cpu(precision: str, near: float, make: A
 def test_what_the_benchmark_times_is_captured() -> None:
     device, ours = bench_device.Device(bench.TINY), bench_ours.Ours(bench.TINY)
     assert all(min(seconds) > 0 for seconds in device.layers().values()) and min(device.ceiling().values()) > 0
-    assert ours.run(4)[0] > 0 and ours.work.update.forms
+    assert ours.run(4)[0] > 0 and ours.work.update.captures
     assert ours.stages().keys() == {"input", "forward", "backward", "optimizer", "rest"}
-    assert ours.look() > 0 and ours.evaluate() > 0 and ours.work.answers.replay.forms
+    assert ours.look() > 0 and ours.evaluate() > 0 and ours.work.answers.replay.captures
     ours.work.console.log.close()
 
 

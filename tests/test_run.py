@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 from small import SMALL_NETWORK
 
+from nin_repro import run as run_module
 from nin_repro.config.compose import load, load_with_text
 from nin_repro.config.recipe import directory, key
+from nin_repro.data import sources
 from nin_repro.files import read_json
 from nin_repro.outcome import Request
-from nin_repro.run import execute
+from nin_repro.run import attempt, execute
 from nin_repro.training import checkpoint, rundir
 
 ROOT = Path(__file__).parents[1]
@@ -200,6 +202,42 @@ def test_bf16_on_a_cpu_without_instructions_for_it_is_warned_of(
     assert "precision=fp32 is faster here" in capsys.readouterr().out
 
 
+def test_a_run_that_another_process_ends_meanwhile_is_not_made_again(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [*SMALL, data, "budget.epochs=1"]
+    config, text = load_with_text(words)
+    request = Request(config, words, None, text)
+    opened, calls = sources.open_split, []
+
+    def slowly(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 1:  # while the first opens the images, the other is at its end
+            assert not execute(request).already
+        return opened(*arguments)
+
+    monkeypatch.setattr(sources, "open_split", slowly)
+    outcome = execute(request)
+    assert outcome.already and outcome.state == "done" and len(calls) == 2
+    assert "altered" not in capsys.readouterr().out
+
+
+def test_what_nobody_expected_is_an_outcome_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lost(_: Request) -> None:
+        raise RuntimeError("CUDA error: all CUDA-capable devices are busy\nCompile with ...")
+
+    monkeypatch.setattr(run_module, "execute", lost)
+    words = ["experiment=quickstart"]
+    config, text = load_with_text(words)
+    outcome = attempt(Request(config, words, None, text))
+    assert (outcome.state, outcome.code) == ("failed", 1) and "devices are busy" in outcome.words
+    shown = capsys.readouterr()
+    assert shown.err == f"error: {outcome.words}\n" and shown.out == ""
+
+
 def test_a_failed_run_says_why_in_one_line_and_keeps_the_traceback(command: Command, data: str, tmp_path: Path) -> None:
     words = [*SMALL, data, "optimizer.lr=1e30", "optimizer.clip_norm=null", "restarts=0"]
     failed = command("train", *words)
@@ -208,6 +246,8 @@ def test_a_failed_run_says_why_in_one_line_and_keeps_the_traceback(command: Comm
     assert "the loss or the gradient is not finite at epoch 1, step" in failed.stdout
     status = json.loads((run_directory(tmp_path, *words) / "status.json").read_text())
     assert status["state"] == "failed" and "NotFinite" in status["traceback"]
+    described = command("describe", *words).stdout
+    assert f"state      failed ({status['why']}); nothing is saved, the same command begins anew\n" in described
 
 
 def test_a_run_that_diverges_in_all_its_starts_is_dead_and_on_record(

@@ -107,6 +107,19 @@ def test_the_choice_is_made_without_any_test_image_or_label(
         words = shlex.split(record["command"])[3:]
         assert key(load(words)) == record["key"]  # the command repeats the final run alone
 
+    for key_of in ("together", "processes"):  # the final runs are at the same time, too
+        elsewhere = command("train", *search(f"data_dir={digits}", f"{key_of}=2", f"runs_dir={key_of}"))
+        assert elsewhere.returncode == 0, elsewhere.stderr
+        here, there = (
+            {path.parent.name: json.loads(path.read_text()) for path in (tmp_path / name).glob("*/result.json")}
+            for name in ("runs", key_of)
+        )
+        assert {name: one["weights_sha256"] for name, one in there.items()} == {
+            name: one["weights_sha256"] for name, one in here.items()
+        }
+        assert not any(f"{key_of}=" in record["command"] for record in there.values())
+        assert elsewhere.stdout.count("final run: ") == 0
+
     again = command("train", *search(f"data_dir={digits}"))
     assert again.returncode == 0 and states(tmp_path) == after
     assert f"test error {result(tmp_path, best, 1, 'final')['test_error']:.2f} %" in again.stdout.splitlines()[-1]

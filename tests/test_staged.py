@@ -131,6 +131,13 @@ def test_what_a_parent_is_told_of_the_command_line() -> None:
         (["experiment=table4/maxout", "protocol=validate"], "it needs protocol=final"),
         (["experiment=table4/maxout", "parent.experiment=table4/maxot_first"], "did you mean 'table4/maxout_first'"),
         (["experiment=extra/staged/v1", "parent.fill=identty"], "parent.fill=identty"),
+        (
+            [
+                "protocol=validate",
+                *(f"optimizer.schedule.{w}" for w in ("kind=plateau", "stop=validation", "stop_patience=2")),
+            ],
+            "choose one of them",
+        ),
         (["optimizer.schedule.warmup=[5,5]"], "2 numbers for 3 blocks"),
     ],
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nin_repro import train
+from nin_repro import sweep, together, train
 
 SEEDS = (0, 1, 2)
 SMALL = [
@@ -36,8 +36,8 @@ def results(runs: Path) -> dict[int, tuple[str, list[float]]]:
 
 def test_runs_that_are_trained_together_and_interrupted_end_as_each_alone(tmp_path: Path) -> None:
     shared = [f"data_dir={tmp_path / 'data'}"]
-    together = command("together=2", f"runs_dir={tmp_path / 'together'}", *shared)
-    process = subprocess.Popen(together, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    at_once = command("together=2", f"runs_dir={tmp_path / 'together'}", *shared)
+    process = subprocess.Popen(at_once, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     while len(list((tmp_path / "together").glob("*/metrics.jsonl"))) < 2 and process.poll() is None:
         time.sleep(0.02)
     while not all(path.read_text() for path in (tmp_path / "together").glob("*/metrics.jsonl")):
@@ -48,7 +48,7 @@ def test_runs_that_are_trained_together_and_interrupted_end_as_each_alone(tmp_pa
     assert shown.count("stopped by SIGTERM") >= 2 and "3 of 3 runs are interrupted; the same" in shown
     assert "[seed=0] epoch 1/4" in shown
 
-    done = subprocess.run(together, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(at_once, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "going on after epoch" in done.stdout and "3 runs in this sweep" in done.stdout
     alone = command(f"runs_dir={tmp_path / 'alone'}", *shared)
@@ -57,6 +57,39 @@ def test_runs_that_are_trained_together_and_interrupted_end_as_each_alone(tmp_pa
     assert sorted(results(tmp_path / "alone")) == list(SEEDS)
     told = json.loads(next((tmp_path / "together").glob("*/result.json")).read_text())["command"]
     assert "together=" not in told  # it repeats this run alone
+
+
+def test_a_sweep_that_breaks_is_no_success(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no threads left")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(together, "train", broken)
+    for name, value in {
+        "waiting": [],
+        "members": [],
+        "begun": None,
+        "broke": None,
+    }.items():  # of one process, one sweep
+        monkeypatch.setattr(sweep, name, value)
+    monkeypatch.setattr(sys, "argv", ["train", "-m", *SMALL, "seed=0,1", "together=2"])
+    assert train.main() == 1
+    out, error = capsys.readouterr()
+    assert "no threads left" in error and error.count("\n") == 1
+    assert "2 of 2 runs are not begun; the same command goes on from there" in out
+
+
+def test_a_sweep_goes_on_when_nobody_takes_what_it_shows(data: str, tmp_path: Path) -> None:
+    for how in ("together", "processes"):
+        words = command(f"{how}=3", f"runs_dir={tmp_path / how}", data, "budget.epochs=1")
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert (process.wait(timeout=120), process.stderr.read()) == (0, "")
+        assert sorted(results(tmp_path / how)) == list(SEEDS)
+        process.stderr.close()
 
 
 def test_one_run_has_nothing_to_be_trained_together_with(

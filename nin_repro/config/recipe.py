@@ -173,6 +173,11 @@ def _require_schedule(config: Config) -> None:
             "optimizer.schedule.stop=validation needs images to stop by and epochs to wait for: set protocol=validate "
             "and optimizer.schedule.stop_patience"
         )
+    if schedule.stop == "validation" and schedule.kind == "plateau":
+        raise UsageError(
+            "optimizer.schedule.kind=plateau ends a run by its training error and stop=validation by the validation "
+            "error: choose one of them"
+        )
     if schedule.kind == "linear" and not schedule.decay_epochs:
         raise UsageError(
             "optimizer.schedule.kind=linear needs the epoch it ends in: set optimizer.schedule.decay_epochs"

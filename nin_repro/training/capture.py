@@ -21,17 +21,24 @@ Body = Callable[[], None]
 Capture = Callable[[Body], Body]  # makes of some work a call that does the same again
 
 WARM = 2  # times that work is launched one by one before it is captured: kernels are loaded and chosen on the way
-_one_at_a_time = threading.Lock()
+_one_at_a_time = threading.Lock()  # while one thread captures, no other may capture or drop what it captured
+_own = threading.local()
 
 
 @contextlib.contextmanager
 def own_stream(device: torch.device) -> Iterator[None]:
-    """On a GPU, a stream of this thread's own: the default one cannot be captured, and runs shall not wait in turn."""
+    """On a GPU, a stream of this thread's own: the default one cannot be captured, and runs shall not wait in turn.
+
+    torch hands out 32 of them in turn: one for each thread, and not for each run, keeps those that are in use apart.
+    """
     if device.type != "cuda":
         yield
         return
     with torch.cuda.device(device):
-        before, stream = torch.cuda.current_stream(), torch.cuda.Stream()
+        streams: dict[torch.device, torch.cuda.Stream] = _own.__dict__.setdefault("streams", {})
+        if device not in streams:
+            streams[device] = torch.cuda.Stream()
+        before, stream = torch.cuda.current_stream(), streams[device]
         stream.wait_stream(before)
         with torch.cuda.stream(stream):
             yield
@@ -54,15 +61,16 @@ class Replay:
 
     Args:
         capture: None never captures.
-        clock: what the network draws by.
+        clock: what the body draws by, if it draws.
         refused: called with the reason when capturing fails; everything is launched one by one from there on.
     """
 
     def __init__(
-        self, body: Callable[..., None], capture: Capture | None, clock: Clock, refused: Callable[[str], None]
+        self, body: Callable[..., None], capture: Capture | None, clock: Clock | None, refused: Callable[[str], None]
     ) -> None:
         self.body, self.capture, self.clock, self.refused = body, capture, clock, refused
         self.forms: dict[tuple[Any, ...], Body] = {}
+        self.captures = 0  # made so far
         self.calls: Counter[tuple[Any, ...]] = Counter()
 
     def __call__(self, *arguments: Any) -> None:
@@ -73,33 +81,36 @@ class Replay:
         if self.calls[arguments] > WARM and arguments not in self.forms:
             self._try(arguments, self.capture)
         if arguments in self.forms:
-            self.clock.draw_ahead()
+            if self.clock is not None:
+                self.clock.draw_ahead()
             self.forms[arguments]()
         else:
             self.body(*arguments)
 
     def _try(self, arguments: tuple[Any, ...], capture: Capture) -> None:
         try:
-            with self.clock.captured():
+            with self.clock.captured() if self.clock is not None else contextlib.nullcontext():
                 self.forms[arguments] = capture(partial(self.body, *arguments))
+            self.captures += 1
         except RuntimeError as error:
             self.capture = None
             self.refused(" ".join(str(error).split())[:200])
 
     def forget(self) -> None:
         """Drop what was captured; it is captured again when it is next called."""
-        self.forms.clear()
+        with _one_at_a_time:
+            self.forms.clear()
 
 
 class Answers(nn.Module):
     """A network whose answers without gradients are captured, for each shape of its input [N, C, H, W]."""
 
-    def __init__(self, network: nn.Module, capture: Capture | None, clock: Clock, refused: Callable[[str], None]):
+    def __init__(self, network: nn.Module, capture: Capture | None, refused: Callable[[str], None]):
         super().__init__()
         self.network = network
         self.inputs: dict[tuple[int, ...], Tensor] = {}
         self.outputs: dict[tuple[int, ...], Tensor] = {}
-        self.replay = Replay(self._answer, capture, clock, refused)
+        self.replay = Replay(self._answer, capture, None, refused)  # networks draw only in training
 
     def _answer(self, *shape: int) -> None:
         self.outputs[shape] = self.network(self.inputs[shape])

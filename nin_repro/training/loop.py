@@ -117,17 +117,29 @@ class Trainer:
             NotFinite: the loss or a gradient was not finite, in a run that has no other starts.
         """
         with STOP.listening(), own_stream(self.device):
-            while died := self._attempt():
-                again = self.progress.attempt < self.limits.restarts and (
-                    died != "classes" or self.limits.restart_for_classes
-                )
-                self._note_death(died, again)
-                if not again:
-                    return "done" if died == "classes" else "dead"
-                attempt = self.progress.attempt + 1
-                self.progress = dataclasses.replace(self.progress, attempt=attempt, step=0, silent=[])
-                self._begin_attempt()
+            try:
+                return self._attempts()
+            finally:
+                self._forget()
+
+    def _attempts(self) -> str:
+        while died := self._attempt():
+            again = self.progress.attempt < self.limits.restarts and (
+                died != "classes" or self.limits.restart_for_classes
+            )
+            self._note_death(died, again)
+            if not again:
+                return "done" if died == "classes" else "dead"
+            attempt = self.progress.attempt + 1
+            self.progress = dataclasses.replace(self.progress, attempt=attempt, step=0, silent=[])
+            self._forget()
+            self._begin_attempt()
         return "done"
+
+    def _forget(self) -> None:
+        """Drop what was captured now: left to Python, it would go at any time, and while another run captures."""
+        self.update.forget()
+        self.answers.replay.forget()
 
     def _note_death(self, died: str, again: bool) -> None:
         progress, starts = self.progress, self.limits.restarts + 1
@@ -152,8 +164,8 @@ class Trainer:
         self.window = torch.zeros(2, dtype=torch.float64, device=self.device)  # summed loss, largest gradient norm
         self.chosen: dict[str, Tensor] = {}  # the best weights so far, where the validation error decides
         self.saved_at = time.monotonic()
-        how = self.capture, self.network.clock, self._not_captured
-        self.update, self.answers = Replay(self._update, *how), Answers(self.network, *how)
+        self.update = Replay(self._update, self.capture, self.network.clock, self._not_captured)
+        self.answers = Answers(self.network, self.capture, self._not_captured)
 
     def _not_captured(self, why: str) -> None:
         if self.capture is not None:
@@ -163,7 +175,7 @@ class Trainer:
     def _attempt(self) -> str | None:
         """Train until the schedule ends; how the start died, "network", "classes" or "diverged", or None."""
         try:
-            while not self.rate.finished and not self._out_of_steps():
+            while not self.rate.finished and (self._within_an_epoch() or not self._out_of_steps()):
                 if self._epoch():
                     break
         except NotFinite:
@@ -334,6 +346,9 @@ class Trainer:
     def _stop_if_asked(self) -> None:
         if STOP.signal is not None:
             raise Interrupted(STOP.signal, self._where())
+
+    def _within_an_epoch(self) -> bool:
+        return self.progress.step > self.rate.epoch * len(self.batches)
 
     def _out_of_steps(self) -> bool:
         return self.limits.max_steps is not None and self.progress.step >= self.limits.max_steps
