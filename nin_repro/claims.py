@@ -21,6 +21,7 @@ from nin_repro.finished import final_weights, open_finished, rebuilt
 from nin_repro.models.spec import layers, training_multiply_adds
 from nin_repro.results import claims, measurements, records
 from nin_repro.results.arms import PAPER_DATASETS, effective
+from nin_repro.results.changes import FP32, precision
 from nin_repro.results.claim_costs import Cost
 from nin_repro.results.claims import Page
 from nin_repro.results.measurements import SHIFTS
@@ -195,11 +196,12 @@ def layer_numbers(path: Path) -> dict[str, Any]:
 
 def costs(configs: dict[str, Config], found: list[Record]) -> list[Cost]:
     """What each experiment's network takes, those alike in one; times from records of the same network and batches."""
-    times: dict[str, dict[str, list[float]]] = {}  # images a second by network and machine
+    times: dict[str, dict[str, list[float]]] = {}  # images a second by network, then by machine and precision
     for record in found:
         if record.images_per_second:
-            of_network = times.setdefault(_network(record.recipe), {})
-            of_network.setdefault(record.device, []).append(record.images_per_second)
+            of_network, used = times.setdefault(_network(record.recipe), {}), precision(record.recipe)
+            machine = record.device if used == FP32 else f"{record.device}, {used}"
+            of_network.setdefault(machine, []).append(record.images_per_second)
     groups: dict[tuple[str, int], list[str]] = {}
     for name, config in configs.items():
         # Experiments of one network and one amount of work are one row.
@@ -208,9 +210,9 @@ def costs(configs: dict[str, Config], found: list[Record]) -> list[Cost]:
 
 
 def _network(of: dict[str, Any]) -> str:
-    """What decides the speed of a training: data set, network, regularizer, batches, precision."""
+    """What decides the speed of a training on a machine: data set, network, regularizer, batches."""
     groups = ("dataset.name", "dataset.augment.", "architecture.", "regularizer.")
-    keys = (*groups, "optimizer.batch_size", "precision")
+    keys = (*groups, "optimizer.batch_size")
     without = ("regularizer.fc_lr", "architecture.init", "architecture.last_init", "regularizer.convention")
     found = {name: value for name, value in effective(of).items() if name.startswith(keys)}
     kept = {name: value for name, value in found.items() if not name.startswith(without) and "std" not in name}
@@ -258,7 +260,7 @@ def write_page(records_dir: Path, out: Path) -> None:
     written = save(draw_fits(numbers["fits"]), out / "fits")
     arms = page.moved_arms()
     if panels(arms):
-        written += save(draw_translation(arms), out / "translation")
+        written += save(draw_translation(arms, page.bases), out / "translation")
     with atomic(out / "claims.md") as file:
         file.write(claims.markdown(judged, page.problems))
     print(claims.text(judged, page.problems))

@@ -23,7 +23,7 @@ from nin_repro.results.curves import Comparison, Runs, choose
 from nin_repro.results.figure3 import EXPERIMENTS
 from nin_repro.results.records import Record
 from nin_repro.results.render import clean
-from nin_repro.results.tables import FEWEST_RUNS, PAPER_BUDGET
+from nin_repro.results.tables import PAPER_BUDGET, filled_by
 from nin_repro.schema import Config, Nin
 
 if TYPE_CHECKING:
@@ -59,11 +59,10 @@ def compare(found: Sequence[Record], words: Sequence[str] = ()) -> tuple[Compari
         budget = budget_name(config)
         reduced = "" if budget == PAPER_BUDGET else f" {' '.join(words)} record=always"
         commands[dropout] = f"python -m nin_repro.train -m experiment={name} seed=0,1,2,3,4{reduced}"
-        runs[dropout] = choose(found, name, family(config), budget)
+        offered = [choose(found, name, family(config), budget)]
         for other in stand_ins(config):
-            instead = choose(found, name, family(other), budget, f"computed in {other.precision}")
-            if min(len(instead.alive), FEWEST_RUNS) > len(runs[dropout].alive):  # as in tables
-                runs[dropout] = instead
+            offered.append(choose(found, name, family(other), budget, f"computed in {other.precision}"))
+        runs[dropout] = offered[filled_by([len(one.alive) for one in offered])]
         alive, dead = len(runs[dropout].alive), runs[dropout].dead
         how = f", {runs[dropout].note}" * bool(alive and runs[dropout].note)
         lines.append(f"Figure 3, {name}: {alive} run{'s' * (alive != 1)} at the budget {budget}{how}")

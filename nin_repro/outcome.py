@@ -97,15 +97,16 @@ def make_record(
     }
 
 
-def _publish(config: Config, record: dict[str, Any]) -> str:
-    """Put the record among those that tables are made of, where it belongs there; what prevents that, if anything."""
-    if config.record == "always" or (config.record == "auto" and record["budget"] == "paper"):
-        try:
-            records.write(Path(config.records_dir), record)
-        except UsageError as conflict:
-            return str(conflict)
-        except OSError as error:
-            return f"{told(error)}; the same command tries again"
+def _publish(config: Config, record: dict[str, Any]) -> str | None:
+    """Put the record among those that tables are made of; what prevents that, if anything. None: it is not wanted."""
+    if config.record == "never" or (config.record == "auto" and record["budget"] != "paper"):
+        return None
+    try:
+        records.write(Path(config.records_dir), record)
+    except UsageError as conflict:
+        return str(conflict)
+    except OSError as error:
+        return f"{told(error)}; the same command tries again"
     return ""
 
 
@@ -118,6 +119,8 @@ def ended(config: Config, run: Path, record: dict[str, Any], already: bool, say:
         f"training error {record['train_error']:.2f} %"
     )
     say(f"run directory {run}")
+    if unpublished is None:
+        say("not among the records that tables are made of, as its budget is reduced; record=always puts it there")
     say("next: python -m nin_repro.tables")
     say(f"      python -m nin_repro.describe {_described(record)}")
     if config.dataset.name == "digits":

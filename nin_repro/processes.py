@@ -126,9 +126,8 @@ def gpus() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip()]
-    with contextlib.suppress(OSError):
-        return [str(number) for number in range(len(list(Path("/proc/driver/nvidia/gpus").iterdir())))]
-    return []
+    devices = [*Path("/dev").glob("nvidia[0-9]*")] or [*Path("/proc/driver/nvidia/gpus").glob("*")]
+    return [str(number) for number in range(len(devices))]
 
 
 def _pass_on(members: list[Member], number: int) -> None:

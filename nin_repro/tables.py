@@ -16,7 +16,7 @@ from nin_repro.config.origins import provenance
 from nin_repro.config.recipe import family, recipe, stand_ins
 from nin_repro.cost import in_words, seconds
 from nin_repro.models.spec import layers
-from nin_repro.results import ablations, analysis, fidelity, records
+from nin_repro.results import ablations, analysis, claims, fidelity, records
 from nin_repro.results.export import write_all, write_page
 from nin_repro.results.page import Prices, html
 from nin_repro.results.readme import brief, renew
@@ -106,11 +106,15 @@ def main() -> None:
     print(f"{len(written)} files in {options.out}: tables.md, overview.svg, ablations.md, each table as CSV and LaTeX")
     print(f"{options.fidelity}: where the numbers of every experiment come from")
     numbers = kept_numbers(options.claims / LAYER_FILE)
-    judged = gather(found, problems, configs, numbers, options.claims).claims() if numbers else []
+    judged = []
+    if numbers:  # `python -m nin_repro.claims` makes them, and pictures
+        gathered = gather(found, problems, configs, numbers, options.claims)
+        judged = gathered.claims()
+        write_page(options.claims / "claims.md", claims.markdown(judged, gathered.problems))
     write_page(options.analysis, analysis.markdown(report, compared, judged, found, recipes))
     print(f"{options.analysis}: what follows from it")
     prices = Prices(options.gpu_hour, options.core_hour)
-    figures = sorted(options.figures.glob("figure[34]*.png"))
+    figures = sorted([*options.figures.glob("figure3*.png"), *options.figures.glob("figure4-digits-*.png")])
     write_page(options.report, html(report, compared, judged, figures, found, recipes, prices))
     print(f"{options.report}: all of it as one page, with curves")
     if renewed:

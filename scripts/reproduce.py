@@ -7,6 +7,7 @@ left. After `--minutes` it stops the runs under way, which save themselves.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
@@ -24,9 +25,10 @@ from nin_repro.config.recipe import budget_name, family, stand_ins
 from nin_repro.files import UsageError
 from nin_repro.processes import gpus
 from nin_repro.results.records import Record, read_all
+from nin_repro.results.tables import filled_by
 from nin_repro.schema import Config
 from nin_repro.training.console import duration
-from nin_repro.training.rundir import bf16_instructions
+from nin_repro.training.rundir import bf16_instructions, processor
 from nin_repro.training.stop import listen
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,6 +50,11 @@ STAGES = {
         "table1/nin optimizer.weight_decay=1e-5",
         "table1/nin architecture.last_relu=false",
         "table4/nin regularizer.convention=inverted",
+    ),
+    "what others trained": (
+        *(f"extra/{name}" for name in ("caffe", "fashion_alexnet", "nin_224")),
+        *(f"extra/staged/{name}" for name in ("v0", "v1", "v2", "scratch")),
+        *(f"extra/staged/identity_{name}" for name in ("v0", "v1", "v2")),
     ),
 }
 FIRST_ON_A_GPU = (("-m", "pytest", "--gpu"), ("scripts/bench.py", "--quick"))
@@ -91,13 +98,13 @@ def cells(records: list[Record], names: list[str], words: list[str], wanted: int
     for name in names:
         config = load([*overrides(name), *words])
         budget = budget_name(config)
-        own, *others = (
-            tuple(one for one in records if (one.family, one.budget) == (key, budget))
+        offered = [
+            Cell(name, config, tuple(one for one in records if (one.family, one.budget) == (key, budget)), wanted)
             for key in map(family, (config, *stand_ins(config)))
-        )
-        # A cell that has all its runs in another precision lacks none (results/tables.py).
-        whole = next((runs for runs in others if sum(run.sample for run in runs) >= wanted), own)
-        found.setdefault(family(config), Cell(name, config, whole, wanted))
+        ]
+        # What has all its runs in another precision lacks none. Fewer count for nothing: a cell mixes no precisions.
+        best = offered[filled_by([one.living for one in offered], wanted)]
+        found.setdefault(family(config), best if best.living >= wanted else offered[0])
     return list(found.values())
 
 
@@ -106,23 +113,30 @@ def on_a_core(config: Config) -> float:
     return cost.seconds(config)["1 CPU core"]
 
 
-def measured_pace(gpu: bool, precision: str) -> float | None:
-    """How many times as fast as such a core this kind of machine trains Table 1's network; None without a benchmark.
+def measured_pace(machine: str, precision: str) -> float | None:
+    """How many times as fast as such a core a machine trains Table 1's network; None without a benchmark of it.
 
     From its page in results/benchmarks. Where a precision was not measured there, it is the page's own that counts: on
     a CPU fp32, on a GPU bf16. Other networks are taken to be as much faster.
     """
-    found = []
-    for path in (ROOT / "results" / "benchmarks").glob("*.json"):
-        if path.name.startswith("cpu-") == gpu:
-            continue
-        told = json.loads(path.read_text())
-        arm = told["arms"].get(f"ours_{precision}", told["arms"]["ours"])
-        found.append((told["date"], arm["images_per_second"]["median"]))
+    pages = [json.loads(path.read_text()) for path in (ROOT / "results" / "benchmarks").glob("*.json")]
+    found = [told for told in pages if told["device"] == machine]
     if not found:
         return None
+    arms = max(found, key=lambda told: str(told["date"]))["arms"]
+    speed = arms.get(f"ours_{precision}", arms["ours"])["images_per_second"]["median"]
     config = load(["experiment=table1/nin", f"precision={precision}"])
-    return float(max(found)[1]) * on_a_core(config) / cost.images_seen(config)
+    return float(speed) * on_a_core(config) / cost.images_seen(config)
+
+
+def this_machine() -> str:
+    """Its GPU, or its CPU with all cores, as results/benchmarks calls it."""
+    if not gpus():
+        return f"{len(os.sched_getaffinity(0))} x {processor()}"
+    ask = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    with contextlib.suppress(OSError):
+        return subprocess.run(ask, capture_output=True, text=True).stdout.partition("\n")[0].strip()
+    return "a GPU that nvidia-smi does not know"
 
 
 def in_words(seconds: float | None) -> str:
@@ -169,7 +183,13 @@ def train(cell: Cell, at_once: str, words: list[str], deadline: float) -> int | 
         return process.wait(max(deadline - time.monotonic(), 0.1))
     except (subprocess.TimeoutExpired, KeyboardInterrupt) as stop:
         process.send_signal(signal.SIGTERM)
-        process.wait(WAIT)
+        try:
+            process.wait(WAIT)
+        except subprocess.TimeoutExpired:
+            raise UsageError(
+                f"process {process.pid} was asked to stop and still saves its runs; wait for it, then the same command "
+                "goes on"
+            ) from None
         if isinstance(stop, KeyboardInterrupt):
             raise
         return None
@@ -206,13 +226,14 @@ def main() -> None:
         place = Path(load(words).records_dir)
         return cells(read_all(place)[0], names, words, options.seeds)
 
-    pace = measured_pace(gpu, load(words).precision)
+    machine = this_machine()
+    pace = measured_pace(machine, load(words).precision)
     show_plan(todo(), pace)
     if options.plan:
         return
     if gpu and pace is None and not options.unchecked:
         check_gpu(deadline)
-        pace = measured_pace(gpu, load(words).precision)
+        pace = measured_pace(machine, load(words).precision)
     given_up: dict[str, str] = {}
     while open_cells := [cell for cell in todo() if cell.seeds and cell.name not in given_up]:
         left = None if pace is None else sum((cell.seconds(pace) or 0) * len(cell.seeds) for cell in open_cells)

@@ -6,6 +6,7 @@ import pytest
 from fake_records import digest, record, stored
 
 from nin_repro.results import ablations
+from nin_repro.results.changes import all_changes, changes
 
 BASE = {
     "meaning": 1,
@@ -27,17 +28,26 @@ def run(error: float, recipe: dict, **more: object) -> dict:
 
 def test_changes_name_the_keys_that_differ_and_neither_seed_nor_budget() -> None:
     other = with_(seed=5, epochs=3, clip_norm=None, lr=0.05)
-    assert ablations.changes(other, BASE) == ["optimizer.clip_norm=null", "optimizer.lr=0.05"]
+    assert changes(other, BASE) == ["optimizer.clip_norm=null", "optimizer.lr=0.05"]
     blocks = [{"pool": "max", "widths": [8, 4]}, {"pool": "avg", "widths": [9, 4]}]
-    assert ablations.changes(BASE | {"architecture": {"blocks": blocks}}, BASE) == [
+    assert changes(BASE | {"architecture": {"blocks": blocks}}, BASE) == [
         "architecture.blocks.1.pool=avg",
         "architecture.blocks.1.widths=[9, 4]",
     ]
-    assert ablations.changes(BASE, BASE) == []
+    assert changes(BASE, BASE) == []
+
+
+def test_all_changes_name_the_budget_and_the_precision_too() -> None:
+    other = with_(seed=5, epochs=3, lr=0.05) | {"precision": "bf16"}
+    other["budget"] |= {"train_images": None, "max_steps": 90}
+    assert changes(other, BASE) == ["optimizer.lr=0.05"]
+    words = ["budget.epochs=3", "budget.max_steps=90", "precision=bf16", "optimizer.lr=0.05"]
+    assert all_changes(other, BASE) == words
+    assert all_changes(other, BASE | {"precision": "bf16"}) == [words[0], words[1], words[3]]
 
 
 def test_a_key_that_came_later_is_a_change_from_none() -> None:
-    assert ablations.changes(with_(nesterov=True), BASE) == ["optimizer.nesterov=true"]
+    assert changes(with_(nesterov=True), BASE) == ["optimizer.nesterov=true"]
 
 
 def test_effect_is_the_difference_of_means_at_the_same_budget(tmp_path: Path) -> None:
@@ -55,9 +65,41 @@ def test_effect_is_the_difference_of_means_at_the_same_budget(tmp_path: Path) ->
     base, other = ablations.choices(runs, {"table4/nin": BASE})
     assert (base.changed, base.stats.mean, base.effect) == ("", 2.0, None)
     assert (other.changed, other.stats.mean, other.effect) == ("optimizer.clip_norm=null", 4.5, 2.5)
-    assert (other.stats.n, other.stats.dead, other.stats.starts_network, other.starts) == (2, 1, 3, 5)
+    (row,) = [line for line in ablations.markdown([base, other]).splitlines() if "clip" in line]
+    assert row.endswith("| 2 | 1 | 3 of 5 | whole network: 3 |")
+    assert (other.stats.n, other.stats.dead, other.stats.died, other.starts) == (2, 1, {"network": 3}, 5)
     shown = ablations.text([base, other])
     assert "optimizer.clip_norm=null" in shown and "+2.50" in shown and "3 of 5" in shown
+
+
+def test_choices_are_compared_in_their_own_precision_and_precisions_with_fp32(tmp_path: Path) -> None:
+    bf16 = {"precision": "bf16"}
+    runs = stored(
+        tmp_path,
+        *(run(1.0 + seed, with_(seed, 3)) for seed in range(3)),
+        *(run(11.0 + seed, with_(seed, 3) | bf16) for seed in range(3)),
+        *(run(12.5 + seed, with_(seed, 3, clip_norm=None) | bf16) for seed in range(3)),
+        *(run(7.0 + seed, with_(seed) | bf16) for seed in range(2)),
+        *(run(8.0 + seed, with_(seed, lr=1.0) | bf16) for seed in range(2)),
+    )
+    found = ablations.choices(runs, {"table4/nin": BASE})
+    assert [(one.about.conditions, one.name, one.effect, one.unstated) for one in found] == [
+        ("paper, bf16", "as the experiment", None, False),
+        ("paper, bf16", "optimizer.lr=1.0", 1.0, True),
+        ("short", "as the experiment", None, False),
+        ("short, bf16", "as the experiment, beside fp32", 10.0, False),
+        ("short, bf16", "optimizer.clip_norm=null", 1.5, True),
+    ]
+    assert [(one.sign, one.seen) for one in found] == [
+        (None, ""),
+        (None, "too few runs"),
+        (None, ""),
+        (1, "raises the error"),
+        (0, "none seen"),
+    ]
+    assert "| short, bf16 | 260 | as the experiment, beside fp32 | 12.00 ± 1.00 | +10.00 |" in ablations.markdown(found)
+    shown = ablations.text(found)
+    assert "table4/nin, paper, bf16, 260 epochs" in shown and "as the experiment, beside fp32" in shown
 
 
 def test_nothing_is_compared_with_what_is_not_there(tmp_path: Path) -> None:

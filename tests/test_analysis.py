@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_records import record, stored
+from fake_records import digest, record, stored
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
@@ -14,8 +14,9 @@ from test_tables import CELLS
 
 from nin_repro.results import ablations, analysis, tables
 from nin_repro.results.claim_texts import MAPS, Claim
-from nin_repro.results.lottery import Share, how, lottery, versus
+from nin_repro.results.lottery import Share, lottery, versus
 from nin_repro.results.records import Record
+from nin_repro.results.render import how
 from nin_repro.results.tables import Verdict
 
 DIED: list[dict[str, Any]] = [{"attempt": i, "died": "network", "epoch": 1, "step": 300} for i in range(3)]
@@ -62,14 +63,19 @@ def test_starts_are_counted_by_how_they_died_and_compared_with_the_experiments_o
         *(run(1.0, with_(seed, 3), attempts=LIVED) for seed in range(10)),
         *(run(2.0, with_(seed, 3, clip_norm=None), attempts=[*DIED, LIVED[0] | {"attempt": 3}]) for seed in range(4)),
         run(90.0, with_(4, 3, clip_norm=None), status="dead", attempts=[DIED[0] | {"died": "classes"}]),
+        run(80.0, with_(5, 3, clip_norm=None), status="dead", attempts=[DIED[0] | {"died": "diverged"}]),
+        *(run(2.0, with_(seed, 3, lr=1.0) | {"precision": "bf16"}, attempts=LIVED) for seed in range(2)),
     )
-    worst, own = lottery(runs, BASES)
-    assert (worst.share, worst.runs, worst.lost) == (Share(13, 17), 5, 1) and own.share == Share(0, 10)
-    assert how(worst.died) == "whole network: 12, single classes: 1"
-    assert (versus(worst, [worst, own]), versus(own, [worst, own])) == ("more", "")
+    found = lottery(runs, BASES)
+    worst, own, _ = found
+    assert (worst.share, worst.runs, worst.lost) == (Share(14, 18), 6, 2) and own.share == Share(0, 10)
+    told = "whole network: 12, single classes: 1, diverged: 1"
+    assert how(worst.died) == told
+    assert [versus(one, found) for one in found] == ["more", "", ""]  # in bf16 there is none as it is
     text = page(runs)
-    assert "76 % (53 to 90) | 13 of 17" in text and "The other 1 recipes lost none of their 10 starts" in text
-    assert "1 of 1 recipes" not in text
+    assert f"78 % (55 to 91) | 14 of 18 | {told} |" in text
+    assert "The other 2 recipes lost none of their 12 starts" in text
+    assert told in ablations.markdown(ablations.choices(runs, BASES))
 
 
 def test_a_verdict_says_what_would_overturn_it_and_too_few_runs_are_not_judged(tmp_path: Path) -> None:
@@ -109,6 +115,48 @@ def test_effects_are_called_so_only_beyond_their_limit_and_count_for_the_contrad
     assert text.count("not yet") == 11 and text.count("nothing to run") == 1  # of 13 contradictions
 
 
+def test_a_choice_is_about_the_contradictions_of_its_experiment_whose_side_it_takes(tmp_path: Path) -> None:
+    block, bf16 = {"pool": "max", "std": [0.05]}, {"precision": "bf16"}
+    base = {"optimizer": {"weight_decay": 1e-4}, "architecture": {"blocks": [block, block]}, "budget": {"epochs": 3}}
+    values = {"table1/nin": base, "quickstart": base}
+    choices = [
+        base,
+        base | {"optimizer": {"weight_decay": 1e-5}},  # a side of X9; X2, too, is about it, but for CIFAR-100
+        base | {"optimizer": {"weight_decay": 1e-3}},  # nobody's
+        base | {"architecture": {"blocks": [block, block | {"pool": "avg"}]}},  # a side of X1, and of no other block
+        base | {"architecture": {"blocks": [block | {"pool": "avg"}, block]}},
+    ]
+    runs = stored(
+        tmp_path,
+        *(
+            record(name, budget="short", recipe=one | bf16, family=digest(f"{name} {place}"))
+            for name in values
+            for place, one in enumerate(choices)
+        ),
+    )
+    compared = ablations.choices(runs, values)
+    assert len(compared) == 10
+    text = analysis.markdown(tables.build(runs, CELLS), compared, [], runs, values)
+    told = {line.split(".")[0]: line.split("|")[-2].strip() for line in text.splitlines() if line.startswith("| X")}
+    assert {name.strip("| "): words for name, words in told.items() if words not in ("not yet", "nothing to run")} == {
+        "X1": "table1/nin, short, bf16, 260 epochs, architecture.blocks.1.pool=avg: +0.00",
+        "X9": "table1/nin, short, bf16, 260 epochs, optimizer.weight\\_decay=1e-05: +0.00",
+    }
+
+
+def test_another_precision_is_no_choice_of_the_papers(tmp_path: Path) -> None:
+    values = [
+        run(1.0 + clipped + seed / 10, with_(seed, 3, **changed) | precision)
+        for clipped, changed in enumerate(({}, {"clip_norm": None}))
+        for precision in ({}, {"precision": "bf16"})
+        for seed in range(3)
+    ]
+    text = page(stored(tmp_path, *values))
+    assert "Unstated choices tried: 2; with an effect on the error beyond luck: 2:" in text
+    assert "- 2 choices were judged" in text and "precision=bf16" not in text
+    assert "| `table4/nin` | short, bf16, 260 | `optimizer.clip_norm=null` | 2.10 ± 0.10 | 3 | +1.00 |" in text
+
+
 def test_figure_3_is_compared_where_runs_followed_the_papers_schedule(tmp_path: Path) -> None:
     whole, short = ({"budget": {"epochs": epochs, "max_steps": None}, "lr": 0.1} for epochs in (None, 16))
     opening = whole | {"budget": {"epochs": None, "max_steps": 6256}}
@@ -132,6 +180,7 @@ def test_figure_3_is_compared_where_runs_followed_the_papers_schedule(tmp_path: 
     found = stored(
         tmp_path,
         *runs("table1/nin", "opening", opening | {"precision": "bf16"}, 22.0, 2),
+        record("table1/nin", budget="opening", recipe=opening, epochs=16, family=digest("fp32")),  # fewer of these
         *runs("table1/nin", "short", short, 99.0, 3),  # another schedule
         *runs(
             "text/nin_no_dropout",

@@ -238,6 +238,49 @@ def test_longer_training_is_judged_on_one_machine_only() -> None:
     assert judged(nin, cost("maxout", 200, "a", 300, runs=2)) == NOT_ENOUGH
 
 
+def test_times_are_compared_in_one_precision(tmp_path: Path) -> None:
+    names = ("table4/nin", "table4/maxout")
+    configs = {name: command_module.load([f"experiment={name}"]) for name in names}
+
+    def judged(folder: str, precision: str) -> tuple[str, str]:
+        values = []
+        for name, speed in zip(names, (100.0, 900.0), strict=True):
+            for seed in range(3):
+                of = command_module.recipe(configs[name]) | {"precision": "bf16" if "nin" in name else precision}
+                family = digest(f"{name} {precision}")
+                values.append(record(name, seed, recipe=of, family=family, images_per_second=speed, device="a CPU"))
+        found = command_module.costs(configs, stored(tmp_path / folder, *values))
+        claim = judge_cost(found)
+        machines = [row[7] for row in claim.tables[0][2]]
+        assert machines == ["a CPU, bf16", "a CPU" if precision == "fp32" else "a CPU, bf16"]
+        return claim.verdict.word, claim.verdict.text
+
+    assert judged("a", "fp32")[0] == NOT_ENOUGH
+    word, why = judged("b", "bf16")
+    assert word == SUPPORTED and "on a CPU, bf16" in why
+
+
+def test_arms_that_differ_in_the_scale_of_dropout_or_in_precision_have_names_of_their_own(tmp_path: Path) -> None:
+    without, with_ = [14.4, 14.5, 14.6], [10.3, 10.4, 10.5]
+    fast = {"precision": "bf16"}
+    values = [*runs(recipe(0.0), without), *runs(recipe(), with_), *runs(recipe(convention="inverted"), with_)]
+    values += [*runs(recipe(0.0) | fast, without), *runs(recipe() | fast, with_)]
+    shown = page(stored(tmp_path, *values), bases={"table5/gap": recipe()})
+    claim = shown.dropout()
+    name = "cifar10 nin, with dropout between blocks"
+    assert claim.verdict.word == SUPPORTED and "3 of 3 support it" in claim.verdict.text
+    labels = [f"{one}, 260 epochs, GAP, n=3" for one in (name, f"{name} (inverted)", f"{name}, bf16")]
+    assert all(one in claim.verdict.text for one in labels)
+    assert sorted(row[0] for row in claim.tables[0][2]) == [name, f"{name} (inverted)", f"{name}, bf16"]
+    assert {row[2] for row in claim.tables[0][2]} == {"table5/gap", "table5/gap precision=bf16"}
+    # Where the experiment is not known, nothing is usual; without dropout, nothing is scaled.
+    found_arms = arms.arms_of(shown.records, lambda one: (one.test_error,))
+    assert {arms.kind(arm, {}) for arm in found_arms} == {
+        *(f"{name} (released)", f"{name} (inverted)", f"{name} (released), bf16"),
+        *("cifar10 nin, no dropout between blocks", "cifar10 nin, no dropout between blocks, bf16"),
+    }
+
+
 def test_the_page_states_the_rule_before_the_numbers_and_hostile_words_do_no_harm(tmp_path: Path) -> None:
     hostile = "a|b<script>`x`"
     values = [*runs(recipe(0.0), [14.4, 14.5, 14.6]), *runs(recipe(0.5), [10.3, 10.4, 10.5])]
@@ -330,7 +373,7 @@ def test_curves_differ_without_colour_and_have_bands_over_seeds(tmp_path: Path) 
     values = [measurement(recipe(head="gap"), seed, [1.0 + seed] * 5) for seed in range(3)]
     values += [measurement(recipe(head="fc"), seed, [2.0 + seed] * 5) for seed in range(3)]
     values += [measurement(recipe(head="fc", head_dropout=0.5), seed, [3.0] * 5) for seed in range(3)]
-    axes = draw_translation(page([], written(tmp_path, *values)).moved_arms()).axes[0]
+    axes = draw_translation(page([], written(tmp_path, *values)).moved_arms(), {}).axes[0]
     lines = {line.get_label(): line for line in axes.get_lines()}
     assert set(lines) == {"GAP, 3 seeds", "FC, 3 seeds", "FC + dropout, 3 seeds"}
     assert len({(line.get_linestyle(), line.get_marker()) for line in lines.values()}) == 3

@@ -59,6 +59,12 @@ def test_what_is_too_far_is_an_arrow_and_what_died_is_counted(tmp_path: Path) ->
     assert "n = 3, 1 dead" in "".join(picture.itertext()) and not kind(picture, "seed")
 
 
+def test_a_verdict_that_is_too_long_is_shortened(tmp_path: Path) -> None:
+    runs = [record(seed=seed, error=error) for seed, error in enumerate((9.5, 10.0, 10.9))]
+    words = "|".join(drawn(tmp_path, *runs).itertext())
+    assert "|too scattered to judge|" in words and "one more run could lie" not in words
+
+
 def test_words_that_are_not_ours_stay_words(tmp_path: Path) -> None:
     report = tables.build(stored(tmp_path, record()), CELLS)
     table = report.tables[0]

@@ -1,12 +1,15 @@
 """The report as one page: well-formed, self-contained, harmless, and whole."""
 
 import base64
+import re
 import shutil
 import subprocess
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_records import record, stored
@@ -17,6 +20,7 @@ from nin_repro.results.claim_texts import Claim, Text
 from nin_repro.results.records import Record
 from nin_repro.results.tables import Verdict
 
+ROOT = Path(__file__).parents[1]
 VOID = {"meta", "img", "line", "polyline"}
 HOSTILE = "</td><script>alert(1)</script><img src=http://x.y/z onerror=alert(2)> & \x1b[2J"
 
@@ -96,13 +100,36 @@ def test_claims_dead_starts_and_costs_are_in_the_page(tmp_path: Path) -> None:
         {"attempt": 1, "died": None, "epoch": 9, "step": 9},
     ]
     runs = [record(seed=0, seconds=7200.0, device="2 x AMD EPYC", attempts=died), record(seed=1, seconds=7200.0)]
-    runs += [record(seed=2, seconds=1800.0, device="NVIDIA H200")]
+    runs += [record(seed=2, seconds=1800.0, device="NVIDIA H200", status="dead", dead_classes=list(range(10)))]
     claims = (Claim(Text("Maps are confident", "section 3.2", ""), Verdict("supported", "by 3 points")),)
     words = " ".join(Parsed(made(stored(tmp_path, *runs), claims=claims)).words)
     assert "Maps are confident supported by 3 points section 3.2" in " ".join(words.split())
     assert "25 % (5 to 70) 1 of 4 whole network: 1" in " ".join(words.split())
+    assert "done; 1 start died" in words and "dead classes" not in words  # where all are, it goes without saying
     assert "2 x AMD EPYC 1 2.0 0.20" in words and "NVIDIA H200 1 0.5 1.50" in words  # hours, USD
     assert "run table2/nin 5 h 0.25" in words  # 5 seeds of an hour
+
+
+def test_the_curve_of_a_run_is_that_of_the_start_that_lived(tmp_path: Path) -> None:
+    twice = {"attempt": [0, 0, 1, 1, 1], "epoch": [1, 2, 1, 2, 3], "test_error": [90.0, 90.0, 50.0, 30.0, 20.0]}
+    text = made(stored(tmp_path, record(curve=twice)))
+    assert "(solid) in %, 3 epochs" in text and "5 epochs" not in text
+
+
+def test_pictures_of_the_papers_images_stay_out(command: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "results/figures").mkdir(parents=True)
+    for name in ("figure3", "figure4-digits-a", "figure4-mnist-b"):
+        (tmp_path / f"results/figures/{name}.png").write_bytes(name.encode())
+    (tmp_path / "results/claims").mkdir()
+    shutil.copy(ROOT / "results/claims/layers.json", tmp_path / "results/claims")
+    done = command("tables")
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "results/report.html").read_text()
+    shown = [name for name in ("figure3", "figure4-digits-a", "figure4-mnist-b") if name in text]
+    pictures = [base64.b64decode(found) for found in re.findall("base64,([A-Za-z0-9+/=]+)", text)]
+    assert pictures == [b"figure3", b"figure4-digits-a"] and shown == []
+    judged = (tmp_path / "results/claims/claims.md").read_text()  # it goes with the verdicts of the report
+    assert judged.startswith("# ") and "not enough runs" in judged
 
 
 def test_figures_are_in_the_page_unless_they_are_too_large(tmp_path: Path) -> None:

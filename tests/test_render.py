@@ -52,7 +52,7 @@ def test_text_fits_the_terminal_and_shows_each_value(report: Report) -> None:
     (line,) = re.findall(r"^  table1/nin .*", text, re.MULTILINE)
     costs = ["0.967", "M", "222", "M", "28", "s", "2.0", "h"]
     assert line.split() == ["table1/nin", *costs, "10.50", "±", "0.10", "3", "1", "10.40", "10.60", "+0.09"]
-    words = "reproduced: within 0.60 of the paper; clipped at 1; 1 start died (whole network); data: official"
+    words = "reproduced: within 0.60 of the paper; clipped at 1; 1 start died (whole network: 1); data: official"
     words += "; times on a GPU"
     assert words in " ".join(text.split())
     assert "broken.json" in text and tables.RULE.split()[5] in text
@@ -79,6 +79,23 @@ def test_text_on_a_narrow_terminal_tells_in_words_what_has_no_column(report: Rep
         "0.967 M parameters; 222 M multiply-adds; 28 s an epoch; 2.0 h a run; 1 dead; best 10.40; worst 10.60" in words
     )
     assert "26 epochs; 277 s an epoch" in words
+
+
+def test_how_a_run_ended_in_words(tmp_path: Path) -> None:
+    died = [{"attempt": i, "died": how, "epoch": 1, "step": 9} for i, how in enumerate(("network", "diverged"))]
+    lived = {"attempt": 1, "died": None, "epoch": 2, "step": 9}
+    runs = stored(
+        tmp_path,
+        record(seed=0),
+        record(seed=1, attempts=[died[0], lived]),
+        record(seed=2, dead_classes=[3, 7]),
+        record(seed=3, status="dead", error=None, dead_classes=list(range(10)), attempts=died),
+    )
+    states = ["done", "done; 1 start died", "done; dead classes: 3, 7", "dead; 2 starts died"]
+    assert [render.state(run) for run in runs] == states
+    text = " ".join(render.text(tables.build(runs, CELLS)).split())
+    assert "3 starts died (whole network: 2, diverged: 1)" in text
+    assert all(f"| {state} |" in render.markdown(tables.build(runs, CELLS), tmp_path) for state in states)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +207,8 @@ def test_csv_holds_unrounded_values(report: Report) -> None:
     ]
     (row,) = [row for row in rows if row["experiment"] == "table1/nin"]
     assert float(row["mean"]) == pytest.approx(10.5) and float(row["std"]) == pytest.approx(0.1)
-    assert (row["n"], row["dead_runs"], row["starts_died_network"], row["seeds"]) == ("3", "1", "1", "0 1 2")
+    assert (row["n"], row["dead_runs"], row["seeds"]) == ("3", "1", "0 1 2")
+    assert [row[f"starts_died_{how}"] for how in ("network", "classes", "diverged")] == ["1", "0", "0"]
     assert [float(error) for error in row["errors"].split()] == pytest.approx([10.4, 10.5, 10.6])
     assert (row["verdict"], row["deviations"], row["cost"]) == ("reproduced", "clipped at 1", "5 x 2 h")
     assert (row["parameters"], row["multiply_adds"]) == ("966986", "222486528")

@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from nin_repro.config.compose import experiments, load
+from nin_repro.config.recipe import family
+from nin_repro.results.tables import build
+from nin_repro.tables import cells
 from nin_repro.training.rundir import bf16_instructions
 
 ROOT = Path(__file__).parents[1]
@@ -22,11 +26,23 @@ def test_a_run_takes_as_long_as_the_benchmark_says(monkeypatch: pytest.MonkeyPat
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     reproduce = importlib.import_module("reproduce")
     pages = [json.loads(path.read_text()) for path in (ROOT / "results/benchmarks").glob("cpu-*.json")]
-    arms = max(pages, key=lambda one: str(one["date"]))["arms"]
+    page = max(pages, key=lambda one: str(one["date"]))
+    arms = page["arms"]
     for name, arm in (("fp32", "ours"), ("bf16", "ours_bf16")):
-        pace = reproduce.measured_pace(False, name)
+        assert reproduce.measured_pace("64 x another CPU", name) is None
+        pace = reproduce.measured_pace(page["device"], name)
         (cell,) = reproduce.cells([], ["table1/nin"], [f"precision={name}"], 5)
         assert cell.seconds(pace) == pytest.approx(260 * 50_000 / arms[arm]["images_per_second"]["median"])
+
+
+def test_every_cell_of_the_tables_is_in_the_campaign(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    reproduce = importlib.import_module("reproduce")
+    names = [name for stage in reproduce.STAGES.values() for name in stage]
+    configs = {name: load([f"experiment={name}"]) for name in experiments()}
+    asked = {family(load([f"experiment={name}"])) for name in names if " " not in name}
+    cells_of_tables = build([], cells(configs), []).empty
+    assert len(cells_of_tables) > 25 and {cell.family for cell in cells_of_tables} <= asked
 
 
 def give(

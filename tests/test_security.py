@@ -195,7 +195,8 @@ def test_texts_of_records_stay_texts(tmp_path: Path, text: str) -> None:
     cells = {"table1/nin": tables.Cell("table1/nin", plain.family, text, text, (text,))}
     report = tables.build(found, cells, [text])
     compared = ablations.choices(found, {text: recipe})
-    compared += [ablations.Choice(text, text, "1", (text,), tables.Stats(), 1, None, None)]
+    about = ablations.Alike(text, text, text, text, (text,))
+    compared += [ablations.Choice(about, about, "1", tables.Stats(), 1, None, None)]
     page = claims.Page(found, [], {"forms": [], "fits": {}}, [], {text: recipe}, [text], tmp_path)
     judged = [page.gap_regularises(), page.dropout(), page.translation(), page.maps()]
     pages = [render.markdown(report, tmp_path), ablations.markdown(compared)]
@@ -215,7 +216,7 @@ def test_texts_of_records_stay_texts(tmp_path: Path, text: str) -> None:
     for sheet in (*map(export.csv_table, report.tables), export.csv_groups(report.reduced + report.other)):
         assert not [cell for cell in sheet.replace("\n", ",").split(",") if cell.lstrip('"')[:1] in tuple("=@\t\r")]
     for arm in claims.claims.arms_of(found[:2], lambda one: (1.0,)):
-        assert label(arm).isprintable(), "titles of pictures"
+        assert label(arm, {text: recipe}).isprintable(), "titles of pictures"
     runs = {False: Runs(text), True: Runs(text, (found[2],))}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("warnings.warn", lambda *_, **__: None)  # of glyphs that the font has not

@@ -137,7 +137,7 @@ def test_dead_runs_are_counted_but_not_averaged(tmp_path: Path) -> None:
     stats = results(tables.build(runs, CELLS))["table1/nin"].stats
     assert (stats.errors, stats.seeds, stats.dead) == ((10.0, 11.0), (0, 3), 2)
     assert (stats.mean, stats.worst) == (10.5, 11.0)
-    assert (stats.starts_network, stats.starts_classes) == (2, 2)
+    assert stats.died == {"network": 2, "classes": 2}
 
 
 def test_cells_of_one_family_share_their_runs(tmp_path: Path) -> None:
@@ -180,8 +180,29 @@ def test_every_other_run_is_listed_with_its_reason(tmp_path: Path) -> None:
     reasons = {group.experiment + ", " + group.protocol: group.why for group in report.other}
     assert reasons["table1/nin, validate"] == "error on the validation split"
     assert reasons["extra/fashion, final"] == reasons["(no experiment), final"] == "no row of the paper"
-    assert "not the recipe of table1/nin" in reasons["table1/nin, final"]
+    assert "not of the recipe that fills table1/nin" in reasons["table1/nin, final"]
     assert {group.stats.mean for group in report.other if group.protocol == "validate"} == {12.0}
+
+
+def test_runs_that_fill_no_cell_say_in_what_they_differ_from_their_experiment(tmp_path: Path) -> None:
+    base = {"optimizer": {"lr": 0.1, "clip_norm": 1.0}, "budget": {"epochs": None, "max_steps": None}, "seed": 0}
+    other = base | {"optimizer": {"lr": 0.1, "clip_norm": None}}
+    short = {"budget": {"epochs": 2, "max_steps": None}, "seed": 3}
+    recipes = {"a": base | short, "b": other | short | {"precision": "bf16"}}
+    runs = [record(budget="short", family=digest(name), recipe=one) for name, one in recipes.items()]
+    runs += [record(family=digest("c"), recipe=other), record("quickstart", recipe=other), record("gone", recipe=other)]
+    cells = {name: replace(cell, recipe=base) for name, cell in CELLS.items()}
+    cells["quickstart"] = replace(cells["table1/nin"], experiment="quickstart")
+    report = tables.build(stored(tmp_path, *runs), cells)
+    assert [one.why for one in report.reduced] == [
+        "reduced budget; budget.epochs=2",
+        "reduced budget; budget.epochs=2 precision=bf16 optimizer.clip_norm=null",
+    ]
+    assert [(one.experiment, one.why) for one in report.other] == [
+        ("gone", "no row of the paper"),
+        ("quickstart", "no row of the paper; optimizer.clip_norm=null"),
+        ("table1/nin", "not of the recipe that fills table1/nin; optimizer.clip_norm=null"),
+    ]
 
 
 def test_an_unknown_name_does_not_keep_a_run_from_its_cell(tmp_path: Path) -> None:
@@ -268,6 +289,22 @@ def test_without_runs_an_epochs_time_is_that_of_the_same_recipe_for_fewer_epochs
     full = record(seed=1, seconds=2600.0)
     (timing,) = results(tables.build(stored(tmp_path, full), cells))["table1/nin"].timings
     assert (timing.epoch, timing.run) == (pytest.approx(10.0), 2600.0)  # its own runs go first
+
+
+@pytest.mark.parametrize(
+    "living, enough, place",
+    [
+        ([0, 1], 3, 1),
+        ([2, 5], 3, 1),
+        ([2, 2], 3, 0),
+        ([3, 5], 3, 0),
+        ([3, 5], 5, 1),
+        ([-1, 0], 3, 1),
+        ([4, 4, 5], 5, 2),
+    ],
+)
+def test_a_cells_own_precision_goes_first_once_it_has_enough_runs(living: list[int], enough: int, place: int) -> None:
+    assert tables.filled_by(living, enough) == place
 
 
 @pytest.mark.parametrize(

@@ -67,12 +67,8 @@ def test_a_sweep_that_breaks_is_no_success(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(together, "train", broken)
-    for name, value in {
-        "waiting": [],
-        "members": [],
-        "begun": None,
-        "broke": None,
-    }.items():  # of one process, one sweep
+    fresh: dict[str, object] = {"waiting": [], "members": [], "begun": None, "broke": None}
+    for name, value in fresh.items():  # they are of one process, which has one sweep
         monkeypatch.setattr(sweep, name, value)
     monkeypatch.setattr(sys, "argv", ["train", "-m", *SMALL, "seed=0,1", "together=2"])
     assert train.main() == 1

@@ -6,71 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from nin_repro.results.changes import FP32, changes, precision
 from nin_repro.results.records import Record
-from nin_repro.results.render import clean, difference, error, grid, plain, spread
-from nin_repro.results.tables import FEWEST_RUNS, Stats, luck_of_means, statistics
+from nin_repro.results.render import clean, difference, error, grid, how, plain, spread
+from nin_repro.results.tables import FEWEST_RUNS, Stats, luck_of_means, spanned, statistics
 
 MOST = 3  # keys that may differ; more is another experiment, not an ablation
-APART = ("seed", "budget")  # compared at the same budget, over all seeds
 STATED = ("regularizer.dropout", "regularizer.head", "regularizer.head_dropout")  # what the paper itself compares
-PARENT = "parent.key"  # so are the runs that they start from
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The runs of one choice at one budget. `effect`: our mean less that of the experiment's own recipe, in points."""
-
-    experiment: str
-    budget: str
-    epochs: str
-    changes: tuple[str, ...]  # such as "optimizer.clip_norm=null"; empty for the experiment's own recipe
-    stats: Stats
-    starts: int
-    effect: float | None
-    limit: float | None  # an effect of this size or less may be luck (`tables.luck_of_means`); None: too few runs
-
-    @property
-    def changed(self) -> str:
-        return " ".join(self.changes)
-
-    @property
-    def unstated(self) -> bool:
-        """Whether it is about what the paper left open. What it compares itself, `results.claims` judges."""
-        return any(one.partition("=")[0] not in STATED for one in self.changes)
-
-    @property
-    def seen(self) -> str:
-        """What the runs say of the effect, in words; empty for the experiment's own recipe."""
-        if not self.changes:
-            return ""
-        if self.effect is None:
-            return "no run lives" if self.stats.dead else "no runs"
-        if self.limit is None:
-            return "too few runs"
-        if abs(self.effect) <= self.limit:
-            return "none seen"
-        return "raises the error" if self.effect > 0 else "lowers the error"
-
-
-def leaves(value: Any, path: str = "") -> dict[str, Any]:
-    """A recipe as {"optimizer.lr": 0.1, "architecture.blocks.0.pool": "max", ...}; lists of plain values stay whole."""
-    if isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):
-        value = dict(enumerate(value))
-    if not isinstance(value, dict):
-        return {path: value}
-    found: dict[str, Any] = {}
-    for name, item in value.items():
-        found |= leaves(item, f"{path}.{name}" if path else str(name))
-    return found
-
-
-def changes(recipe: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
-    """`key=value` for each leaf in which a recipe differs from a base, but for seed and budget; sorted."""
-    ours, theirs = (
-        {k: v for k, v in leaves(one).items() if k.split(".")[0] not in APART and k != PARENT} for one in (recipe, base)
-    )
-    names = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
-    return [f"{name}={json.dumps(ours.get(name)).replace(chr(34), '')}" for name in names]
 
 
 class Alike(NamedTuple):
@@ -79,66 +21,121 @@ class Alike(NamedTuple):
     experiment: str
     budget: str
     work: str  # the budget's own settings
-    changes: tuple[str, ...]  # as in `Choice`
+    precision: str
+    changes: tuple[str, ...]  # such as "optimizer.clip_norm=null"; empty for the experiment's own recipe
+
+    @property
+    def conditions(self) -> str:
+        """The budget, and the precision unless it is the usual one: such as "short, bf16"."""
+        return self.budget if self.precision == FP32 else f"{self.budget}, {self.precision}"
+
+    @property
+    def changed(self) -> str:
+        return " ".join(self.changes)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The runs of one choice at one budget and precision, and what they say beside others."""
+
+    about: Alike
+    # With what they are compared: the experiment's own runs; those themselves, in another precision, with those in
+    # fp32; None: with nothing.
+    beside: Alike | None
+    epochs: str
+    stats: Stats
+    starts: int
+    effect: float | None  # our mean less theirs, in points
+    limit: float | None  # an effect of this size or less may be luck (`tables.luck_of_means`); None: too few runs
+
+    @property
+    def changed(self) -> str:
+        return self.about.changed
+
+    @property
+    def name(self) -> str:
+        """What is changed, or that nothing is."""
+        return self.changed or "as the experiment" + (f", beside {self.beside.precision}" if self.beside else "")
+
+    @property
+    def unstated(self) -> bool:
+        """Whether it is about what the paper left open. What it compares itself, `results.claims` judges."""
+        return any(one.partition("=")[0] not in STATED for one in self.about.changes)
+
+    @property
+    def sign(self) -> int | None:
+        """1: the error is higher, -1: lower than what it is compared with; 0: no effect seen; None: not judged."""
+        if self.effect is None or self.limit is None:
+            return None
+        return 0 if abs(self.effect) <= self.limit else 1 if self.effect > 0 else -1
+
+    @property
+    def seen(self) -> str:
+        """What the runs say of the effect, in words; empty where there is nothing to compare with."""
+        if self.beside is None:
+            return ""
+        if self.sign is None:
+            return "too few runs" if self.stats.n else "no run lives"
+        return {0: "none seen", 1: "raises the error", -1: "lowers the error"}[self.sign]
 
 
 def alike(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]]) -> dict[Alike, list[Record]]:
-    """The tested runs of experiments that exist, by what they share. `bases` as in `choices`."""
+    """The tested runs of experiments that exist, by what they share, fp32 first. `bases` as in `choices`."""
     groups: dict[Alike, list[Record]] = defaultdict(list)
     for record in records:
-        base = bases.get(record.experiment or "")
-        if base is not None and record.protocol == "final":
-            work = json.dumps(record.recipe.get("budget"), sort_keys=True)
-            changed = tuple(changes(record.recipe, base))
-            groups[Alike(record.experiment or "", record.budget, work, changed)].append(record)
-    return dict(sorted(groups.items()))
+        name, recipe = record.experiment or "", record.recipe
+        if name in bases and record.protocol == "final":
+            work = json.dumps(recipe.get("budget"), sort_keys=True)
+            changed = tuple(changes(recipe, bases[name]))
+            groups[Alike(name, record.budget, work, precision(recipe), changed)].append(record)
+    return dict(sorted(groups.items(), key=lambda item: (item[0][:3], item[0].precision != FP32, item[0])))
 
 
 def choices(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]]) -> list[Choice]:
     """The ablations that records hold. `bases`: the recipe of each experiment as its file has it now.
 
-    A group of runs is listed if its own experiment has runs at the same budget to compare with.
+    A group of runs is listed if there are others at the same budget to compare with.
     """
     groups = {one: runs for one, runs in alike(records, bases).items() if len(one.changes) <= MOST}
+    # A choice is compared in its own precision: otherwise the two could not be told apart.
+    beside = {one: one._replace(changes=()) if one.changes else one._replace(precision=FP32) for one in groups}
+    beside = {one: other for one, other in beside.items() if other in groups and other != one}
     found = []
     for one, runs in groups.items():
-        own = groups.get(one._replace(changes=()))
-        siblings = [key for key in groups if key[:3] == one[:3]]
-        if not own or len(siblings) < 2:
+        if one not in beside and one not in beside.values():
             continue
-        stats, reference = statistics(runs), statistics(own)
-        effect = (
-            None if not one.changes or stats.mean is None or reference.mean is None else stats.mean - reference.mean
-        )
-        limit = None
-        stds = [each.std for each in (stats, reference) if each.std is not None and each.n >= FEWEST_RUNS]
-        if effect is not None and len(stds) == 2:
-            limit = luck_of_means(stds, (stats.n, reference.n))
-        epochs = sorted({run.epochs for run in runs})
-        span = str(epochs[0]) if len(epochs) == 1 else f"{epochs[0]}-{epochs[-1]}"
-        starts = sum(len(run.attempts) for run in runs)
-        found.append(Choice(one.experiment, one.budget, span, one.changes, stats, starts, effect, limit))
+        stats, effect, limit = statistics(runs), None, None
+        if one in beside:
+            effect, limit = _effect(stats, statistics(groups[beside[one]]))
+        epochs, starts = spanned([run.epochs for run in runs]), sum(len(run.attempts) for run in runs)
+        found.append(Choice(one, beside.get(one), epochs, stats, starts, effect, limit))
     return found
+
+
+def _effect(ours: Stats, theirs: Stats) -> tuple[float | None, float | None]:
+    """The difference of two means and its limit, where there are enough runs for them."""
+    if ours.mean is None or theirs.mean is None:
+        return None, None
+    effect = ours.mean - theirs.mean
+    if ours.std is None or theirs.std is None or min(ours.n, theirs.n) < FEWEST_RUNS:
+        return effect, None
+    return effect, luck_of_means((ours.std, theirs.std), (ours.n, theirs.n))
 
 
 def text(found: list[Choice]) -> str:
     """The ablations for a terminal; empty if there are none."""
     if not found:
         return ""
-    lines = ["Ablations: runs that differ from an experiment in a few keys, at the same budget (error in %)"]
+    lines = ["Ablations: runs that differ from an experiment in a few keys, at one budget and precision (error in %)"]
     lines.append(f"{'':64}{'ours':>14}{'effect':>8}{'n':>4}{'dead':>6}{'starts died':>13}")
     lines.append("─" * 109)
     for one in found:
-        if not one.changes:
-            lines.append(f"{clean(one.experiment)}, {clean(one.budget)}, {one.epochs} epochs")
-        name = "  " + (clean(one.changed) or "as the experiment")
-        lines.append(f"{name:64}{spread(one.stats):>14}{difference(one.effect):>8}{_counts(one)}")
+        if not one.changed:
+            lines.append(f"{clean(one.about.experiment)}, {clean(one.about.conditions)}, {one.epochs} epochs")
+        name, died = f"  {clean(one.name)}", f"{one.stats.died.total()} of {one.starts}"
+        numbers = f"{spread(one.stats):>14}{difference(one.effect):>8}{one.stats.n:>4}{one.stats.dead:>6}{died:>13}"
+        lines.append(f"{name:64}{numbers}")
     return "\n".join(lines) + "\n"
-
-
-def _counts(one: Choice) -> str:
-    died = one.stats.starts_network + one.stats.starts_classes
-    return f"{one.stats.n:>4}{one.stats.dead:>6}{f'{died} of {one.starts}':>13}"
 
 
 def markdown(found: list[Choice]) -> str:
@@ -146,27 +143,22 @@ def markdown(found: list[Choice]) -> str:
     lines = [
         "# What single choices do",
         "",
-        "Runs that differ from an experiment in a few keys, beside that experiment's own runs at the same budget. Test "
-        "errors in percent, mean ± standard deviation over n seeds without the dead; *effect* is the difference of the "
-        f"means in points, and counts as one if it is larger than its 95 % limit, given {FEWEST_RUNS} living runs on "
-        "each side. Written by `python -m nin_repro.tables`.",
+        "Runs that differ from an experiment in a few keys, beside that experiment's own runs at the same budget and "
+        "in the same precision, fp32 where none is named; the own runs in another precision stand beside those in "
+        "fp32. Test errors in percent, mean ± standard deviation over n seeds without the dead; *effect* is the "
+        f"difference of the means in points, and counts as one if it is larger than its 95 % limit, given "
+        f"{FEWEST_RUNS} living runs on each side. Written by `python -m nin_repro.tables`.",
         "",
     ]
     if not found:
         lines.append("No records of such runs yet.")
-    names = "Experiment|Budget|Epochs|Choice|Error|Effect|Limit|Seen|n|Dead runs|Starts died: network|classes|of"
+    names = "Experiment|Budget|Epochs|Choice|Error|Effect|Limit|Seen|n|Dead runs|Starts that died|How"
     rows = [
         [
-            plain(one.experiment),
-            plain(one.budget),
-            one.epochs,
-            plain(one.changed) or "as the experiment",
-            spread(one.stats),
-            difference(one.effect),
-            error(one.limit),
-            one.seen,
-            *map(str, (one.stats.n, one.stats.dead, one.stats.starts_network, one.stats.starts_classes, one.starts)),
+            *(plain(one.about.experiment), plain(one.about.conditions), one.epochs, plain(one.name)),
+            *(spread(one.stats), difference(one.effect), error(one.limit), one.seen),
+            *(str(one.stats.n), str(one.stats.dead), f"{one.stats.died.total()} of {one.starts}", how(one.stats.died)),
         ]
         for one in found
     ]
-    return "\n".join([*lines, *(grid(names, "llrlrrrlrrrrr", rows) if rows else [])]) + "\n"
+    return "\n".join([*lines, *(grid(names, "llrlrrrlrrrl", rows) if rows else [])]) + "\n"

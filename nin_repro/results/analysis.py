@@ -10,12 +10,13 @@ from typing import Any
 
 from nin_repro.results import figure3
 from nin_repro.results.ablations import Alike, Choice, alike
+from nin_repro.results.changes import precision
 from nin_repro.results.claim_texts import Claim
 from nin_repro.results.contradictions import CONTRADICTIONS, Contradiction
 from nin_repro.results.curves import Band, band, undistorted
-from nin_repro.results.lottery import Lottery, how, lottery, percent, versus
+from nin_repro.results.lottery import Lottery, lottery, percent, versus
 from nin_repro.results.records import Record
-from nin_repro.results.render import code, difference, error, grid, plain, spread
+from nin_repro.results.render import code, difference, error, grid, how, plain, spread
 from nin_repro.results.tables import FEWEST_RUNS, Cell, Report, Result, Row
 
 
@@ -77,17 +78,15 @@ def _short(
     tested = [one for one in compared if one.unstated]
     if tested:
         found = [
-            f"{code(one.changed)} ({plain(one.experiment)}, {difference(one.effect)})" for one in tested if _seen(one)
+            f"{code(one.changed)} ({plain(one.about.experiment)}, {difference(one.effect)})"
+            for one in tested
+            if one.sign
         ]
         lines.append(
             f"- Unstated choices tried: {len(tested)}; with an effect on the error beyond luck: {len(found)}"
             + (f": {', '.join(found)}." if found else ".")
         )
     return [*lines, ""]
-
-
-def _seen(one: Choice) -> bool:
-    return one.seen.endswith("the error")
 
 
 def _reproduced(own: Sequence[Own]) -> list[str]:
@@ -138,14 +137,13 @@ def _empty(cell: Cell) -> list[str]:
 
 
 def beginnings(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]], name: str) -> list[Record]:
-    """The most and longest runs of an experiment that had its whole schedule, to the end or not, in any precision.
+    """The most and longest runs of an experiment that had its whole schedule, to the end or not.
 
-    They are of one recipe: those at the paper's budget if there are any.
+    They are of one recipe, in one precision: those at the paper's budget if there are any.
     """
     groups: dict[Alike, list[Record]] = {}
     for about, runs in alike(records, bases).items():
-        other = [one for one in about.changes if not one.startswith("precision=")]
-        if bases[about.experiment] == bases.get(name) and not other and undistorted(runs[0]):
+        if bases[about.experiment] == bases.get(name) and not about.changes and undistorted(runs[0]):
             groups.setdefault(about._replace(experiment=name), []).extend(run for run in runs if run.alive)
     return max(groups.values(), key=lambda runs: (min((run.epochs for run in runs), default=0), len(runs)), default=[])
 
@@ -167,17 +165,14 @@ def _figure3(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]]) 
             rows.append(cells)
     if not rows:
         return []
-    counts = {
-        dropout: ", ".join(dict.fromkeys(f"{one.recipe.get('precision', 'fp32')}" for one in some))
-        for dropout, some in runs.items()
-    }
+    counts = {dropout: precision(some[0].recipe) if some else "none" for dropout, some in runs.items()}
     return [
         "## Figure 3, point by point",
         "",
         "Errors in percent where the paper's curves have a marker, ours with the lowest and the highest seed: "
-        f"{len(runs[False])} runs without dropout ({counts[False] or 'none'}), {len(runs[True])} with "
-        f"({counts[True] or 'none'}). Runs that followed the paper's schedule are compared as far as they went. The "
-        "training error is counted in the training pass, with dropout where there is any, as the paper's is.",
+        f"{len(runs[False])} runs without dropout ({counts[False]}), {len(runs[True])} with ({counts[True]}). Runs "
+        "that followed the paper's schedule are compared as far as they went. The training error is counted in the "
+        "training pass, with dropout where there is any, as the paper's is.",
         "",
         *grid("Epoch|" + "|".join(f"{curve.name}: paper|ours" for curve in figure3.CURVES), "r" * 9, rows),
         "",
@@ -216,18 +211,20 @@ def _starts(starts: Sequence[Lottery]) -> list[str]:
     rows = []
     for one in shown:
         about = one.about
-        choice = code(" ".join(about.changes)) if about.changes else "as the experiment"
-        cells = [code(about.experiment), plain(about.budget), str(one.epochs), choice]
+        choice = code(about.changed) or "as the experiment"
+        cells = [code(about.experiment), plain(about.conditions), str(one.epochs), choice]
         cells += [percent(one.share), f"{one.share.count} of {one.share.of}", how(one.died), versus(one, starts)]
         rows.append([*cells, f"{one.lost} of {one.runs}"])
     names = "Experiment|Budget|Epochs|Choice|Starts that died|Count|How|Than the experiment's own|Runs lost"
     safe = sum(one.share.of for one in starts) - sum(one.share.of for one in shown)
     others = f"The other {len(starts) - len(shown)} recipes lost none of their {safe} starts."
     lines += [
-        "A start dies when its output no longer depends on the input (the whole network), or when the last ReLU holds "
-        "a class's map at zero for every image (single classes). A dead start is followed by a fresh one as often as "
-        "`restarts` says; a run is lost when all of them died. In brackets: Wilson's interval. The last column but one "
-        "compares with the experiment as it is, by Newcombe's interval of the difference.",
+        "A start dies when its output no longer depends on the input (the whole network), when the last ReLU holds a "
+        "class's map at zero for every image (single classes), or when its loss or gradient is not finite (diverged). "
+        "A dead start is followed by a fresh one as often as `restarts` says; for single classes at the paper's budget "
+        "only, as after a few epochs they may yet begin to learn. A run is lost when its last start died. In brackets: "
+        "Wilson's interval. The last column but one compares with the experiment as it is, at the same budget and in "
+        "the same precision, by Newcombe's interval of the difference.",
         "",
         *(grid(names, "llrlrrllr", rows) if rows else []),
         *([""] * bool(rows)),
@@ -240,10 +237,10 @@ def _starts(starts: Sequence[Lottery]) -> list[str]:
 def _choices(compared: Sequence[Choice]) -> list[str]:
     rows = [
         [
-            *(code(one.experiment), f"{plain(one.budget)}, {one.epochs}", code(one.changed)),
+            *(code(one.about.experiment), f"{plain(one.about.conditions)}, {one.epochs}", code(one.changed)),
             *(spread(one.stats), str(one.stats.n), difference(one.effect), error(one.limit), one.seen),
         ]
-        for one in sorted(compared, key=lambda one: (not _seen(one), -abs(one.effect or 0), one.experiment))
+        for one in sorted(compared, key=lambda one: (not one.sign, -abs(one.effect or 0), one.about))
         if one.unstated
     ]
     lines = ["## Which unstated choices matter", ""]
@@ -251,9 +248,10 @@ def _choices(compared: Sequence[Choice]) -> list[str]:
         return [*lines, "No runs of other choices yet.", ""]
     return [
         *lines,
-        "Each choice beside the experiment's own runs at the same budget, those with an effect first. Dropout and the "
-        "last layer, which the paper compares itself, stand among the claims ([all](tables/ablations.md)). What a "
-        "choice does after a few epochs need not be what it does after all of them.",
+        "Each choice beside the experiment's own runs at the same budget and in the same precision, those with an "
+        "effect first. Dropout and the last layer, which the paper compares itself, stand among the claims "
+        "([all](tables/ablations.md)). What a choice does after a few epochs need not be what it does after all of "
+        "them.",
         "",
         *grid("Experiment|Budget, epochs|Choice|Error|n|Effect|Limit|Seen", "lllrrrrl", rows),
         "",
@@ -277,16 +275,15 @@ def _contradictions(compared: Sequence[Choice]) -> list[str]:
 
 
 def _measured(one: Contradiction, compared: Sequence[Choice]) -> str:
-    """The effects of choices that change nothing but what a contradiction is about."""
-    keys = {key for side in one.sides for key in side.keys}
-    if not keys:
+    """The effects of choices that take one side of a contradiction and change nothing else."""
+    if not any(side.keys for side in one.sides):
         return "nothing to run"
     found = []
     for choice in compared:
-        names = {word.partition("=")[0] for word in choice.changes}
-        if names and names <= keys:
+        about = choice.about
+        if about.changes and one.concerns(about.experiment) and any(side.holds(about.changes) for side in one.sides):
             limit = f", limit {error(choice.limit)}" if choice.limit is not None else ""
-            what = f"{choice.experiment}, {choice.epochs} epochs, {choice.changed}"
+            what = f"{about.experiment}, {about.conditions}, {choice.epochs} epochs, {about.changed}"
             found.append(f"{what}: {difference(choice.effect) or choice.seen}{limit}")
     return plain("; ".join(found)) or "not yet"
 
@@ -308,14 +305,15 @@ def _change(own: Sequence[Own], compared: Sequence[Choice], starts: Sequence[Lot
                 f"- {name} has {one.stats.n} living run{'s' * (one.stats.n != 1)}: {FEWEST_RUNS} are judged, "
                 f"{FEWEST_RUNS + 2} are wanted."
             )
-    judged = sum(one.limit is not None for one in compared)
+    compared = [one for one in compared if one.changed]
+    judged = sum(one.sign is not None for one in compared)
     if judged:
         lines.append(
             f"- {judged} choices were judged, each at 95 %: of so many without any effect, {judged / 20:.1f} would be "
             "expected to show one by luck alone."
         )
-    short = [one for one in compared if one.changed and one.limit is None]
-    wide = [one for one in compared if one.seen == "none seen"]
+    short = [one for one in compared if one.sign is None]
+    wide = [one for one in compared if one.sign == 0]
     if wide:
         finest = min(one.limit for one in wide if one.limit is not None)
         lines.append(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nin_repro.results.ablations import changes, leaves
+from nin_repro.results.changes import FP32, changes, leaves, precision
 from nin_repro.results.measurements import Measurement
 from nin_repro.results.records import Record
 from nin_repro.results.render import clean
@@ -209,15 +209,28 @@ def head_name(arm: Arm) -> str:
     return "FC + dropout" if arm.recipe["regularizer"]["head_dropout"] else "FC"
 
 
-def setting(arm: Arm, bases: Mapping[str, Mapping[str, Any]]) -> str:
+Bases = Mapping[str, Mapping[str, Any]]  # the recipe of each experiment as its file has it now
+
+
+def setting(arm: Arm, bases: Bases) -> str:
     """In what an arm differs from its experiment's file, but for the regularizer that the claims are about."""
     base = bases.get(arm.experiment)
     changed = changes(arm.recipe, base) if base is not None else []
+    changed += [f"precision={precision(arm.recipe)}"] * (precision(arm.recipe) != FP32)
     return " ".join(one for one in changed if not one.startswith("regularizer."))
 
 
-def label(arm: Arm) -> str:
-    """Data set, architecture, dropout between the blocks and length."""
-    dropout = arm.recipe["regularizer"].get("dropout")
-    kind = f"{arm.dataset} {arm.recipe['architecture']['kind']}, {'with' if dropout else 'no'} dropout between blocks"
-    return clean(f"{kind}, {arm.epochs} epoch{'s' * (arm.epochs != '1')}")
+def kind(arm: Arm, bases: Bases) -> str:
+    """Data set, architecture, dropout between the blocks, and how it is scaled and computed where not as usual."""
+    regularizer, usual = arm.recipe["regularizer"], bases.get(arm.experiment, {}).get("regularizer", {})
+    words = [f"{arm.dataset} {arm.recipe['architecture']['kind']}"]
+    words.append(f"{'with' if regularizer.get('dropout') else 'no'} dropout between blocks")
+    convention = regularizer.get("convention")
+    if "regularizer.convention" in effective(arm.recipe) and convention != usual.get("convention"):
+        words[-1] += f" ({convention})"
+    return clean(", ".join(words + [precision(arm.recipe)] * (precision(arm.recipe) != FP32)))
+
+
+def label(arm: Arm, bases: Bases) -> str:
+    """Its kind and its length."""
+    return f"{kind(arm, bases)}, {arm.epochs} epoch{'s' * (arm.epochs != '1')}"

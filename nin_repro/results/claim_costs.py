@@ -13,7 +13,7 @@ from nin_repro.results.tables import FEWEST_RUNS
 
 @dataclass(frozen=True)
 class Cost:
-    """What an experiment's network takes. `times`: images a second of each run, by machine."""
+    """What an experiment's network takes. `times`: images a second of each run, by machine and precision on it."""
 
     experiments: tuple[str, ...]
     dataset: str

@@ -108,8 +108,8 @@ COST = Text(
     "said of NIN by others, not in the paper",
     "NIN with GAP beside each other network on the same data, augmented or not. A pair supports the claim if NIN has "
     "fewer parameters and takes longer to train: the median of the seconds an epoch took, times the epochs of the "
-    f"recipe, on the same machine with the same number of threads, at least {FEWEST_RUNS} runs of each. Parameters, "
-    "multiply-adds and "
-    "the work of the whole training are counted from the layers; times are from records of whatever budget, "
-    "without evaluations, and are what else ran on the machine let them be.",
+    "recipe, on the same machine with the same number of threads and in the same precision (fp32 where the machine "
+    f"is named without one), at least {FEWEST_RUNS} runs of each. Parameters, multiply-adds and the work of the whole "
+    "training are counted from the layers; times are from records of whatever budget, without evaluations, and are "
+    "what else ran on the machine let them be.",
 )

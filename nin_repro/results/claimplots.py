@@ -1,11 +1,12 @@
 """The pictures of the claims page: error against translation, and what single layers can fit."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from nin_repro.results.arms import Arm, head_name, head_pairs, label
+from nin_repro.results.arms import Arm, Bases, head_name, head_pairs, label
 from nin_repro.results.figures import as_in_print
 from nin_repro.results.measurements import SHIFTS
 
@@ -28,7 +29,7 @@ def panels(arms: Sequence[Arm]) -> list[list[Arm]]:
 
 
 @as_in_print
-def draw_translation(arms: Sequence[Arm]) -> Figure:
+def draw_translation(arms: Sequence[Arm], bases: Bases) -> Figure:
     """Error against shift for each head: mean over seeds, and a band from the lowest to the highest.
 
     Arms' values: the mean increase, then the error at each shift.
@@ -47,7 +48,8 @@ def draw_translation(arms: Sequence[Arm]) -> Figure:
             axes.fill_between(SHIFTS, low, high, alpha=0.3, linewidth=0, hatch=HATCHES[name] or None, **band)
             mean = [sum(some) / len(some) for some in curves]
             axes.plot(SHIFTS, mean, label=f"{name}, {arm.n} seed{'s' * (arm.n != 1)}", markersize=4, **look)
-        axes.set(xlabel="Shift in pixels", ylabel="Test error, %", title=label(panel[0]), xticks=SHIFTS)
+        title = textwrap.fill(label(panel[0], bases), 60)  # columns that a panel has room for
+        axes.set(xlabel="Shift in pixels", ylabel="Test error, %", title=title, xticks=SHIFTS)
         axes.set_ylim(bottom=0)
         axes.legend(loc="upper left")
     return figure

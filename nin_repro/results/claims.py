@@ -24,6 +24,7 @@ from nin_repro.results.arms import (
     has,
     head_name,
     head_pairs,
+    kind,
     label,
     setting,
 )
@@ -84,7 +85,7 @@ class Page:
         for first, second, dropped in pairs:
             found = Comparison(first, second)
             if not dropped:
-                judged.append(_judge(found, f"the error rises by {_two(found.difference)} points less with GAP"))
+                judged.append(self._judge(found, f"the error rises by {_two(found.difference)} points less with GAP"))
             rows.append(
                 [*self._about(second, f"{head_name(first)} - GAP"), *_numbers(found), _seen(found, not dropped)]
             )
@@ -122,7 +123,7 @@ class Page:
             chance = f"{100 / arm.living[0][4]:.0f}" if arm.living else ""
             most = "more than in any other, for every class" if lead > 0 else "for some class not the most"
             why = f"{arm.shown()} % of the mass lies in the true map ({most}; chance {chance} %, asked for: 50 %)"
-            judged.append(Judged(f"{label(arm)}, n={arm.n}", supports, arm.full, why))
+            judged.append(Judged(f"{label(arm, self.bases)}, n={arm.n}", supports, arm.full, why))
             shown = [arm.shown(i) for i in (0, 1, 2)] + [f"{lead:+.2f}" if arm.n else "", _two(low), chance]
             word = NOT_ENOUGH if supports is None else SUPPORTED if supports else NOT_SUPPORTED
             rows.append([*self._about(arm), *_counts(arm), *shown, f"{arm.images:,}", word, self._runs(arm)])
@@ -143,7 +144,7 @@ class Page:
             found = [shares[one.key] for one in arm.samples if one.values is not None]
             if found and len(found[0]) <= 10:
                 means = [f"{math.fsum(column) / len(found):.1f}" for column in zip(*found, strict=True)]
-                rows.append([plain(label(arm)), *means, *[""] * (10 - len(means))])
+                rows.append([plain(label(arm, self.bases)), *means, *[""] * (10 - len(means))])
         return ((f"Share by class|{'|'.join(map(str, range(10)))}", "l" + "r" * 10, rows),)
 
     def gap_regularises(self) -> Claim:
@@ -162,7 +163,7 @@ class Page:
             if not dropped:
                 words = f"the gap is {_two(found.difference)} points smaller with GAP"
                 words += f", but its test error is {_two(-(tested.difference or 0))} points higher" if worse else ""
-                judged.append(_judge(found, words, found.sign > 0 and not worse))
+                judged.append(self._judge(found, words, found.sign > 0 and not worse))
             seen = "test error higher" if worse and found.sign > 0 else _seen(found, not dropped)
             rows.append([*self._about(second, f"{head_name(first)} - GAP"), *_numbers(found), seen])
         table = [
@@ -190,7 +191,7 @@ class Page:
                 found = Comparison(without, with_, weight=0.8)
                 cut = _cut(without, with_)
                 judged.append(
-                    _judge(found, f"dropout changes the error by {cut} (relative)", also=f"{head_name(with_)}")
+                    self._judge(found, f"dropout changes the error by {cut} (relative)", also=f"{head_name(with_)}")
                 )
                 shown = [without.shown(), _both(without), with_.shown(), _both(with_), cut, *_numbers(found)]
                 rows.append([*self._about(with_, head_name(with_)), *shown, _seen(found)])
@@ -263,14 +264,20 @@ class Page:
 
     # --- rows --------------------------------------------------------------------------------------------------------
 
+    def _judge(self, found: Comparison, words: str, supports: bool | None = None, also: str = "") -> Judged:
+        arm = found.second
+        seeds = f"n={found.first.n} and {found.second.n}"
+        name = f"{label(arm, self.bases)}{', ' if also else ''}{also}, {seeds}"
+        if not found.enough:
+            return Judged(name, None, found.full, "")
+        limits = f"{words} (d {found.difference:+.2f}, limit {found.limit:.2f}: {_seen(found)})"
+        return Judged(name, found.sign > 0 if supports is None else supports, found.full, limits)
+
     def _about(self, arm: Arm, *more: str) -> list[str]:
         changed = setting(arm, self.bases)
-        dropout = arm.recipe["regularizer"].get("dropout")
-        name = f"{arm.dataset} {arm.recipe['architecture'].get('kind')}{', dropout' if dropout else ''}"
-        if dropout:
-            name += f" ({arm.recipe['regularizer'].get('convention')})"
         reduced = "" if arm.full else " (reduced)" if arm.budget != PAPER_BUDGET else " (not the paper's data)"
-        return [plain(name), f"{arm.epochs}{reduced}", plain(f"{arm.experiment} {changed}".strip()), *more]
+        name = plain(f"{arm.experiment} {changed}".strip())
+        return [plain(kind(arm, self.bases)), f"{arm.epochs}{reduced}", name, *more]
 
     def _runs(self, arm: Arm) -> str:
         return " ".join(
@@ -293,16 +300,6 @@ def complete(recipe: Mapping[str, Any]) -> bool:
 
 def _maps_are_classes(recipe: Mapping[str, Any]) -> bool:
     return recipe["architecture"]["kind"] == "nin" and recipe["regularizer"]["head"] == "gap"
-
-
-def _judge(found: Comparison, words: str, supports: bool | None = None, also: str = "") -> Judged:
-    arm = found.second
-    seeds = f"n={found.first.n} and {found.second.n}"
-    name = f"{label(arm)}{', ' if also else ''}{also}, {seeds}"
-    if not found.enough:
-        return Judged(name, None, found.full, "")
-    limits = f"{words} (d {found.difference:+.2f}, limit {found.limit:.2f}: {_seen(found)})"
-    return Judged(name, found.sign > 0 if supports is None else supports, found.full, limits)
 
 
 def _seen(found: Comparison, decides: bool = True) -> str:

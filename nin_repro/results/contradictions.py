@@ -3,9 +3,13 @@
 Which side an experiment takes is read from its configuration (results/fidelity.py), never written here.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
+
+from nin_repro.results.changes import word
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,14 @@ class Side:
     keys: Mapping[str, Any] = field(default_factory=dict)
     words: str | None = None
 
+    def holds(self, changes: Iterable[str]) -> bool:
+        """Whether these words of `results.changes` are all among its values. There, blocks have numbers for names."""
+        return {word(_numbered(key), value) for key, value in self.keys.items()}.issuperset(changes)
+
+
+def _numbered(key: str) -> str:
+    return re.sub(r"\.blocks\.[a-z]+(\d+)", lambda found: f".blocks.{int(found[1]) - 1}", key)
+
 
 @dataclass(frozen=True)
 class Contradiction:
@@ -28,6 +40,9 @@ class Contradiction:
     experiments: tuple[str, ...]  # patterns of those that it is about; none: it is about printed values only
     sides: tuple[Side, ...]
     why: str  # it was decided so
+
+    def concerns(self, experiment: str) -> bool:
+        return any(fnmatchcase(experiment, pattern) for pattern in self.experiments)
 
 
 NIN = ("table[1-4]/nin*", "table5/*", "text/nin*", "extra/caffe")

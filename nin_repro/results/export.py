@@ -9,7 +9,18 @@ from nin_repro.files import atomic
 from nin_repro.results import ablations
 from nin_repro.results.ablations import Choice
 from nin_repro.results.overview import svg
-from nin_repro.results.render import PICTURE, clean, difference, error, first, markdown, millions, remarks, spread
+from nin_repro.results.render import (
+    KINDS,
+    PICTURE,
+    clean,
+    difference,
+    error,
+    first,
+    markdown,
+    millions,
+    remarks,
+    spread,
+)
 from nin_repro.results.tables import Group, Report, Result, Table, Timing
 
 
@@ -44,7 +55,8 @@ def csv_table(table: Table) -> str:
     Times are those of the machine with the most runs; a run's is empty where only reduced budgets are known.
     """
     names = "table,dataset,test_images,method,reference,location,own,paper_error,experiment,family,n,mean,std,best"
-    names += ",worst,dead_runs,starts_died_network,starts_died_classes,difference,limit,verdict,verdict_text,deviations"
+    names += f",worst,dead_runs,{','.join(f'starts_died_{kind}' for kind in KINDS)},difference,limit,verdict"
+    names += ",verdict_text,deviations"
     lines: list[list[object]] = [[*names.split(","), "seeds", "errors", "keys", "command", "cost", *_COSTS]]
     for row in table.rows:
         printed = row.paper
@@ -58,9 +70,10 @@ def csv_table(table: Table) -> str:
 def _csv_result(result: Result) -> list[object]:
     stats, verdict = result.stats, result.verdict
     keys = [record.key for record in result.records if record.alive]
-    numbers = [stats.n, stats.mean, stats.std, stats.best, stats.worst, stats.dead, stats.starts_network]
+    numbers = [stats.n, stats.mean, stats.std, stats.best, stats.worst, stats.dead]
+    numbers += [stats.died[kind] for kind in KINDS]
     return [
-        *(result.cell.experiment, result.cell.family, *numbers, stats.starts_classes, result.difference, verdict.limit),
+        *(result.cell.experiment, result.cell.family, *numbers, result.difference, verdict.limit),
         *(verdict.word, verdict.text, "; ".join(result.deviations), _joined(stats.seeds), _joined(stats.errors)),
         *(" ".join(keys), result.cell.command, result.cell.cost, result.cell.parameters, result.cell.multiply_adds),
         *_times(result.timings),

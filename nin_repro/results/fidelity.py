@@ -144,7 +144,7 @@ def value_at(config: Config, key: str) -> Any:
 
 def concerned(contradiction: Contradiction, configs: Mapping[str, Config]) -> list[str]:
     """The experiments that a contradiction is about."""
-    return [name for name in configs if any(fnmatchcase(name, pattern) for pattern in contradiction.experiments)]
+    return [name for name in configs if contradiction.concerns(name)]
 
 
 def taken(side: Side, config: Config) -> bool:

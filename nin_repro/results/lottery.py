@@ -1,7 +1,6 @@
 """The seed lottery: how many starts of each recipe died and how, with what can be said from so few."""
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +8,6 @@ from typing import Any
 from nin_repro.results.ablations import Alike, alike
 from nin_repro.results.records import Record
 from nin_repro.results.tables import Z975, statistics
-
-KINDS = {"network": "whole network", "classes": "single classes", "diverged": "diverged"}
 
 
 @dataclass(frozen=True)
@@ -41,13 +38,13 @@ class Share:
 
 @dataclass(frozen=True)
 class Lottery:
-    """The starts of runs that differ in their seeds only. A run is lost if none of its starts lived to the end."""
+    """The starts of runs that differ in their seeds only. A run is lost if it ended dead, or with a dead class."""
 
     about: Alike
     epochs: int  # of the longest run
     runs: int
     lost: int
-    died: Mapping[str, int]  # starts by how they died, the names of KINDS
+    died: Mapping[str, int]  # starts by how they died
     share: Share  # of starts that died
 
 
@@ -55,21 +52,18 @@ def lottery(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]]) -
     """All recipes that were tested, with how many of their starts died; those with the most deaths first."""
     found = []
     for about, runs in alike(records, bases).items():
-        starts = [one for run in runs for one in run.attempts]
-        died = Counter(one.died for one in starts if one.died is not None)
+        starts, stats = sum(len(run.attempts) for run in runs), statistics(runs)
         if starts:
-            share, epochs = Share(died.total(), len(starts)), max(run.epochs for run in runs)
-            found.append(Lottery(about, epochs, len(runs), statistics(runs).dead, died, share))
+            share, epochs = Share(stats.died.total(), starts), max(run.epochs for run in runs)
+            found.append(Lottery(about, epochs, len(runs), stats.dead, stats.died, share))
     return sorted(found, key=lambda one: (-one.share.value, -one.share.of, one.about))
 
 
-def how(died: Mapping[str, int]) -> str:
-    """Such as "whole network: 4, single classes: 3"."""
-    return ", ".join(f"{words}: {died[kind]}" for kind, words in KINDS.items() if died.get(kind))
-
-
 def versus(one: Lottery, others: Iterable[Lottery]) -> str:
-    """Whether more starts of it died than of its experiment as it is, in words; empty where there is no comparison."""
+    """Whether more starts of it died than of its experiment as it is, at the same budget and precision, in words.
+
+    Empty where there is no comparison.
+    """
     own = next((other for other in others if other.about == one.about._replace(changes=())), one)
     if own is one:
         return ""

@@ -91,8 +91,8 @@ def _row(top: float, table: Table, method: str, value: float, result: Result, fi
     if not result.records:
         return [*drawn, _text(OURS, middle + 5, "no runs yet", "soft")]
     words = f"{spread(stats)}, n = {stats.n}" + (f", {stats.dead} dead" if stats.dead else "")
-    short = result.verdict.text.partition(": one more run")[0]
-    return [*drawn, _text(OURS, middle - 1, words), _text(OURS, middle + 13, short, "soft")]
+    verdict = result.verdict.short or result.verdict.text
+    return [*drawn, _text(OURS, middle - 1, words), _text(OURS, middle + 13, verdict, "soft")]
 
 
 def _marks(y: float, percents: Sequence[float], mean: float | None, std: float | None, value: float) -> list[str]:

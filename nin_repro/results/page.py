@@ -13,12 +13,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from nin_repro.results.ablations import Choice, changes
+from nin_repro.results.ablations import Alike, Choice
 from nin_repro.results.claim_texts import Claim
-from nin_repro.results.lottery import Lottery, how, lottery, percent, versus
+from nin_repro.results.curves import last_attempt
+from nin_repro.results.lottery import Lottery, lottery, percent, versus
 from nin_repro.results.overview import svg
 from nin_repro.results.records import Record
-from nin_repro.results.render import clean, difference, error, remarks, span, spread
+from nin_repro.results.render import clean, difference, error, how, remarks, span, spread, state
 from nin_repro.results.tables import RULE, Group, Report, Row, Table
 
 LARGEST = 3_000_000  # bytes of the page; figures that would not fit are linked instead
@@ -97,11 +98,11 @@ def html(
         claims: as judged; none: they have not been.
         figures: PNG files to show.
         records: all there are, for what they cost.
-        bases: the recipe of each experiment as its file has it now, to tell what other runs have changed.
+        bases: the recipe of each experiment as its file has it now, to tell what runs have changed.
     """
     parts = [_overview(report), *(_table(table) for table in report.tables)]
     parts += [_claims(claims), _ablations(compared), _lottery(lottery(records, bases))]
-    parts += [_groups(report.reduced + report.other, bases), _figures(figures)]
+    parts += [_groups(report.reduced + report.other), _figures(figures)]
     parts += [_costs(records, prices), _missing(report, prices), _rule(report)]
     names = {"overview": "At a glance"}
     names |= {table.paper.id: table.paper.heading.partition(".")[0] for table in report.tables}
@@ -201,7 +202,7 @@ def _runs(name: str, records: Sequence[Record], notes: Sequence[str] = ()) -> _M
             str(one.seed),
             error(one.error),
             error(one.train_error),
-            _state(one),
+            state(one),
             span(one.seconds),
             one.device,
             _tag("code", one.commit[:10] + (" modified" if one.dirty else "")),
@@ -217,15 +218,9 @@ def _runs(name: str, records: Sequence[Record], notes: Sequence[str] = ()) -> _M
     return _tag("details", _tag("summary", f"{name}: {count}"), *inner)
 
 
-def _state(record: Record) -> str:
-    died = sum(attempt.died is not None for attempt in record.attempts)
-    state = record.status + (f", dead classes {list(record.dead_classes)}" if record.dead_classes else "")
-    return state + (f", {died} starts died" if died else "")
-
-
 def _curve(record: Record) -> _Markup:
     """Errors over epochs, drawn: 0 to 100 % or less, each line thinned to POINTS."""
-    lines = [(title, _values(record.curve.get(name))) for name, title in LINES.items()]
+    lines = [(title, sorted(last_attempt(record, name).items())) for name, title in LINES.items()]
     lines = [(title, points) for title, points in lines if len(points) > 1]
     if not lines:
         return _Markup("")
@@ -251,37 +246,29 @@ def _curve(record: Record) -> _Markup:
     return _tag("figure", _Markup(svg), _tag("figcaption", f"Seed {record.seed}: {legend}, %"))
 
 
-def _values(column: object) -> list[tuple[int, float]]:
-    values = column if isinstance(column, list) else []
-    return [(i + 1, float(y)) for i, y in enumerate(values) if isinstance(y, int | float) and not isinstance(y, bool)]
-
-
 def _typical(lines: list[tuple[str, list[tuple[int, float]]]]) -> float:
     """An error that three quarters of the epochs are below: the first ones would flatten all else."""
     found = sorted(y for _, points in lines for _, y in points)
     return found[3 * len(found) // 4] * 1.2
 
 
-def _groups(groups: Sequence[Group], bases: Mapping[str, Mapping[str, Any]]) -> _Markup:
+def _groups(groups: Sequence[Group]) -> _Markup:
     title, names = "Runs that fill no cell", ("Experiment", "Error|", "n|", "Dead|", "Budget", "Epochs|", "What")
-
-    def what(group: Group) -> str:
-        base = bases.get(group.experiment)
-        changed = changes(group.records[0].recipe, base) if base is not None else []
-        return "; ".join([group.why, *changed])
 
     rows = []
     for one in groups:
-        cells = (spread(one.stats), str(one.stats.n), str(one.stats.dead), one.budget, one.epochs, what(one))
+        cells = (spread(one.stats), str(one.stats.n), str(one.stats.dead), one.budget, one.epochs, one.why)
         rows.append(_line(one.experiment, *cells, numbers=(0, 1, 2, 4)))
-    folded = [
-        _runs(f"{one.experiment}, {one.budget}, {_epochs(one.epochs)}, {what(one)}", one.records) for one in groups
-    ]
+    folded = [_runs(f"{one.experiment}, {one.budget}, {_epochs(one.epochs)}, {one.why}", one.records) for one in groups]
     note = "At a reduced budget, under another protocol, or of another recipe than a row of the paper; never in a cell."
     if not rows:
         return _section("apart", title, _tag("p", note), "None.")
     inside = _tag("details", _tag("summary", "Seeds, commits, commands and curves of these runs"), *folded)
     return _section("apart", title, _tag("p", note), _grid("Means", names, rows), inside)
+
+
+def _where(about: Alike, epochs: object) -> str:
+    return f"{about.experiment}, {about.conditions}, {_epochs(epochs)}"
 
 
 def _epochs(count: object) -> str:
@@ -301,13 +288,13 @@ def _ablations(compared: Sequence[Choice]) -> _Markup:
     names = ("Choice", "Error|", "n|", "Effect|", "Limit|", "Seen")
     rows = []
     for one in compared:
-        name = one.changed or f"{one.experiment}, {one.budget}, {_epochs(one.epochs)}, as it is"
+        name = one.changed or f"{_where(one.about, one.epochs)}, {one.name}"
         cells = (spread(one.stats), str(one.stats.n), difference(one.effect), error(one.limit), one.seen)
-        rows.append(_line(name, *cells, numbers=range(4), own=not one.changes))
+        rows.append(_line(name, *cells, numbers=range(4), own=not one.changed))
     title = "What single choices do"
     note = (
-        "Runs that differ from an experiment in a few keys, beside that experiment's own runs at the same budget. An "
-        "effect counts if it is larger than its 95 % limit."
+        "Runs that differ from an experiment in a few keys, beside that experiment's own runs at the same budget and "
+        "in the same precision. An effect counts if it is larger than its 95 % limit."
     )
     return _section("ablations", title, _tag("p", note), _grid(title, names, rows) if rows else "No such runs yet.")
 
@@ -317,7 +304,7 @@ def _lottery(starts: Sequence[Lottery]) -> _Markup:
     rows = []
     for one in starts:
         about = one.about
-        name = f"{about.experiment}, {about.budget}, {_epochs(one.epochs)}: {' '.join(about.changes) or 'as it is'}"
+        name = f"{_where(about, one.epochs)}: {about.changed or 'as it is'}"
         cells = (percent(one.share), f"{one.share.count} of {one.share.of}", how(one.died), versus(one, starts))
         if one.share.count:
             rows.append(_line(name, *cells, f"{one.lost} of {one.runs}", numbers=(0, 1, 4), own=not about.changes))
@@ -340,10 +327,10 @@ def _figures(paths: Sequence[Path]) -> _Markup:
         drawn.append(_Markup(f'<figure><img src="{source}" alt="{escape(name)}">{_tag("figcaption", name)}</figure>'))
     if not drawn:
         drawn.append(_tag("p", "None drawn yet: ", _tag("code", "python -m nin_repro.figures")))
-    note = (
-        "Figure 4 shows images. Those of the paper's data sets are not ours to publish; the one here is of the digits "
-        "that quickstart trains on (E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, CC BY 4.0). "
-    )
+    note = "Figure 4 shows images. Those of the paper's data sets are not ours to publish. "
+    if any(path.stem.startswith("figure4") for path in paths):
+        note += "The one here is of the digits that quickstart trains on (E. Alpaydin and C. Kaynak, UCI Machine "
+        note += "Learning Repository, CC BY 4.0). "
     how = _tag("p", note, _tag("code", "python -m nin_repro.figures --run runs/..."), " draws that of any trained run.")
     return _section("figures", "Figures", *drawn, how)
 

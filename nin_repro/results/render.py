@@ -17,6 +17,7 @@ WIDTH = 120  # columns of the terminal text, at most
 NARROW = 80  # and at least
 PICTURE = "overview.svg"  # the file beside the tables that shows all of it (overview.py)
 PICTURED = "Our test errors relative to the paper's"
+KINDS = {"network": "whole network", "classes": "single classes", "diverged": "diverged"}  # as `Attempt.died` has them
 
 COSTS = (
     "weights and biases, and multiply-adds of one image forward, are counted; the time of an epoch and of a run is "
@@ -83,20 +84,30 @@ def _machines(timings: Sequence[Timing]) -> list[str]:
     return notes
 
 
-def _starts(stats: Stats) -> str:
-    """How many starts died and how; empty if none did."""
-    kinds = {"whole network": stats.starts_network, "single classes": stats.starts_classes}
-    kinds = {kind: count for kind, count in kinds.items() if count}
-    total = sum(kinds.values())
-    how = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) if len(kinds) > 1 else "".join(kinds)
-    return f"{total} start{'s' if total > 1 else ''} died ({how})" if total else ""
+def how(died: Mapping[str, int]) -> str:
+    """How starts died: such as "whole network: 4, single classes: 3"."""
+    return ", ".join(f"{words}: {died[kind]}" for kind, words in KINDS.items() if died.get(kind))
+
+
+def _starts(count: int) -> str:
+    return f"{count} start{'s' * (count != 1)} died"
+
+
+def state(record: Record) -> str:
+    """How a run ended, which classes are dead where not all are, and how many of its starts died."""
+    parts = [record.status]
+    if record.dead_classes and record.status != "dead":
+        parts.append(f"dead classes: {', '.join(map(str, record.dead_classes))}")
+    died = sum(attempt.died is not None for attempt in record.attempts)
+    return "; ".join(parts + [_starts(died)] * bool(died))
 
 
 def remarks(result: Result) -> list[str]:
     """What a reader must know beside the numbers: deviations, deaths, code or data in doubt, the machines."""
     modified = sum(record.dirty for record in result.records)
     files = {str(record.data.get("digest")) for record in result.records}
-    notes = [*result.deviations, _starts(result.stats)]
+    died = result.stats.died
+    notes = [*result.deviations, f"{_starts(died.total())} ({how(died)})" if died else ""]
     notes.append(f"{modified} of {len(result.records)} runs from modified code" if modified else "")
     origins = sorted({str(record.data.get("provenance", "")) for record in result.records} - {"official files", ""})
     notes += [f"data: {origin}" for origin in origins]
@@ -315,16 +326,11 @@ def _extremes(records: Sequence[Record], stats: Stats, folder: Path) -> list[str
 
 
 def _md_record(record: Record, folder: Path) -> list[str]:
-    state = record.status
-    if record.dead_classes and record.status != "dead":
-        state += f", dead classes {', '.join(map(str, record.dead_classes))}"
-    died = sum(attempt.died is not None for attempt in record.attempts)
-    state += f", {died} start{'s' if died > 1 else ''} died" if died else ""
     commit = code(record.commit[:12]) + (" (modified)" if record.dirty else "")
     numbers = [str(record.seed), error(record.error), error(record.train_error)]
     hours = f"{record.seconds / 3600:.1f}"
     file = _link(record.key, record, folder)
-    return [*numbers, state, file, commit, plain(record.device), hours, code(record.command)]
+    return [*numbers, state(record), file, commit, plain(record.device), hours, code(record.command)]
 
 
 def _md_group(group: Group, folder: Path) -> list[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from nin_repro.results import paper
+from nin_repro.results.changes import all_changes
 from nin_repro.results.records import Record
 
 PAPER_BUDGET = "paper"
@@ -35,7 +36,7 @@ class Cell:
     experiment: str
     family: str
     command: str
-    cost: str = ""  # in words: "5 seeds x 100 h on 2 CPU cores"
+    cost: str = ""  # in words: "17 PFLOP and 50.4 h on 1 CPU core a seed"
     deviations: tuple[str, ...] = ()  # from the paper or the released recipe
     parameters: int | None = None
     multiply_adds: int | None = None  # of one image, forward
@@ -47,13 +48,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Stats:
-    """Statistics of runs of one recipe, errors in percent. `dead` runs are in no other number but the starts."""
+    """Statistics of runs of one recipe, errors in percent. `dead` runs are in no other number but `died`."""
 
     errors: tuple[float, ...] = ()  # of the living runs, in the order of their seeds
     seeds: tuple[int, ...] = ()
     dead: int = 0
-    starts_network: int = 0  # starts that ended with the whole network dead, or diverged
-    starts_classes: int = 0  # starts that ended with single classes dead
+    died: Counter[str] = field(default_factory=Counter)  # starts by how they died, as `Attempt.died` has it
 
     @property
     def n(self) -> int:
@@ -100,6 +100,7 @@ class Verdict:
     word: str  # "no runs", "died", "too few", "too scattered", "reproduced", "better", "worse"
     text: str
     limit: float | None = None
+    short: str = ""  # the text where there is little room for it; empty: no shorter one
 
 
 NO_RUNS = Verdict("no runs", "no runs yet")
@@ -142,8 +143,8 @@ class Group:
     experiment: str
     budget: str
     protocol: str
+    why: str  # they fill none, and in what they differ from the experiment
     family: str
-    why: str
     records: tuple[Record, ...]
     stats: Stats
     paper: float | None
@@ -170,8 +171,8 @@ class _Recipe(NamedTuple):
     experiment: str
     budget: str
     protocol: str
+    why: str
     family: str
-    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -208,13 +209,12 @@ def statistics(records: Iterable[Record]) -> Stats:
     """Statistics of `record.error` (the test error, or the validation error under that protocol), in any order."""
     records = sorted(records, key=lambda record: (record.seed, record.key))
     alive = [(record.error, record.seed) for record in records if record.alive and record.error is not None]
-    died = [attempt.died for record in records for attempt in record.attempts]
+    died = (attempt.died for record in records for attempt in record.attempts)
     return Stats(
         errors=tuple(error for error, _ in alive),
         seeds=tuple(seed for _, seed in alive),
         dead=len(records) - len(alive),
-        starts_network=died.count("network") + died.count("diverged"),
-        starts_classes=died.count("classes"),
+        died=Counter(how for how in died if how is not None),
     )
 
 
@@ -300,19 +300,25 @@ def judge(stats: Stats, value: float | None, images: int) -> Verdict:
         lead = "not reproduced: worse by" if difference > 0 else "better than the paper by"
         return Verdict(word, f"{lead} {abs(difference):.2f}, limit {limit:.2f}", limit)
     if run > 2 * images_limit:
-        return Verdict(
-            "too scattered", f"too scattered to judge: one more run could lie {run:.2f} from our mean", limit
-        )
+        short = "too scattered to judge"
+        return Verdict("too scattered", f"{short}: one more run could lie {run:.2f} from our mean", limit, short)
     return Verdict("reproduced", f"reproduced: within {limit:.2f} of the paper", limit)
 
 
-def _with_runs(cell: Cell, living: Mapping[str, int]) -> Cell:
-    """What fills a cell: its own recipe, unless that has too few living runs and a stand-in has more.
+def filled_by(living: Sequence[int], enough: int = FEWEST_RUNS) -> int:
+    """Which of several precisions fills a cell: the first, its own, unless it has too few runs and another has more.
 
-    `living` counts the living runs of each family that has any run.
+    Args:
+        living: how many runs of each live, -1 where it has none at all.
+        enough: more than so many count as so many.
     """
-    choices = (cell, *cell.stand_ins)
-    return max(choices, key=lambda one: min(living.get(one.family, -1), FEWEST_RUNS))  # of equals the first
+    return max(range(len(living)), key=lambda place: min(living[place], enough))  # of equals the first
+
+
+def _why(reason: str, record: Record, cell: Cell | None) -> str:
+    """The reason why a run fills no cell, and in what it differs from its experiment, where that is known."""
+    words = all_changes(record.recipe, cell.recipe) if cell is not None and cell.recipe else []
+    return "; ".join([reason, " ".join(words)] if words else [reason])
 
 
 def build(records: Iterable[Record], cells: Mapping[str, Cell], problems: Iterable[str] = ()) -> Report:
@@ -327,7 +333,10 @@ def build(records: Iterable[Record], cells: Mapping[str, Cell], problems: Iterab
     shown = {name: cells[name] for name in values if name in cells}
     living = {family: 0 for family in {record.family for record in full}}
     living |= Counter(record.family for record in full if record.alive)
-    chosen = {name: _with_runs(cell, living) for name, cell in shown.items()}
+    chosen = {}
+    for name, cell in shown.items():
+        offered = (cell, *cell.stand_ins)
+        chosen[name] = offered[filled_by([living.get(one.family, -1) for one in offered])]
 
     def result(name: str, value: float | None, images: int) -> Result:
         cell = chosen[name]
@@ -349,17 +358,19 @@ def build(records: Iterable[Record], cells: Mapping[str, Cell], problems: Iterab
     other: dict[_Recipe, list[Record]] = defaultdict(list)
     for record in records:
         name = record.experiment or ""
-        recipe = _Recipe(name or "(no experiment)", record.budget, record.protocol, record.family)
+        place = other
         if record.protocol != "final":
-            other[recipe._replace(why="error on the validation split")].append(record)
+            reason = "error on the validation split"
         elif record.budget == PAPER_BUDGET and record.family in used:
             continue
         elif name not in shown:
-            other[recipe._replace(why="no row of the paper")].append(record)
+            reason = "no row of the paper"
         elif record.budget == PAPER_BUDGET:
-            other[recipe._replace(why=f"not the recipe of {name}: overridden, or an older file")].append(record)
+            reason = f"not of the recipe that fills {name}"
         else:
-            reduced[recipe._replace(why="reduced budget")].append(record)
+            place, reason = reduced, "reduced budget"
+        why = _why(reason, record, cells.get(name))
+        place[_Recipe(name or "(no experiment)", record.budget, record.protocol, why, record.family)].append(record)
 
     def groups(found: dict[_Recipe, list[Record]]) -> tuple[Group, ...]:
         return tuple(
