@@ -13,19 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 from nin_repro.command import as_command
 from nin_repro.config.compose import experiments, load
-from nin_repro.config.recipe import budget_name, family, key, recipe
-from nin_repro.cost import images_seen
+from nin_repro.config.recipe import budget_name, family, key, recipe, stand_ins
+from nin_repro.cost import images_seen, open_ended
 from nin_repro.data.sources import DATASETS
 from nin_repro.files import UsageError, atomic, read_json, write_json
 from nin_repro.finished import final_weights, open_finished, rebuilt
 from nin_repro.models.spec import layers, training_multiply_adds
 from nin_repro.results import claims, measurements, records
-from nin_repro.results.arms import PAPER_DATASETS, effective
+from nin_repro.results.arms import effective
 from nin_repro.results.changes import FP32, precision
 from nin_repro.results.claim_costs import Cost
 from nin_repro.results.claims import Page
 from nin_repro.results.measurements import SHIFTS
 from nin_repro.results.records import Record
+from nin_repro.results.tables import PAPER_BUDGET
 from nin_repro.schema import Config, Nin
 from nin_repro.training.rundir import source_commit
 from nin_repro.training.schedule import plan
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nin_repro.probes.maps import Shares
+
+Times = dict[str, dict[str, list[float]]]
 
 MEASURED, LAYER_FILE = "measurements", "layers.json"  # beside the page
 LAYERS = 1  # goes up when `probes/forms.py` computes something else: numbers that were kept are then not used
@@ -69,8 +72,11 @@ def measure(paths: list[Path], out: Path, images: int | None, data_dir: Path | N
 
 
 def _measured(path: Path, record: dict[str, Any], images: int) -> bool:
-    found = [one for one in measurements.read_all(path.parent)[0] if one.path == path] if path.exists() else []
-    return bool(found) and (found[0].weights_sha256, found[0].images) == (record.get("weights_sha256"), images)
+    try:
+        found = measurements.read(path)
+    except (OSError, ValueError):  # there is none, or none that can be used
+        return False
+    return (found.weights_sha256, found.images) == (record.get("weights_sha256"), images)
 
 
 def measured(path: Path, config: Config, record: dict[str, Any], images: int) -> dict[str, Any]:
@@ -195,18 +201,32 @@ def layer_numbers(path: Path) -> dict[str, Any]:
 
 
 def costs(configs: dict[str, Config], found: list[Record]) -> list[Cost]:
-    """What each experiment's network takes, those alike in one; times from records of the same network and batches."""
-    times: dict[str, dict[str, list[float]]] = {}  # images a second by network, then by machine and precision
+    """What each experiment's training takes, those alike in one; times from records of the same network and batches."""
+    times: Times = {}  # images a second by network, then by machine and precision
+    wholes: Times = {}  # seconds of whole runs by family, then likewise
     for record in found:
+        used = precision(record.recipe)
+        machine = record.device if used == FP32 else f"{record.device}, {used}"
         if record.images_per_second:
-            of_network, used = times.setdefault(_network(record.recipe), {}), precision(record.recipe)
-            machine = record.device if used == FP32 else f"{record.device}, {used}"
-            of_network.setdefault(machine, []).append(record.images_per_second)
+            times.setdefault(_network(record.recipe), {}).setdefault(machine, []).append(record.images_per_second)
+        if record.budget == PAPER_BUDGET and record.sample:
+            wholes.setdefault(record.family, {}).setdefault(machine, []).append(record.seconds)
+
+    def cost(names: tuple[str, ...]) -> Cost:
+        config = configs[names[0]]
+        parent = cost((config.parent.experiment,)) if config.parent is not None else None
+        of_recipe: dict[str, list[float]] = {}
+        for recipes in {family(one) for name in names for one in (configs[name], *stand_ins(configs[name]))}:
+            for machine, seconds in wholes.get(recipes, {}).items():
+                of_recipe.setdefault(machine, []).extend(seconds)
+        return _cost(names, config, times.get(_network(recipe(config)), {}), of_recipe, parent)
+
+    parents = {config.parent.experiment for config in configs.values() if config.parent is not None}
     groups: dict[tuple[str, int], list[str]] = {}
     for name, config in configs.items():
-        # Experiments of one network and one amount of work are one row.
-        groups.setdefault((_network(recipe(config)), images_seen(config)), []).append(name)
-    return [_cost(tuple(names), configs[names[0]], times.get(network, {})) for (network, _), names in groups.items()]
+        if name not in parents:  # experiments of one network and one amount of work are one row
+            groups.setdefault((_network(recipe(config)), images_seen(config)), []).append(name)
+    return [cost(tuple(names)) for names in groups.values()]
 
 
 def _network(of: dict[str, Any]) -> str:
@@ -219,9 +239,15 @@ def _network(of: dict[str, Any]) -> str:
     return json.dumps(kept, sort_keys=True)
 
 
-def _cost(names: tuple[str, ...], config: Config, times: dict[str, list[float]]) -> Cost:
+def _cost(
+    names: tuple[str, ...],
+    config: Config,
+    times: dict[str, list[float]],
+    wholes: dict[str, list[float]],
+    parent: Cost | None,
+) -> Cost:
     built = layers(config.dataset, config.architecture, config.regularizer)
-    epochs, drops = plan(config.optimizer.schedule, config.budget)
+    epochs, _ = plan(config.optimizer.schedule, config.budget)
     return Cost(
         experiments=names,
         dataset=config.dataset.name,
@@ -231,10 +257,12 @@ def _cost(names: tuple[str, ...], config: Config, times: dict[str, list[float]])
         multiply_adds=sum(layer.multiply_adds for layer in built),
         augmented=config.dataset.augment.pad > 0 or config.dataset.augment.flip,
         epochs=epochs,
-        at_most=drops is None,
+        at_most=open_ended(config),
         flops=2 * images_seen(config) * training_multiply_adds(built),
         epoch_images=images_seen(config) // epochs,
         times=times,
+        wholes=wholes,
+        parent=parent,
     )
 
 
@@ -243,7 +271,8 @@ def gather(
 ) -> Page:
     """Everything that the claims are judged by. `out` holds the page, and beside it the measurements."""
     measured_runs, more = measurements.read_all(out / MEASURED)
-    known = {name: config for name, config in configs.items() if config.dataset.name in PAPER_DATASETS}
+    # What fills the paper's tables; not other systems, nor searches of the same networks.
+    known = {name: config for name, config in configs.items() if name.startswith(("table", "text"))}
     bases = {name: recipe(config) for name, config in configs.items()}
     return Page(found, measured_runs, numbers, costs(known, found), bases, [*problems, *more], out)
 

@@ -34,6 +34,11 @@ def images_seen(config: Config) -> int:
     return seen if limit is None else min(seen, limit * config.optimizer.batch_size)
 
 
+def open_ended(config: Config) -> bool:
+    """Whether the schedule may end before its last epoch."""
+    return plan(config.optimizer.schedule, config.budget)[1] is None or config.optimizer.schedule.stop != "never"
+
+
 def seconds(config: Config) -> dict[str, float]:
     """Estimated seconds of one run on each kind of machine that its kind of network was measured on.
 
@@ -52,8 +57,7 @@ def in_words(config: Config) -> str:
     """Such as "17 PFLOP and 50.6 h on 1 CPU core, 25.2 h on 2 CPU cores a seed". Without what a parent costs."""
     network = layers(config.dataset, config.architecture, config.regularizer)
     flops = 2 * images_seen(config) * training_multiply_adds(network)
-    open_end = plan(config.optimizer.schedule, config.budget)[1] is None or config.optimizer.schedule.stop != "never"
-    most = "at most " if open_end else ""
+    most = "at most " if open_ended(config) else ""
     times = ", ".join(f"{_rough(taken)} on {machine}" for machine, taken in seconds(config).items())
     unit, words = next((u, w) for u, w in ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP")) if flops >= u or u == 1e9)
     parent = "" if config.parent is None else f", after {config.parent.experiment}"

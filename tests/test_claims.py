@@ -238,8 +238,30 @@ def test_longer_training_is_judged_on_one_machine_only() -> None:
     assert judged(nin, cost("maxout", 200, "a", 300, runs=2)) == NOT_ENOUGH
 
 
+def test_what_a_whole_training_takes(tmp_path: Path) -> None:
+    """Of an open length: runs to the end; with a parent: its time too."""
+    names = ("table4/nin", "table4/maxout", "table4/maxout_first", "table3/maxout", "table3/maxout_first")
+    configs = {name: command_module.load([f"experiment={name}"]) for name in names}
+    values = []
+    for name, config in configs.items():
+        for seed in range(3):
+            more: dict[str, Any] = {"recipe": command_module.recipe(config)}
+            more["family"] = command_module.family(config)
+            more |= {"seconds": 100.0 + seed, "images_per_second": 1000.0, "device": "a CPU"}
+            values.append(record(name, seed, **more))
+            values.append(record(name, seed + 5, budget="short", **more | {"seconds": 1.0}))
+    found = {cost.experiments: cost for cost in command_module.costs(configs, stored(tmp_path, *values))}
+    assert [*found] == [("table4/nin",), ("table4/maxout",), ("table3/maxout",)]
+    nin, maxout, svhn = found.values()
+    assert nin.seconds("a CPU") == 101 and maxout.seconds("a CPU") == 202 and nin.seconds("another") is None
+    assert svhn.parent is not None and (svhn.length, maxout.length) == ("9 after 142", "at most 600 after at most 600")
+    images = svhn.epochs * svhn.epoch_images + svhn.parent.epochs * svhn.parent.epoch_images
+    assert svhn.seconds("a CPU") == pytest.approx(images / 1000)
+    assert svhn.work == svhn.flops + svhn.parent.flops
+
+
 def test_times_are_compared_in_one_precision(tmp_path: Path) -> None:
-    names = ("table4/nin", "table4/maxout")
+    names = ("table1/nin", "table1/maxout")
     configs = {name: command_module.load([f"experiment={name}"]) for name in names}
 
     def judged(folder: str, precision: str) -> tuple[str, str]:

@@ -260,7 +260,7 @@ def _choices(compared: Sequence[Choice]) -> list[str]:
 
 def _contradictions(compared: Sequence[Choice]) -> list[str]:
     rows = [
-        [f"{one.id}. {plain(one.title)}", plain("; ".join(side.what for side in one.sides)), _measured(one, compared)]
+        [f"{one.id}. {plain(one.title)}", plain(" / ".join(side.what for side in one.sides)), _measured(one, compared)]
         for one in CONTRADICTIONS
     ]
     return [
@@ -329,7 +329,7 @@ def _change(own: Sequence[Own], compared: Sequence[Choice], starts: Sequence[Lot
             "dead leaves room for a quarter or more."
         )
     lines.append(
-        "- All runs are tested on the same images, and on the CPUs and versions that their records name; other "
-        "hardware rounds differently and gives other runs of the same distribution."
+        "- All runs on a data set are tested on the same images, and on the machines and versions that their records "
+        "name; other hardware rounds differently and gives other runs of the same distribution."
     )
     return lines

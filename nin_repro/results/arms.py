@@ -127,7 +127,7 @@ def decide(found: Sequence[Judged]) -> Verdict:
     if not best:
         what = "no runs of it yet"
         if found:
-            what = f"of {len(found)} to be judged none has {FEWEST_RUNS} living runs on each side"
+            what = f"none of the {len(found)} to be judged has the {FEWEST_RUNS} living runs that it takes"
         return Verdict(NOT_ENOUGH, what)
     word = SUPPORTED if all(one.supports for one in best) else NOT_SUPPORTED
     scale = "" if best[0].full else REDUCED

@@ -13,7 +13,11 @@ from nin_repro.results.tables import FEWEST_RUNS
 
 @dataclass(frozen=True)
 class Cost:
-    """What an experiment's network takes. `times`: images a second of each run, by machine and precision on it."""
+    """What an experiment's training takes, with that of the parent that it goes on from.
+
+    `times`: images a second of each run of its network, `wholes`: seconds of each run of its recipe at the paper's
+    budget; both by machine and precision on it.
+    """
 
     experiments: tuple[str, ...]
     dataset: str
@@ -24,12 +28,32 @@ class Cost:
     augmented: bool
     epochs: int
     at_most: bool  # the schedule may end earlier
-    flops: float  # of the whole training
+    flops: float  # of all its epochs
     epoch_images: int
     times: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    wholes: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    parent: "Cost | None" = None
+
+    @property
+    def work(self) -> float:
+        """FLOP of the whole training."""
+        return self.flops + (self.parent.work if self.parent else 0.0)
+
+    @property
+    def length(self) -> str:
+        """Its epochs, such as "at most 219" or "9 after 142"."""
+        return f"{'at most ' * self.at_most}{self.epochs}{f' after {self.parent.length}' if self.parent else ''}"
 
     def epoch_seconds(self, machine: str) -> float:
         return self.epoch_images / numbers.median(self.times[machine])
+
+    def seconds(self, machine: str) -> float | None:
+        """Of the whole training: of runs to the end if its length is open. None: too few runs were timed."""
+        found = (self.wholes if self.at_most else self.times).get(machine, ())
+        before = self.parent.seconds(machine) if self.parent else 0.0
+        if len(found) < FEWEST_RUNS or before is None:
+            return None
+        return before + (numbers.median(found) if self.at_most else self.epochs * self.epoch_seconds(machine))
 
 
 def judge_cost(costs: Sequence[Cost]) -> Claim:
@@ -38,12 +62,13 @@ def judge_cost(costs: Sequence[Cost]) -> Claim:
     for one in costs:
         machines = sorted(one.times) or [""]
         counts = [f"{one.parameters:,}", f"{one.multiply_adds / 1e6:,.1f} M"]
-        counts += [f"{'at most ' * one.at_most}{one.epochs}", f"{one.flops / 1e15:.2f}"]
+        counts += [one.length, f"{one.work / 1e15:.2f}"]
         for machine in machines:
             times = ["", "", ""]
             if machine:
-                seconds = one.epoch_seconds(machine)
-                times = [str(len(one.times[machine])), f"{seconds:,.1f}", f"{seconds * one.epochs / 3600:,.1f}"]
+                whole = one.seconds(machine)
+                times = [str(len(one.times[machine])), f"{one.epoch_seconds(machine):,.1f}"]
+                times.append("" if whole is None else f"{whole / 3600:,.1f}")
             network = plain(f"{one.kind}, {one.head}")
             rows.append([one.dataset, network, plain(", ".join(one.experiments)), *counts, plain(machine), *times])
     for nin in (one for one in costs if one.kind == "nin"):
@@ -51,7 +76,7 @@ def judge_cost(costs: Sequence[Cost]) -> Claim:
             if nin.head != "gap" or (nin.dataset, nin.augmented) != (other.dataset, other.augmented):
                 continue
             fewer = nin.parameters < other.parameters
-            work = nin.flops / other.flops
+            work = nin.work / other.work
             supports, why = _longer(nin, other, fewer)
             name = f"{nin.dataset}, {nin.experiments[0]} and {other.experiments[0]}"
             judged.append(Judged(name, supports, True, why))
@@ -75,17 +100,12 @@ def judge_cost(costs: Sequence[Cost]) -> Claim:
 
 def _longer(nin: Cost, other: Cost, fewer: bool) -> tuple[bool | None, str]:
     """Whether NIN has fewer parameters and takes longer on every machine that timed both, and in words."""
-    both = [
-        machine
-        for machine in sorted({*nin.times} & {*other.times})
-        if min(len(nin.times[machine]), len(other.times[machine])) >= FEWEST_RUNS
-    ]
-    if not both:
+    ratios = {}
+    for machine in sorted({*nin.times} & {*other.times}):
+        ours, theirs = nin.seconds(machine), other.seconds(machine)
+        if ours is not None and theirs is not None:
+            ratios[machine] = ours / theirs
+    if not ratios:
         return None, NOT_ENOUGH
-    ratios = [
-        nin.epoch_seconds(machine) * nin.epochs / (other.epoch_seconds(machine) * other.epochs) for machine in both
-    ]
-    words = ", ".join(
-        f"{ratio:.2f} times as long on {plain(machine)}" for ratio, machine in zip(ratios, both, strict=True)
-    )
-    return fewer and min(ratios) > 1, f"{'fewer' if fewer else 'more'} parameters, {words}"
+    words = ", ".join(f"{ratio:.2f} times as long on {plain(machine)}" for machine, ratio in ratios.items())
+    return fewer and min(ratios.values()) > 1, f"{'fewer' if fewer else 'more'} parameters, {words}"

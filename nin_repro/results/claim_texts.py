@@ -109,7 +109,8 @@ COST = Text(
     "NIN with GAP beside each other network on the same data, augmented or not. A pair supports the claim if NIN has "
     "fewer parameters and takes longer to train: the median of the seconds an epoch took, times the epochs of the "
     "recipe, on the same machine with the same number of threads and in the same precision (fp32 where the machine "
-    f"is named without one), at least {FEWEST_RUNS} runs of each. Parameters, multiply-adds and the work of the whole "
-    "training are counted from the layers; times are from records of whatever budget, without evaluations, and are "
-    "what else ran on the machine let them be.",
+    f"is named without one), at least {FEWEST_RUNS} runs of each. Where a recipe leaves the number of epochs open, it "
+    "is the median of the seconds that whole runs took; what goes on from a parent takes the parent's time too. "
+    "Parameters, multiply-adds and the work of the whole training are counted from the layers; times are from records "
+    "of whatever budget, without evaluations, and are what else ran on the machine let them be.",
 )

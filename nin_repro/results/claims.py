@@ -98,7 +98,7 @@ class Page:
         return Claim(
             texts.TRANSLATION,
             decide(judged),
-            ((names, "lrllrr" + "r" * (len(SHIFTS) + 2) + "l", table), _compared(rows, "points")),
+            ((names, "lrllrr" + "r" * (len(SHIFTS) + 2) + "l", table), _compared(rows)),
             commands=(*TRAIN_HEADS, *MEASURE),
             figures=("translation",) if pairs else (),
         )
@@ -175,7 +175,7 @@ class Page:
             decide(judged),
             (
                 (f"{ABOUT}|Head|n|Dead|Train error|Test error|Gap|Runs", "lrllrrrrrl", table),
-                _compared(rows, "points"),
+                _compared(rows),
             ),
             commands=TRAIN_HEADS,
         )
@@ -245,13 +245,13 @@ class Page:
         convex = all(target["maxout"]["bulge"] < SAME for target in fits.values())
         supported = all(beyond) and learned and convex
         worst = {name: numbers.fmean(target["maxout"]["errors"]) for name, target in fits.items()}
-        words = ", ".join(f"{name} {100 * value:.0f} %" for name, value in worst.items())
+        words = ", ".join(f"{100 * value:.0f} % ({name})" for name, value in worst.items())
         names = "Function|Seeds|Parameters: maxout|perceptron|Error: maxout|perceptron|Best: maxout|perceptron|d|Limit|"
         return Claim(
             texts.CONVEX,
             Verdict(
                 SUPPORTED if supported else NOT_SUPPORTED,
-                f"the maxout unit leaves unexplained: {words}; no runs needed",
+                f"the maxout unit errs by {words} of the function's own standard deviation; no runs needed",
             ),
             ((names + "Bulge of maxout", "lrrrrrrrrrr", rows),),
             notes=(
@@ -285,7 +285,7 @@ class Page:
         )
 
 
-ABOUT = "Runs|Epochs|Experiment"
+ABOUT = "Network|Epochs|Experiment"
 CONTROL = "bowl"
 TRAIN_HEADS = ("python -m nin_repro.train -m experiment=table5/gap,table5/fc,table5/fc_dropout seed=0,1,2,3,4",)
 MEASURE = ("python -m nin_repro.claims --measure runs/cifar10-nin-seed*", "python -m nin_repro.claims")
@@ -330,8 +330,8 @@ def _cut(without: Arm, with_: Arm) -> str:
     return "" if not first or second is None else f"{100 * (second / first - 1):+.1f} %"
 
 
-def _compared(rows: list[list[str]], unit: str) -> tuple[str, str, list[list[str]]]:
-    return f"{ABOUT}|Compared|d, {unit}|Limit|Result", "lrllrrl", rows
+def _compared(rows: list[list[str]]) -> tuple[str, str, list[list[str]]]:
+    return f"{ABOUT}|Compared|d, points|Limit|Result", "lrllrrl", rows
 
 
 def _of(arms: Sequence[Arm], pairs: Iterable[tuple[Arm, Arm, bool]]) -> list[Arm]:

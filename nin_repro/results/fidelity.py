@@ -301,7 +301,7 @@ def page(provenances: Mapping[str, Provenance], configs: Mapping[str, Config]) -
     lines = [
         "# Where the numbers come from",
         "",
-        f"The {sum(name in cells for name in found)} experiments that re-run a row of the paper have {total.total()} "
+        f"The {sum(name in cells for name in found)} experiments that re-run a row of the tables have {total.total()} "
         f"values that do something: {sum(published.values())} are published ({by}), {total['assumed']} are assumed, "
         f"and {total['deviates']} deviate from what is published.",
         "",

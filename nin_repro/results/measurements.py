@@ -23,11 +23,8 @@ class Measurement:
     status: str  # "done" or "dead"
     dead_classes: tuple[int, ...]
     epochs: int
-    command: str  # that trained it
-    commit: str  # that it was trained with
     weights_sha256: str
     recipe: dict[str, Any]
-    test_error: float | None  # of the record
     images: int  # test images measured on
     translation: dict[str, Any] | None  # shifts; directions; errors: one list for each shift, by direction
     maps: dict[str, Any] | None  # see `nin_repro.claims.map_numbers`; None for heads that are no maps
@@ -54,14 +51,18 @@ def read_all(folder: Path) -> tuple[list[Measurement], list[str]]:
     found, problems = [], []
     for path in sorted(folder.glob("*.json")):
         try:
-            found.append(_read(path))
+            found.append(read(path))
         except (OSError, ValueError) as error:
             problems.append(f"{path.name}: not used: {error}")
     return found, problems
 
 
-def _read(path: Path) -> Measurement:
-    """Raises OSError or ValueError if the file cannot be used."""
+def read(path: Path) -> Measurement:
+    """The measurement in a file.
+
+    Raises:
+        OSError, ValueError: it cannot be used.
+    """
     value = read_json(path)
     if value.get("format") != FORMAT:
         raise ValueError(f"it is no measurement of format {FORMAT}")
@@ -76,14 +77,13 @@ def _read(path: Path) -> Measurement:
 
 
 def _check(value: dict[str, Any]) -> None:
-    for name in ("key", "family", "budget", "command", "commit", "weights_sha256"):
+    for name in ("key", "family", "budget", "weights_sha256"):
         _require(isinstance(value[name], str), name)
     for name in ("seed", "epochs", "images"):
         _require(type(value[name]) is int and value[name] >= 0, name)
     _require(value["experiment"] is None or isinstance(value["experiment"], str), "experiment")
     _require(value["status"] in ("done", "dead"), "status")
     _require(isinstance(value["dead_classes"], list), "dead_classes")
-    _require(value["test_error"] is None or _percent(value["test_error"]), "test_error")
     recipe = value["recipe"]
     groups = ("dataset", "architecture", "regularizer")
     _require(isinstance(recipe, dict) and all(isinstance(recipe.get(name), dict) for name in groups), "recipe")

@@ -37,7 +37,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """One table of the paper. `id` is "table1" to "table5" or "text"; `test_set_size` counts images."""
+    """One table of the paper. `id` is "table1" to "table5", "text" or "extra"; `test_set_size` counts images."""
 
     id: str
     title: str

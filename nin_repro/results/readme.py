@@ -64,4 +64,4 @@ def _others(report: Report, folder: Path) -> str:
                         f"- {plain(where)}, {plain(row.paper.method)}, paper {error(row.paper.value)}: "
                         f"{code(result.cell.experiment)} {spread(result.stats)} (seeds {seeds}): {plain(told)}"
                     )
-    return "\n".join(["", "Rows of the other tables that have runs:", "", *lines]) + "\n" if lines else ""
+    return "\n".join(["", "The authors' rows in the other tables that have runs:", "", *lines]) + "\n" if lines else ""

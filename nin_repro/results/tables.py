@@ -184,14 +184,12 @@ class Report:
 
     @property
     def empty(self) -> tuple[Cell, ...]:
-        """The cells without runs, each once."""
-        found = {
-            one.cell.experiment: one.cell
-            for table in self.tables
-            for row in table.rows
-            for one in row.results
-            if not one.records
-        }
+        """The cells without runs, each recipe once."""
+        results = [one for table in self.tables for row in table.rows for one in row.results]
+        found: dict[str, Cell] = {}
+        for one in results:
+            if not one.records:
+                found.setdefault(one.cell.family, one.cell)
         return tuple(found.values())
 
     @property
