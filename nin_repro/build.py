@@ -4,16 +4,18 @@ import contextlib
 import ctypes
 import gc
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from nin_repro.config.recipe import budget_name, key
-from nin_repro.data.batches import Batches, on_device
+from nin_repro.data.batches import Batches, Pictures, on_device
 from nin_repro.data.preprocess import preprocess
 from nin_repro.data.sources import DATASETS, Split
 from nin_repro.files import UsageError
@@ -29,6 +31,10 @@ from nin_repro.training.sgd import SGD, Group
 
 # Below this many multiply-adds an update, the threads of a CPU wait for each other longer than they work.
 ONE_THREAD_BELOW = 2e9
+
+Uploaded = tuple[Pictures, Tensor, Pictures, Tensor]  # images and labels to train on, and to be judged on
+_on_devices: "WeakKeyDictionary[Split, dict[Any, Uploaded]]" = WeakKeyDictionary()
+_uploading = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -154,6 +160,25 @@ def _by_warmup(config: Config, net: Network, role: Role) -> dict[int, list[nn.Mo
     return found
 
 
+def _uploaded(config: Config, split: Split, device: torch.device) -> Uploaded:
+    """The preprocessed images of a split and their labels on the device: once for all runs that have the split."""
+    count = config.budget.train_images
+    asked = config.dataset.preprocessing, config.data_dir, count, device
+    with _uploading:
+        kept = _on_devices.setdefault(split, {})
+        if asked not in kept:
+            train, evaluation = preprocess(
+                split.fit_images,
+                [split.train_images[:count], split.eval_images],
+                config.dataset.preprocessing,
+                Path(config.data_dir) / "cache",
+                split.digest,
+            )
+            labels, eval_labels = (torch.from_numpy(one).to(device) for one in (split.train_labels, split.eval_labels))
+            kept[asked] = on_device(train, device), labels[:count], on_device(evaluation, device), eval_labels
+        return kept[asked]
+
+
 def trainer(
     config: Config,
     split: Split,
@@ -167,18 +192,8 @@ def trainer(
     gpu = found.device.type == "cuda"
     if gpu:
         gc.collect()  # earlier trainers, which hold their images on the device, are circles of objects
-    count = config.budget.train_images
-    train_images, train_labels = split.train_images[:count], split.train_labels[:count]
-    train, evaluation = preprocess(
-        split.fit_images,
-        [train_images, split.eval_images],
-        config.dataset.preprocessing,
-        Path(config.data_dir) / "cache",
-        split.digest,
-    )
-    images, eval_images = (on_device(array, found.device) for array in (train, evaluation))
-    labels, eval_labels = (torch.from_numpy(array).to(found.device) for array in (train_labels, split.eval_labels))
-    height, width, channels = train.shape[1:]
+    images, labels, eval_images, eval_labels = _uploaded(config, split, found.device)
+    height, width, channels = split.train_images.shape[1:]
     net = network(config, Shape(channels, height, width), split.classes).to(found.device)
     if gpu:
         net.to(memory_format=torch.channels_last)  # as the images are; otherwise cuDNN turns them round at each layer

@@ -7,11 +7,13 @@ import contextlib
 import dataclasses
 import shlex
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from nin_repro.command import fail
 from nin_repro.config.recipe import budget_name, directory, key, recipe
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from nin_repro.training.tracking import Tracker
 
 TIME = "%Y-%m-%dT%H:%M:%S%z"
+_opened: "WeakValueDictionary[tuple[str, Path, str], Split]" = WeakValueDictionary()
+_opening = threading.Lock()
 BUSY = 75  # exit code of a run that another process is training: "try again later"
 
 
@@ -76,10 +80,8 @@ def _execute(request: Request) -> Outcome:
         if outcome.state != "done":
             return dataclasses.replace(outcome, words=f"the parent of this run is {outcome.state}: {outcome.words}")
     from nin_repro.build import machine
-    from nin_repro.data.sources import open_split
 
-    found = machine(config)
-    split = open_split(config.dataset.name, Path(config.data_dir), config.protocol)
+    found, split = machine(config), _images(config)
     with locked(run.lock, wait=False) as free:
         if free:  # whoever had it until now may have brought it to its end
             return _finished(run, config) or _train(request, run, found, split)
@@ -92,6 +94,18 @@ def _execute(request: Request) -> Outcome:
     print(f"waiting for the process{holder} that is training this run in {run.path}", flush=True)
     with locked(run.lock):
         return _finished(run, config) or _train(request, run, found, split)
+
+
+def _images(config: Config) -> "Split":
+    """The images of a run: those of another run of this process, as long as it has them."""
+    from nin_repro.data import sources
+
+    asked = config.dataset.name, Path(config.data_dir), config.protocol
+    with _opening:
+        found = _opened.get(asked)
+        if found is None:
+            found = _opened[asked] = sources.open_split(*asked)
+        return found
 
 
 def _parent(request: Request) -> Request:

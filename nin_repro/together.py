@@ -1,7 +1,7 @@
 """Members of a sweep that one process trains at the same time, each in a thread of its own.
 
 On a GPU a small network leaves most of the device idle: another seed's kernels fill it. Threads share what is there
-once in a process (libraries, the CUDA context), and nothing that a result depends on; each has images of its own.
+once in a process (libraries, the CUDA context, the images on the device), and nothing that a result depends on.
 """
 
 import contextlib

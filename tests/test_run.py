@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from small import SMALL_NETWORK
 
+from nin_repro import build
 from nin_repro import run as run_module
 from nin_repro.config.compose import load, load_with_text
 from nin_repro.config.recipe import directory, key
-from nin_repro.data import sources
 from nin_repro.files import read_json
 from nin_repro.outcome import Request
 from nin_repro.run import attempt, execute
@@ -210,15 +210,15 @@ def test_a_run_that_another_process_ends_meanwhile_is_not_made_again(
     words = [*SMALL, data, "budget.epochs=1"]
     config, text = load_with_text(words)
     request = Request(config, words, None, text)
-    opened, calls = sources.open_split, []
+    machine, calls = build.machine, []
 
-    def slowly(*arguments: Any) -> Any:
-        calls.append(arguments)
-        if len(calls) == 1:  # while the first opens the images, the other is at its end
+    def slowly(asked: Any) -> Any:
+        calls.append(asked)
+        if len(calls) == 1:  # while the first gets ready, the other comes to its end
             assert not execute(request).already
-        return opened(*arguments)
+        return machine(asked)
 
-    monkeypatch.setattr(sources, "open_split", slowly)
+    monkeypatch.setattr(build, "machine", slowly)
     outcome = execute(request)
     assert outcome.already and outcome.state == "done" and len(calls) == 2
     assert "altered" not in capsys.readouterr().out

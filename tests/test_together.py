@@ -1,15 +1,21 @@
 """Members of a sweep that are trained at the same time in one process."""
 
+import gc
 import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from nin_repro import sweep, together, train
+from nin_repro import build, sweep, together, train
+from nin_repro.config.compose import load_with_text
+from nin_repro.data import sources
+from nin_repro.outcome import Request
 
 SEEDS = (0, 1, 2)
 SMALL = [
@@ -57,6 +63,35 @@ def test_runs_that_are_trained_together_and_interrupted_end_as_each_alone(tmp_pa
     assert sorted(results(tmp_path / "alone")) == list(SEEDS)
     told = json.loads(next((tmp_path / "together").glob("*/result.json")).read_text())["command"]
     assert "together=" not in told  # it repeats this run alone
+
+
+def test_members_share_the_images_while_they_train(data: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    met, read, held = threading.Barrier(3), [], []
+    opened, uploaded = sources.open_split, build._uploaded
+
+    def reading(*asked: Any) -> Any:
+        read.append(asked)
+        return opened(*asked)
+
+    def uploading(*asked: Any) -> Any:
+        found = uploaded(*asked)
+        held.append(found)
+        met.wait(60)  # all are under way
+        return found
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sources, "open_split", reading)
+    monkeypatch.setattr(build, "_uploaded", uploading)
+    requests = {}
+    for seed in SEEDS:
+        words = [*SMALL, data, f"seed={seed}", "budget.epochs=1"]
+        config, text = load_with_text(words)
+        requests[str(seed)] = Request(config, words, None, text)
+    assert [outcome.state for outcome in together.train(requests, 3)] == ["done"] * 3
+    assert len(read) == 1 and all(one is held[0] for one in held)
+    del held[:], requests
+    gc.collect()
+    assert not build._on_devices  # and nobody keeps them
 
 
 def test_a_sweep_that_breaks_is_no_success(

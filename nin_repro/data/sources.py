@@ -106,7 +106,7 @@ DATASETS = {  # 10,000 images for validation: section 4.2
 Protocol = Literal["final", "validate"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
     """What a run trains and is judged on. Images are uint8 [N, H, W, C], labels int64 [N]."""
 
