@@ -96,6 +96,16 @@ def test_dropout_must_cut_a_fifth_beyond_luck(tmp_path: Path) -> None:
     assert judged("e", [10.3, 10.4, 10.5], budget="short")[0] == SUPPORTED + REDUCED
 
 
+def test_the_data_that_a_claim_is_made_of_outrank_others_of_the_paper(tmp_path: Path) -> None:
+    mnist = {"dataset": {"name": "mnist"}}
+    values = [*runs(recipe(0.0, **mnist), [0.45, 0.46, 0.44]), *runs(recipe(0.5, **mnist), [0.43, 0.42, 0.44])]
+    verdict = page(stored(tmp_path / "a", *values)).dropout().verdict
+    assert verdict.word == "not supported on mnist" and "less than a fifth" in verdict.text
+    values += [*runs(recipe(0.0), [14.4, 14.5, 14.6]), *runs(recipe(0.5), [10.3, 10.4, 10.5])]
+    verdict = page(stored(tmp_path / "b", *values)).dropout().verdict
+    assert verdict.word == SUPPORTED and "mnist" not in verdict.text
+
+
 def test_the_limit_of_a_difference_is_its_interval_over_seeds(tmp_path: Path) -> None:
     values = [*runs(recipe(head="fc"), [10.0, 11.0, 12.0, 13.0]), *runs(recipe(), [9.0, 9.5, 10.0])]
     found_arms = arms.arms_of(stored(tmp_path, *values), lambda one: (one.test_error,))

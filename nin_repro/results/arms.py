@@ -116,21 +116,24 @@ class Judged:
 
     label: str
     supports: bool | None
-    full: bool
+    full: bool  # at the paper's budget on one of its data sets
     why: str
+    dataset: str
 
 
-def decide(found: Sequence[Judged]) -> Verdict:
-    """One verdict from several comparisons, by RULE."""
+def decide(found: Sequence[Judged], said_of: Sequence[str] = PAPER_DATASETS) -> Verdict:
+    """One verdict from several comparisons, by RULE. `said_of`: the data sets that the paper claims it of."""
     judged = [one for one in found if one.supports is not None]
-    best = [one for one in judged if one.full] or judged
+    full = [one for one in judged if one.full]
+    best = [one for one in full if one.dataset in said_of] or full or judged
     if not best:
         what = "no runs of it yet"
         if found:
             what = f"none of the {len(found)} to be judged has the {FEWEST_RUNS} living runs that it takes"
         return Verdict(NOT_ENOUGH, what)
     word = SUPPORTED if all(one.supports for one in best) else NOT_SUPPORTED
-    scale = "" if best[0].full else REDUCED
+    others = sorted({one.dataset for one in best} - {*said_of})
+    scale = REDUCED if not full else f" on {', '.join(others)}" if others else ""
     agree = sum(bool(one.supports) for one in best)
     count = "" if len(best) == 1 else f"{agree} of {len(best)} support it: "
     return Verdict(word + scale, count + "; ".join(f"{one.label}: {one.why}" for one in best))

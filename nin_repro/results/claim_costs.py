@@ -79,7 +79,7 @@ def judge_cost(costs: Sequence[Cost]) -> Claim:
             work = nin.work / other.work
             supports, why = _longer(nin, other, fewer)
             name = f"{nin.dataset}, {nin.experiments[0]} and {other.experiments[0]}"
-            judged.append(Judged(name, supports, True, why))
+            judged.append(Judged(name, supports, True, why, nin.dataset))
             share = f"{nin.parameters / other.parameters:.2f}"
             pair = [plain(nin.experiments[0]), plain(other.experiments[0])]
             compared.append([nin.dataset, *pair, share, f"{work:.2f}", why])

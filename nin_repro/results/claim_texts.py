@@ -31,9 +31,9 @@ RULE = (
     "standard deviations, m the smaller of n1 and n2. d is taken so that the claim says d > 0. A comparison "
     "supports its claim if d > limit; if it does not, it was either contradicted (d < -limit) or not seen. A claim "
     "is supported if every comparison that could be judged supports it. Comparisons at the paper's budget on the "
-    "paper's data sets outrank all others; where there are none, the others decide, and the verdict says that they "
-    "are reduced. Runs that died, or ended with a dead class, are counted and otherwise left out. All runs are "
-    "tested on the same images: the verdicts are about these."
+    "data set that the paper says it of outrank those on its other data sets, and these all others; the verdict says "
+    "on which it rests where it is not the first. Runs that died, or ended with a dead class, are counted and "
+    "otherwise left out. All runs are tested on the same images: the verdicts are about these."
 )
 
 TRANSLATION = Text(

@@ -35,6 +35,10 @@ from nin_repro.results.records import Record
 from nin_repro.results.render import clean, grid, link, plain
 from nin_repro.results.tables import FEWEST_RUNS, PAPER_BUDGET, Verdict, t975
 
+SHOWN_ON = ("cifar10",)  # where Figures 3 and 4 and sections 4.2 and 4.6 show what they claim
+SIGNS = {1: "as claimed", 0: "no difference seen", -1: "the opposite"}
+CUTS = {1: "as claimed", 0: "a fifth or not, that is not seen", -1: "less than a fifth"}
+
 # --- the claims ------------------------------------------------------------------------------------------------------
 
 
@@ -123,14 +127,14 @@ class Page:
             chance = f"{100 / arm.living[0][4]:.0f}" if arm.living else ""
             most = "more than in any other, for every class" if lead > 0 else "for some class not the most"
             why = f"{arm.shown()} % of the mass lies in the true map ({most}; chance {chance} %, asked for: 50 %)"
-            judged.append(Judged(f"{label(arm, self.bases)}, n={arm.n}", supports, arm.full, why))
+            judged.append(Judged(f"{label(arm, self.bases)}, n={arm.n}", supports, arm.full, why, arm.dataset))
             shown = [arm.shown(i) for i in (0, 1, 2)] + [f"{lead:+.2f}" if arm.n else "", _two(low), chance]
             word = NOT_ENOUGH if supports is None else SUPPORTED if supports else NOT_SUPPORTED
             rows.append([*self._about(arm), *_counts(arm), *shown, f"{arm.images:,}", word, self._runs(arm)])
         names = f"{ABOUT}|n|Dead|Share|Of images it gets right|Weakest class|Least lead|95 % low|Chance|Images|"
         return Claim(
             texts.MAPS,
-            decide(judged),
+            decide(judged, SHOWN_ON),
             ((names + "Verdict|Runs", "lrl" + "r" * 9 + "ll", rows), *self._by_class(arms)),
             commands=(TRAIN_HEADS[0], *MEASURE),
             notes=("Pictures of the maps: `python -m nin_repro.figures --run runs/<run directory>`.",),
@@ -172,7 +176,7 @@ class Page:
         ]
         return Claim(
             texts.GAP_REGULARISES,
-            decide(judged),
+            decide(judged, SHOWN_ON),
             (
                 (f"{ABOUT}|Head|n|Dead|Train error|Test error|Gap|Runs", "lrllrrrrrl", table),
                 _compared(rows),
@@ -191,15 +195,17 @@ class Page:
                 found = Comparison(without, with_, weight=0.8)
                 cut = _cut(without, with_)
                 judged.append(
-                    self._judge(found, f"dropout changes the error by {cut} (relative)", also=f"{head_name(with_)}")
+                    self._judge(
+                        found, f"dropout changes the error by {cut} (relative)", also=head_name(with_), signs=CUTS
+                    )
                 )
                 shown = [without.shown(), _both(without), with_.shown(), _both(with_), cut, *_numbers(found)]
-                rows.append([*self._about(with_, head_name(with_)), *shown, _seen(found)])
+                rows.append([*self._about(with_, head_name(with_)), *shown, _seen(found, signs=CUTS)])
                 rows[-1].append(f"{self._runs(without)} / {self._runs(with_)}")
         names = f"{ABOUT}|Head|Without|n (dead)|With|n (dead)|Change|d|Limit|Result|Runs without / with"
         return Claim(
             texts.DROPOUT,
-            decide(judged),
+            decide(judged, SHOWN_ON),
             ((names, "lrllrrrrrrrll", rows),),
             commands=(
                 "python -m nin_repro.train -m experiment=text/nin_no_dropout,table1/nin seed=0,1,2,3,4",
@@ -264,14 +270,21 @@ class Page:
 
     # --- rows --------------------------------------------------------------------------------------------------------
 
-    def _judge(self, found: Comparison, words: str, supports: bool | None = None, also: str = "") -> Judged:
+    def _judge(
+        self,
+        found: Comparison,
+        words: str,
+        supports: bool | None = None,
+        also: str = "",
+        signs: Mapping[int, str] = SIGNS,
+    ) -> Judged:
         arm = found.second
         seeds = f"n={found.first.n} and {found.second.n}"
         name = f"{label(arm, self.bases)}{', ' if also else ''}{also}, {seeds}"
         if not found.enough:
-            return Judged(name, None, found.full, "")
-        limits = f"{words} (d {found.difference:+.2f}, limit {found.limit:.2f}: {_seen(found)})"
-        return Judged(name, found.sign > 0 if supports is None else supports, found.full, limits)
+            return Judged(name, None, found.full, "", arm.dataset)
+        limits = f"{words} (d {found.difference:+.2f}, limit {found.limit:.2f}: {_seen(found, signs=signs)})"
+        return Judged(name, found.sign > 0 if supports is None else supports, found.full, limits, arm.dataset)
 
     def _about(self, arm: Arm, *more: str) -> list[str]:
         changed = setting(arm, self.bases)
@@ -302,10 +315,10 @@ def _maps_are_classes(recipe: Mapping[str, Any]) -> bool:
     return recipe["architecture"]["kind"] == "nin" and recipe["regularizer"]["head"] == "gap"
 
 
-def _seen(found: Comparison, decides: bool = True) -> str:
+def _seen(found: Comparison, decides: bool = True, signs: Mapping[int, str] = SIGNS) -> str:
     if not found.enough:
         return NOT_ENOUGH
-    word = {1: "as claimed", 0: "no difference seen", -1: "the opposite"}[found.sign]
+    word = signs[found.sign]
     return word if decides else f"{word} (does not decide)"
 
 
