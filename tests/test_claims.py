@@ -97,7 +97,7 @@ def test_dropout_must_cut_a_fifth_beyond_luck(tmp_path: Path) -> None:
 
 
 def test_the_data_that_a_claim_is_made_of_outrank_others_of_the_paper(tmp_path: Path) -> None:
-    mnist = {"dataset": {"name": "mnist"}}
+    mnist: dict[str, Any] = {"dataset": {"name": "mnist"}}
     values = [*runs(recipe(0.0, **mnist), [0.45, 0.46, 0.44]), *runs(recipe(0.5, **mnist), [0.43, 0.42, 0.44])]
     verdict = page(stored(tmp_path / "a", *values)).dropout().verdict
     assert verdict.word == "not supported on mnist" and "less than a fifth" in verdict.text
