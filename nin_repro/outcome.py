@@ -119,9 +119,7 @@ def ended(config: Config, run: Path, record: dict[str, Any], already: bool, say:
         f"training error {record['train_error']:.2f} %"
     )
     say(f"run directory {run}")
-    if unpublished is None:
-        say("not among the records that tables are made of, as its budget is reduced; record=always puts it there")
-    say("next: python -m nin_repro.tables")
+    say("next: python -m nin_repro.tables" + "   (record=always puts this run in)" * (unpublished is None))
     say(f"      python -m nin_repro.describe {_described(record)}")
     if config.dataset.name == "digits":
         say("      python -m nin_repro.train experiment=table4/nin budget=short   (MNIST)")

@@ -72,7 +72,7 @@ def outcome(folder: Path, *words: str) -> dict[str, Any]:
 def test_first_call_trains_and_second_repeats_the_result(command: Command, data: str, tmp_path: Path) -> None:
     first = command("train", *SMALL, data)
     assert first.returncode == 0, first.stderr
-    assert "record=always puts it there" in first.stdout  # the budget is not the paper's
+    assert "record=always puts this run in" in first.stdout  # the budget is not the paper's
     run = run_directory(tmp_path, *SMALL)
     assert str(run.relative_to(tmp_path)) in first.stdout and "python -m nin_repro.tables" in first.stdout
     names = {
