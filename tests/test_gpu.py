@@ -170,7 +170,7 @@ def test_what_the_benchmark_times_is_captured() -> None:
     device, ours = bench_device.Device(bench.TINY), bench_ours.Ours(bench.TINY)
     assert all(min(seconds) > 0 for seconds in device.layers().values()) and min(device.ceiling().values()) > 0
     assert ours.run(4)[0] > 0 and ours.work.update.captures
-    assert ours.stages().keys() == {"input", "forward", "backward", "optimizer", "rest"}
+    assert ours.stages().keys() == {"input", "forward", "backward", "optimizer", "the whole step"}
     assert ours.look() > 0 and ours.evaluate() > 0 and ours.work.answers.replay.captures
     ours.work.console.log.close()
 
