@@ -16,10 +16,10 @@ from nin_repro.config.compose import experiments, load
 from nin_repro.config.recipe import budget_name, family, key, recipe, stand_ins
 from nin_repro.cost import images_seen, open_ended
 from nin_repro.data.sources import DATASETS
-from nin_repro.files import UsageError, atomic, read_json, write_json
+from nin_repro.files import UsageError, read_json, write_json
 from nin_repro.finished import final_weights, open_finished, rebuilt
 from nin_repro.models.spec import layers, training_multiply_adds
-from nin_repro.results import claims, measurements, records
+from nin_repro.results import claims, export, measurements, records
 from nin_repro.results.arms import effective
 from nin_repro.results.changes import FP32, precision
 from nin_repro.results.claim_costs import Cost
@@ -214,12 +214,28 @@ def costs(configs: dict[str, Config], found: list[Record]) -> list[Cost]:
 
     def cost(names: tuple[str, ...]) -> Cost:
         config = configs[names[0]]
-        parent = cost((config.parent.experiment,)) if config.parent is not None else None
-        of_recipe: dict[str, list[float]] = {}
-        for recipes in {family(one) for name in names for one in (configs[name], *stand_ins(configs[name]))}:
-            for machine, seconds in wholes.get(recipes, {}).items():
-                of_recipe.setdefault(machine, []).extend(seconds)
-        return _cost(names, config, times.get(_network(recipe(config)), {}), of_recipe, parent)
+        built = layers(config.dataset, config.architecture, config.regularizer)
+        epochs, _ = plan(config.optimizer.schedule, config.budget)
+        whole: dict[str, list[float]] = {}
+        for alike in {family(one) for name in names for one in (configs[name], *stand_ins(configs[name]))}:
+            for machine, seconds in wholes.get(alike, {}).items():
+                whole.setdefault(machine, []).extend(seconds)
+        return Cost(
+            experiments=names,
+            dataset=config.dataset.name,
+            kind=config.architecture.kind,
+            head=config.regularizer.head,
+            parameters=sum(layer.parameters for layer in built),
+            multiply_adds=sum(layer.multiply_adds for layer in built),
+            augmented=config.dataset.augment.pad > 0 or config.dataset.augment.flip,
+            epochs=epochs,
+            at_most=open_ended(config),
+            flops=2 * images_seen(config) * training_multiply_adds(built),
+            epoch_images=images_seen(config) // epochs,
+            times=times.get(_network(recipe(config)), {}),
+            wholes=whole,
+            parent=cost((config.parent.experiment,)) if config.parent is not None else None,
+        )
 
     parents = {config.parent.experiment for config in configs.values() if config.parent is not None}
     groups: dict[tuple[str, int], list[str]] = {}
@@ -237,33 +253,6 @@ def _network(of: dict[str, Any]) -> str:
     found = {name: value for name, value in effective(of).items() if name.startswith(keys)}
     kept = {name: value for name, value in found.items() if not name.startswith(without) and "std" not in name}
     return json.dumps(kept, sort_keys=True)
-
-
-def _cost(
-    names: tuple[str, ...],
-    config: Config,
-    times: dict[str, list[float]],
-    wholes: dict[str, list[float]],
-    parent: Cost | None,
-) -> Cost:
-    built = layers(config.dataset, config.architecture, config.regularizer)
-    epochs, _ = plan(config.optimizer.schedule, config.budget)
-    return Cost(
-        experiments=names,
-        dataset=config.dataset.name,
-        kind=config.architecture.kind,
-        head=config.regularizer.head,
-        parameters=sum(layer.parameters for layer in built),
-        multiply_adds=sum(layer.multiply_adds for layer in built),
-        augmented=config.dataset.augment.pad > 0 or config.dataset.augment.flip,
-        epochs=epochs,
-        at_most=open_ended(config),
-        flops=2 * images_seen(config) * training_multiply_adds(built),
-        epoch_images=images_seen(config) // epochs,
-        times=times,
-        wholes=wholes,
-        parent=parent,
-    )
 
 
 def gather(
@@ -290,8 +279,7 @@ def write_page(records_dir: Path, out: Path) -> None:
     arms = page.moved_arms()
     if panels(arms):
         written += save(draw_translation(arms, page.bases), out / "translation")
-    with atomic(out / "claims.md") as file:
-        file.write(claims.markdown(judged, page.problems))
+    export.write_page(out / "claims.md", claims.markdown(judged, page.problems))
     print(claims.text(judged, page.problems))
     for path in [out / "claims.md", *written]:
         print(path)

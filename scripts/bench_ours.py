@@ -38,11 +38,13 @@ class Ours(Arm):
             return super().run(steps, lead)
 
     def build(self, images: Any, labels: Any, test_images: Any, test_labels: Any) -> None:
-        console, nowhere = Console(Path(os.devnull)), Path(os.devnull)  # `WORDS` keep it from saving anything
-        console.shown = math.inf  # no status lines between ours
         # A copy, as the training images are: a view would keep all random images in memory.
         test = np.array(test_images[: self.setting.evaluated]), test_labels[: self.setting.evaluated]
-        split = sources.Split(images, labels, *test, images, 10, "", "", "test")
+        self.set_up(sources.Split(images, labels, *test, images, 10, "", "", "test"))
+
+    def set_up(self, split: sources.Split) -> None:
+        console, nowhere = Console(Path(os.devnull)), Path(os.devnull)  # `WORDS` keep it from saving anything
+        console.shown = math.inf  # no status lines between ours
         machine = build.machine(self.config)
         self.work = build.trainer(self.config, split, machine, console, nowhere, lambda row: None)
         self.positions: Iterator[int] = iter(())
@@ -139,13 +141,13 @@ class Seeds(OnGpu):
     ways: tuple[str, ...] = ("precision=bf16",)
     count = 5
 
-    def build(self, *arrays: Any) -> None:
+    def set_up(self, split: sources.Split) -> None:
         self.members = []
         for seed in range(self.count):
             member = Ours.__new__(Ours)
             member.device, member.setting = self.device, self.setting
             member.config = dataclasses.replace(self.config, seed=seed)
-            member.build(*arrays)
+            member.set_up(split)
             self.members.append(member)
 
     def run(self, steps: int, lead: int = 1) -> tuple[float, float]:
