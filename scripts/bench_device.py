@@ -174,9 +174,10 @@ def _pooling(block: Any) -> Callable[[Any], Any]:
 
 
 class Preparation:
-    """Contrast normalisation and whitening of the paper's recipe, into a cache directory."""
+    """Contrast normalisation and whitening of the paper's recipe, into a cache directory, in a process as a run's."""
 
     def __init__(self, setting: Setting) -> None:
+        build.machine(load(setting.words))
         train, _, test, _ = pictures(setting)
         count = setting.whitened // 6
         side = setting.side

@@ -138,9 +138,12 @@ def test_the_order_of_the_values_does_not_matter(tmp_path: Path) -> None:
     np.testing.assert_allclose(ours.transpose(0, 3, 1, 2), theirs, atol=1e-4)
 
 
-def test_more_images_than_fit_in_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_images_than_fit_in_a_chunk_and_more_values_than_in_a_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = [run(tmp_path / "whole", params) for params in (WHITEN, Preprocessing(1, None, None, "pixel"))]
     monkeypatch.setattr("nin_repro.data.preprocess.CHUNK", 7)
+    monkeypatch.setattr("nin_repro.data.preprocess.ROWS", 10)
     parts = [run(tmp_path / "parts", params) for params in (WHITEN, Preprocessing(1, None, None, "pixel"))]
     for a, b in zip(whole, parts, strict=True):
         np.testing.assert_allclose(a[0], b[0], atol=1e-5)

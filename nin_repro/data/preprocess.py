@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 VERSION = 1  # goes up when the same parameters come to mean something else: old cache entries are then not found
 MANIFEST = "manifest.json"
 CHUNK = 4_000  # images at a time; bounds the memory, 50 MB of CIFAR in fp32
-BLOCK = 200  # images, or rows of a matrix, that a thread works on: handing out fewer costs more than they stay in cache
+BLOCK = 200  # images that a thread works on: handing out fewer costs more than they stay in cache
+ROWS = 768  # of the covariance at a time
 Checksum = list[int]  # size in bytes and CRC-32 of a file, as the manifest has them
 
 
@@ -185,48 +186,42 @@ def _whitening(fit: Images, params: Preprocessing, zca: float) -> Transform:
     fp32 chunks, lose nothing by it.
     """
     count, size = len(fit), math.prod(fit.shape[1:])
-    around: NDArray[np.float32] | None = None
+    around = next(_normalised(fit[:CHUNK], params)).mean(axis=0)
     rest, covariance = np.zeros(size), np.zeros((size, size))
-    product = np.empty((size, size), np.float32)
-    for chunk in _normalised(fit, params):
-        if around is None:
-            around = chunk.mean(axis=0)
-        chunk -= around
+    for chunk in _normalised(fit, params, around):
         rest += np.ones(len(chunk), np.float32) @ chunk / count  # small numbers: exact enough, and on all cores
-        np.matmul(chunk.T, chunk, out=product)  # numpy sees that this is symmetric and computes half, torch does not
-        _add_lower(covariance, product)
-    assert around is not None, "no images to fit"
-    del product
+        _add_lower(covariance, chunk)
     covariance /= count
     covariance -= np.outer(rest, rest)
     covariance.flat[:: size + 1] += zca
     values, vectors = np.linalg.eigh(covariance, UPLO="L")
     del covariance
-    half = vectors * values**-0.25  # P = half half^T
-    del vectors
-    return Transform((around + rest).astype(np.float32), (half @ half.T).astype(np.float32))
+    half = (vectors * values**-0.25).astype(np.float32)  # P = half half^T; 4e-7 of its norm away from float64's
+    return Transform((around + rest).astype(np.float32), half @ half.T)
 
 
-def _add_lower(total: NDArray[np.float64], part: NDArray[np.float32]) -> None:
-    """Add the lower triangle of a square matrix to another's; what comes above it does not matter."""
+def _add_lower(total: NDArray[np.float64], x: NDArray[np.float32]) -> None:
+    """Add the lower triangle of x^T x to a square matrix; what comes above it does not matter.
 
-    def add(rows: slice) -> None:
-        total[rows, : rows.stop] += part[rows, : rows.stop]
-
-    with _threads() as pool:
-        _by_block(pool, add, len(total))
+    numpy computes half of a product of an array with itself (torch does not), but in these blocks faster than at once.
+    """
+    for start in range(0, len(total), ROWS):
+        rows, before = slice(start, start + ROWS), slice(0, start)
+        total[rows, rows] += x[:, rows].T @ x[:, rows]
+        total[rows, before] += x[:, rows].T @ x[:, before]
 
 
 def transformed(images: Images, params: Preprocessing, transform: Transform) -> Iterator[NDArray[np.float32]]:
     """Chunks of float32 [n, H, W, C], in order, of uint8 [N, H, W, C]."""
-    for chunk in _normalised(images, params):
-        chunk -= transform.mean
+    for chunk in _normalised(images, params, transform.mean):
         result = chunk if transform.matrix is None else chunk @ transform.matrix
         yield result.reshape(-1, *images.shape[1:])
 
 
-def _normalised(images: Images, params: Preprocessing) -> Iterator[NDArray[np.float32]]:
-    """Chunks of float32 [n, D]: images divided, and contrast-normalised as `params` asks for.
+def _normalised(
+    images: Images, params: Preprocessing, mean: NDArray[np.float32] | float = 0
+) -> Iterator[NDArray[np.float32]]:
+    """Chunks of float32 [n, D]: images divided, contrast-normalised as `params` asks for, and `mean` subtracted.
 
     Global contrast normalisation subtracts an image's mean over all its values. Then `gcn` gives it this L2 norm, as
     pylearn2 does for CIFAR: no bias under the root, and nothing is divided by a norm under 1e-8. `gcn_std_bias`
@@ -240,6 +235,7 @@ def _normalised(images: Images, params: Preprocessing) -> Iterator[NDArray[np.fl
 
             def normalise(rows: slice, raw: NDArray[Any] = raw, chunk: NDArray[np.float32] = chunk) -> None:
                 _normalise(raw[rows], chunk[rows], params)
+                chunk[rows] -= mean
 
             _by_block(pool, normalise, len(raw))
             del raw
