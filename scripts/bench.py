@@ -93,7 +93,7 @@ def expectations(setting: Setting) -> dict[str, float]:
         "stages and evaluation": setting.rounds * 1.2 + 5 * setting.evaluated / 400,
         "layers": setting.rounds * 1.5,
         "commands": setting.repeats * 3.5 * len(setting.commands),
-        "preprocessing": 20 + setting.whitened / 2_200,
+        "preprocessing": min(3, setting.repeats) * (6 + setting.whitened / 2_200),
     }
 
 
@@ -281,15 +281,15 @@ def _preprocessing(setting: Setting) -> dict[str, Any]:
     """
     found: dict[str, Any] = {"images": setting.whitened}
     failed: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(prefix="bench") as folder:
-        samples: dict[str, list[dict[str, float]]] = {}
-        for name in ("the training images", "with the test images", *["from cache"] * min(3, setting.repeats)):
-            whole = name != "the training images"
-            place = f"{folder}/{whole}"
-            with workers(["preparation"], setting, failed) as pool:
-                if failed:
-                    raise Failed(failed["preparation"])
-                samples.setdefault(name, []).append(pool["preparation"]("prepare", place, whole))
+    samples: dict[str, list[dict[str, float]]] = {}
+    for _ in range(min(3, setting.repeats)):
+        with tempfile.TemporaryDirectory(prefix="bench") as folder:
+            for name in ("the training images", "with the test images", "from cache"):
+                whole = name != "the training images"
+                with workers(["preparation"], setting, failed) as pool:
+                    if failed:
+                        raise Failed(failed["preparation"])
+                    samples.setdefault(name, []).append(pool["preparation"]("prepare", f"{folder}/{whole}", whole))
     for name, values in samples.items():
         found[name] = quartiles([value["seconds"] for value in values], "s")
         found[f"{name}, peak over the raw images"] = quartiles([value["peak"] for value in values], "MB")
