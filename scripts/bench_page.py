@@ -197,7 +197,7 @@ def page(found: dict[str, Any], name: str) -> str:
 
 
 def _bars(found: dict[str, Any]) -> list[str]:
-    """What is asked for beside what was measured: bars of this kind of machine."""
+    """What is asked for beside what was measured: bars of this kind of machine, whichever of the kind it is."""
     kind, rows = "cpu" if re.match(r"\d+ x ", found["device"]) else "cuda", []
     for bar in BARS:
         value = _measured(found, bar.place)
@@ -209,7 +209,8 @@ def _bars(found: dict[str, Any]) -> list[str]:
         verdict = "the aim" if reached == [True, True] else "yes" if reached[0] else "**no**"
         rows.append([bar.what, f"{_digits(value)} {bar.unit}", *goals, verdict])
     head = ["what", "measured", "must", "aim", "floor", "met"]
-    return ["## What is asked for", "", *_table(head, rows)] if rows else []
+    machine = {"cpu": "two cores", "cuda": "one H200"}[kind]
+    return ["## What is asked for", "", f"Of {machine}.", "", *_table(head, rows)] if rows else []
 
 
 def _measured(found: dict[str, Any], place: str) -> float | None:
