@@ -271,9 +271,10 @@ def write_page(records_dir: Path, out: Path) -> None:
     from nin_repro.results.claimplots import draw_fits, draw_translation, panels
     from nin_repro.results.figures import save
 
+    found = records.read_given(records_dir)
     configs = {name: load([f"experiment={name}"]) for name in experiments()}
     numbers = layer_numbers(out / LAYER_FILE)
-    page = gather(*records.read_all(records_dir), configs, numbers, out)
+    page = gather(*found, configs, numbers, out)
     judged = page.claims()
     written = save(draw_fits(numbers["fits"]), out / "fits")
     arms = page.moved_arms()
@@ -287,7 +288,9 @@ def write_page(records_dir: Path, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m nin_repro.claims", description="What the paper says of NIN beside its tables, with verdicts."
+        prog="python -m nin_repro.claims",
+        allow_abbrev=False,
+        description="What the paper says of NIN beside its tables, with verdicts.",
     )
     parser.add_argument("--measure", type=Path, nargs="+", metavar="RUN", help="directories of trained runs to measure")
     parser.add_argument("--images", type=int, help="test images to measure on, evenly spaced (default: all)")

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from nin_repro.command import as_command
-from nin_repro.config.compose import experiments, load
+from nin_repro.config.compose import SWEEP, expand, experiments, in_order, load, parents
 from nin_repro.config.recipe import budget_name, directory, family, key, recipe
 from nin_repro.cost import in_words
+from nin_repro.files import UsageError
 from nin_repro.models.spec import layers, training_multiply_adds
 from nin_repro.schema import LABELS, RECIPE, Config
 from nin_repro.training.rundir import RunDirectory
@@ -58,7 +59,8 @@ def feeds(config: Config) -> str:
     own = [load([f"experiment={name}"]) for name in experiments()]
     claims = [one.about.claim for one in own if one.about.claim and _essence(one) == _essence(config)]
     if not claims:
-        return "no cell of the paper" + (f"; not the recipe of {config.about.claim}" if config.about.claim else "")
+        claimed = config.about.claim and not config.about.claim.startswith("none")
+        return "no cell of the paper" + (f"; not the recipe of {config.about.claim}" if claimed else "")
     budget = budget_name(config)
     return "; ".join(dict.fromkeys(claims)) + ("" if budget == "paper" else f" (not at this budget: {budget})")
 
@@ -75,7 +77,7 @@ def describe(config: Config, words: list[str]) -> str:
     parts = [
         f"command    python -m nin_repro.train {shlex.join(words)}",
         f"feeds      {feeds(config)}",
-        f"cost       {in_words(config)}",
+        f"cost       {in_words(config, parents(config, words))}",
         f"key        {key(config)}   (all seeds of this recipe: {family(config)})",
         f"directory  {directory(config)}",
         f"state      {state(config)}",
@@ -104,7 +106,9 @@ def recipe_lines(config: Config) -> list[str]:
 
 
 def main() -> None:
-    words = sys.argv[1:]
+    words = expand(in_order(sys.argv[1:]))
+    if words[0] in SWEEP:
+        raise UsageError(f"{words[0]}: one run is described, not a sweep; leave it out")
     print(describe(load(words), words))
 
 

@@ -130,7 +130,9 @@ def figure4(path: Path, data_dir: Path | None, out: Path) -> list[Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m nin_repro.figures", description="Figures 3 and 4 of the paper, with our runs in them."
+        prog="python -m nin_repro.figures",
+        allow_abbrev=False,
+        description="Figures 3 and 4 of the paper, with our runs in them.",
     )
     parser.add_argument("--records", type=Path, default=Path("results/records"), help="records (default %(default)s)")
     parser.add_argument(
@@ -144,7 +146,7 @@ def main() -> None:
     options = parser.parse_args()
     from nin_repro.results.figures import draw_figure3, save  # not before the options are known to be right
 
-    found, problems = records.read_all(options.records)
+    found, problems = records.read_given(options.records)
     comparison, lines = compare(found, options.budget)
     print("\n".join([*map(clean, problems), *lines]))
     name = "-".join(["figure3", *(word.partition("=")[2] for word in options.budget)])

@@ -140,7 +140,9 @@ def check(store: Path) -> tuple[int, list[str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m nin_repro.records", description="Merge records of other machines, or check ours."
+        prog="python -m nin_repro.records",
+        allow_abbrev=False,
+        description="Merge records of other machines, or check ours.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     importing = commands.add_parser("import", help="merge records of another machine; none here is ever changed")

@@ -114,7 +114,9 @@ def remove_checkpoints(found: list[Found]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m nin_repro.runs", description="Lists runs: state, age, how far, and why what failed did."
+        prog="python -m nin_repro.runs",
+        allow_abbrev=False,
+        description="Lists runs: state, age, how far, and why what failed did.",
     )
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where they are (default %(default)s)")
     parser.add_argument("--state", choices=STATES, nargs="+", default=STATES, help="only runs in these states")

@@ -4,6 +4,7 @@ It also writes the page that tells where the numbers of every experiment come fr
 """
 
 import argparse
+import shlex
 import shutil
 import sys
 from dataclasses import replace
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from nin_repro.claims import LAYER_FILE, gather, kept_numbers
 from nin_repro.command import as_command
-from nin_repro.config.compose import CONF, experiments, load
+from nin_repro.config.compose import CONF, experiments, load, parents
 from nin_repro.config.origins import provenance
 from nin_repro.config.recipe import family, recipe, stand_ins
 from nin_repro.cost import in_words, seconds
@@ -19,10 +20,14 @@ from nin_repro.models.spec import layers
 from nin_repro.results import ablations, analysis, claims, fidelity, records
 from nin_repro.results.export import write_all, write_page
 from nin_repro.results.page import Prices, html
+from nin_repro.results.paper import TABLES
 from nin_repro.results.readme import brief, renew
 from nin_repro.results.render import WIDTH, text
 from nin_repro.results.tables import Cell, build
 from nin_repro.schema import Config
+
+RESULTS = Path("results")
+SHOWN = {name for table in TABLES for row in table.rows for name in row.experiments}
 
 
 def cells(configs: dict[str, Config]) -> dict[str, Cell]:
@@ -30,60 +35,47 @@ def cells(configs: dict[str, Config]) -> dict[str, Cell]:
     found = {}
     for name, config in configs.items():
         others = tuple(
-            cell(name, one, f" precision={one.precision}", f"computed in {one.precision}") for one in stand_ins(config)
+            cell(name, one, f"precision={one.precision}", f"computed in {one.precision}") for one in stand_ins(config)
         )
         found[name] = replace(cell(name, config), stand_ins=others)
     return found
 
 
-def cell(name: str, config: Config, words: str = "", *deviations: str) -> Cell:
-    """One of them. `words` and `deviations`: in what the configuration is not that of the experiment's file."""
+def cell(name: str, config: Config, word: str | None = None, *deviations: str) -> Cell:
+    """One of them. `word` and `deviations`: in what the configuration is not that of the experiment's file."""
+    more = [] if word is None else [word]
+    before = parents(config, [f"experiment={name}", *more])
+    stages = [config, *(one for parent, one in before.items() if parent not in SHOWN)]  # what no other cell trains
     network = layers(config.dataset, config.architecture, config.regularizer)
     return Cell(
         name,
         family(config),
-        f"python -m nin_repro.train -m experiment={name} seed=0,1,2,3,4{words}",
-        in_words(config),
+        shlex.join(["python", "-m", "nin_repro.train", "-m", f"experiment={name}", "seed=0,1,2,3,4", *more]),
+        in_words(config, before),
         (*config.about.deviations, *deviations),
         sum(layer.parameters for layer in network),
         sum(layer.multiply_adds for layer in network),
         recipe(config),
-        seconds(config)["1 CPU core"],
+        sum(seconds(stage)["1 CPU core"] for stage in stages),
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m nin_repro.tables", description="All tables of the paper, ours beside the paper's, from records."
+        prog="python -m nin_repro.tables",
+        allow_abbrev=False,
+        description="All tables of the paper, ours beside the paper's, from records.",
     )
     parser.add_argument("--records", type=Path, default=Path("results/records"), help="records (default %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("results/tables"), help="where files go (default %(default)s)")
     parser.add_argument(
-        "--fidelity",
+        "--claims", type=Path, default=Path("results/claims"), help="measurements (default %(default)s)"
+    )
+    parser.add_argument("--figures", type=Path, default=Path("results/figures"), help="pictures (default %(default)s)")
+    parser.add_argument(
+        "--out",
         type=Path,
-        default=Path("results/fidelity.md"),
-        help="where the page goes that tells which number is from which source (default %(default)s)",
-    )
-    parser.add_argument(
-        "--readme", type=Path, default=Path("README.md"), help="a page whose tables are renewed (default %(default)s)"
-    )
-    parser.add_argument(
-        "--report", type=Path, default=Path("results/report.html"), help="the page with curves (default %(default)s)"
-    )
-    parser.add_argument(
-        "--analysis",
-        type=Path,
-        default=Path("results/analysis.md"),
-        help="the page that says what follows from all this (default %(default)s)",
-    )
-    parser.add_argument(
-        "--claims", type=Path, default=Path("results/claims"), help="what claims are judged by (default %(default)s)"
-    )
-    parser.add_argument(
-        "--figures",
-        type=Path,
-        default=Path("results/figures"),
-        help="whose Figures 3 and 4 it shows (default %(default)s)",
+        default=RESULTS,
+        help="where all pages go (default %(default)s, and then the tables of README.md are renewed too)",
     )
     parser.add_argument(
         "--gpu-hour", type=float, default=3.0, help="USD that an hour of a GPU costs, assumed (default %(default)s)"
@@ -92,33 +84,39 @@ def main() -> None:
         "--core-hour", type=float, default=0.05, help="USD of an hour of a CPU core, assumed (default %(default)s)"
     )
     options = parser.parse_args()
-    found, problems = records.read_all(options.records)
+    found, problems = records.read_given(options.records)
     configs = {name: load([f"experiment={name}"]) for name in experiments()}
     report = build(found, cells(configs), problems)
     recipes = {name: recipe(config) for name, config in configs.items()}
     compared = ablations.choices(found, recipes)
     print(text(report, shutil.get_terminal_size((WIDTH, 24)).columns))
     print(ablations.text(compared))
+    out: Path = options.out
+    written = write_all(report, compared, out / "tables")
+    print(
+        f"{len(written)} files in {out / 'tables'}: tables.md, overview.svg, ablations.md, each table as CSV and LaTeX"
+    )
     page = fidelity.page({name: provenance(CONF, name, config) for name, config in configs.items()}, configs)
-    write_page(options.fidelity, page)
-    renewed = renew(options.readme, brief(report, options.readme.parent, options.out))
-    written = write_all(report, compared, options.out)
-    print(f"{len(written)} files in {options.out}: tables.md, overview.svg, ablations.md, each table as CSV and LaTeX")
-    print(f"{options.fidelity}: where the numbers of every experiment come from")
+    write_page(out / "fidelity.md", page)
+    print(f"{out / 'fidelity.md'}: where the numbers of every experiment come from")
     numbers = kept_numbers(options.claims / LAYER_FILE)
     judged = []
     if numbers:  # `python -m nin_repro.claims` makes them, and pictures
         gathered = gather(found, problems, configs, numbers, options.claims)
         judged = gathered.claims()
-        write_page(options.claims / "claims.md", claims.markdown(judged, gathered.problems))
-    write_page(options.analysis, analysis.markdown(report, compared, judged, found, recipes))
-    print(f"{options.analysis}: what follows from it")
+        if options.claims == out / "claims":  # where its pictures are
+            write_page(options.claims / "claims.md", claims.markdown(judged, gathered.problems))
+    write_page(out / "analysis.md", analysis.markdown(report, compared, judged, found, recipes))
+    print(f"{out / 'analysis.md'}: what follows from it")
     prices = Prices(options.gpu_hour, options.core_hour)
     figures = sorted([*options.figures.glob("figure3*.png"), *options.figures.glob("figure4-digits-*.png")])
-    write_page(options.report, html(report, compared, judged, figures, found, recipes, prices))
-    print(f"{options.report}: all of it as one page, with curves")
-    if renewed:
-        print(f"{options.readme}: Table 1 as it stands")
+    write_page(out / "report.html", html(report, compared, judged, figures, found, recipes, prices))
+    print(f"{out / 'report.html'}: all of it as one page, with curves")
+    readme = Path("README.md")
+    if out == RESULTS and renew(readme, brief(report, readme.parent, out / "tables")):
+        print(f"{readme}: Table 1 as it stands")
+    if problems:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from nin_repro.command import Lossy, fail
 from nin_repro.config.compose import (
+    SWEEP,
     checked,
     expand,
     explain,
+    in_order,
     load_with_text,
     offer_own,
     refuse_early,
@@ -197,8 +199,9 @@ def _main() -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here instead of being printed over many lines
     try:
         if not {"-sc", "--shell-completion"} & set(sys.argv):  # its words look like overrides
-            sys.argv[1:] = expand(sys.argv[1:])
-            require_known([word for word in sys.argv[1:] if "=" in word and not word.startswith("-")])
+            sys.argv[1:] = expand(in_order(sys.argv[1:]))
+            known = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
+            require_known(known, sweep=sys.argv[1] in SWEEP)
             if shown_help():
                 return 0
             refuse_early(sys.argv[1:])

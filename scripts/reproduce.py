@@ -20,7 +20,7 @@ from pathlib import Path
 
 from nin_repro import cost
 from nin_repro.command import as_command
-from nin_repro.config.compose import load
+from nin_repro.config.compose import load, parents
 from nin_repro.config.recipe import budget_name, family, stand_ins
 from nin_repro.files import UsageError
 from nin_repro.processes import gpus
@@ -70,6 +70,7 @@ class Cell:
     config: Config
     records: tuple[Record, ...]
     wanted: int
+    parents: tuple[Config, ...] = ()  # that its runs train first, and that are no cells of this plan
 
     @property
     def living(self) -> int:
@@ -83,8 +84,8 @@ class Cell:
         return free[: max(self.wanted - self.living, 0)]
 
     def seconds(self, pace: float | None) -> float | None:
-        """What one run takes here, at most; None if the pace is not known."""
-        return None if pace is None else on_a_core(self.config) / pace
+        """What all epochs of one run take here, and of its parents; None if the pace is not known."""
+        return None if pace is None else sum(map(on_a_core, (self.config, *self.parents))) / pace
 
 
 def overrides(name: str) -> list[str]:
@@ -97,9 +98,13 @@ def cells(records: list[Record], names: list[str], words: list[str], wanted: int
     found: dict[str, Cell] = {}
     for name in names:
         config = load([*overrides(name), *words])
+        before = parents(config, [*overrides(name), *words])
+        first = tuple(one for parent, one in before.items() if parent not in names)
         budget = budget_name(config)
         offered = [
-            Cell(name, config, tuple(one for one in records if (one.family, one.budget) == (key, budget)), wanted)
+            Cell(
+                name, config, tuple(one for one in records if (one.family, one.budget) == (key, budget)), wanted, first
+            )
             for key in map(family, (config, *stand_ins(config)))
         ]
         # What has all its runs in another precision lacks none. Fewer count for nothing: a cell mixes no precisions.
@@ -109,7 +114,7 @@ def cells(records: list[Record], names: list[str], words: list[str], wanted: int
 
 
 def on_a_core(config: Config) -> float:
-    """What one run takes on one core of the CPU that `nin_repro.cost` is measured on, at most."""
+    """What all epochs of one run take on one core of the CPU that `nin_repro.cost` is measured on."""
     return cost.seconds(config)["1 CPU core"]
 
 
@@ -144,16 +149,16 @@ def in_words(seconds: float | None) -> str:
 
 
 def show_plan(todo: list[Cell], pace: float | None) -> None:
-    """What is missing, and what it costs here, one run after the other."""
+    """What is missing, and what it costs here: the whole machine's time, if it does nothing else."""
     width = max(len(cell.name) for cell in todo)
-    print(f"{'cell':{width}}  living  seeds to train  a run here, at most  up to here")
+    print(f"{'cell':{width}}  living  seeds to train  machine time a run  up to here")
     total: float | None = 0.0
     for cell in todo:
         one = cell.seconds(pace)
         total = None if total is None or one is None else total + one * len(cell.seeds)
         seeds = ",".join(map(str, cell.seeds)) or "-"
         counts = f"{cell.living}/{cell.wanted:<4}  {seeds:14}"
-        print(f"{cell.name:{width}}  {counts}  {in_words(one):>19}  {in_words(total)}")
+        print(f"{cell.name:{width}}  {counts}  {in_words(one):>18}  {in_words(total)}")
 
 
 def check_gpu(deadline: float) -> None:
@@ -197,7 +202,9 @@ def train(cell: Cell, at_once: str, words: list[str], deadline: float) -> int | 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python scripts/reproduce.py", description="Train what the tables lack, most useful first."
+        prog="python scripts/reproduce.py",
+        allow_abbrev=False,
+        description="Train what the tables lack, most useful first.",
     )
     parser.add_argument("--plan", action="store_true", help="only say what is missing and what it costs here")
     parser.add_argument("--minutes", type=float, help="stop after so many, runs under way saved")
@@ -238,7 +245,7 @@ def main() -> None:
     while open_cells := [cell for cell in todo() if cell.seeds and cell.name not in given_up]:
         left = None if pace is None else sum((cell.seconds(pace) or 0) * len(cell.seeds) for cell in open_cells)
         missing = sum(len(cell.seeds) for cell in open_cells)
-        print(f"\n{missing} runs in {len(open_cells)} cells to go, at most {in_words(left)}")
+        print(f"\n{missing} runs in {len(open_cells)} cells to go, {in_words(left)} of this machine for all epochs")
         cell = open_cells[0]
         code = train(cell, at_once, words, deadline)
         if code is None:

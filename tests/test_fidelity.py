@@ -309,8 +309,9 @@ def test_the_page_explains_every_source_and_shows_every_experiment() -> None:
 
 def test_the_command_writes_the_page_without_torch(tmp_path: Path) -> None:
     code = "import sys, nin_repro.tables as t; sys.argv[0] = 't'; t.main(); sys.exit('torch' in sys.modules)"
-    words = [sys.executable, "-c", code, "--fidelity", "page.md", "--out", "out"]
+    (tmp_path / "records").mkdir()
+    words = [sys.executable, "-c", code, "--records", "records", "--out", "out"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "page.md").read_bytes() == (ROOT / "results/fidelity.md").read_bytes()
+    assert (tmp_path / "out/fidelity.md").read_bytes() == (ROOT / "results/fidelity.md").read_bytes()

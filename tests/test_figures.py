@@ -174,6 +174,7 @@ def test_what_is_missing_or_left_out_stands_in_the_figure(tmp_path: Path) -> Non
 def test_the_command_without_records_draws_the_papers_curves_and_names_commands(
     command: Command, tmp_path: Path
 ) -> None:
+    (tmp_path / "results" / "records").mkdir(parents=True)
     done = command("figures")
     assert done.returncode == 0, done.stderr
     for name in EXPERIMENTS.values():
@@ -308,7 +309,8 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest
 # --- a run's directory ----------------------------------------------------------------------------------------------
 
 
-def test_figure_4_of_a_run(command: Command, trained: Path) -> None:
+def test_figure_4_of_a_run(command: Command, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "results" / "records").mkdir(parents=True)
     done = command("figures", "--run", str(trained), "--data-dir", str(trained.parents[1] / "data"))
     assert done.returncode == 0, done.stderr
     for kind in ("png", "svg"):
@@ -407,6 +409,7 @@ def test_what_is_no_run_is_refused_before_anything_is_drawn(command: Command, tm
     (tmp_path / "file").write_text("not a directory")
     with pytest.raises(UsageError, match="no finished run"):
         open_run(tmp_path / "file")
+    (tmp_path / "results" / "records").mkdir(parents=True)
     done = command("figures", "--run", "nowhere")
-    assert done.returncode == 2 and not (tmp_path / "results").exists()
+    assert done.returncode == 2 and not (tmp_path / "results" / "figures").exists()
     assert done.stderr.startswith("error: --run nowhere: no finished run") and done.stderr.count("\n") == 1

@@ -118,6 +118,7 @@ def test_the_curve_of_a_run_is_that_of_the_start_that_lived(tmp_path: Path) -> N
 
 def test_pictures_of_the_papers_images_stay_out(command: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "results/figures").mkdir(parents=True)
+    (tmp_path / "results/records").mkdir()
     for name in ("figure3", "figure4-digits-a", "figure4-mnist-b"):
         (tmp_path / f"results/figures/{name}.png").write_bytes(name.encode())
     (tmp_path / "results/claims").mkdir()

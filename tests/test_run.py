@@ -304,6 +304,7 @@ def test_tables_need_neither_torch_nor_data(tmp_path: Path) -> None:
         f"import sys; from nin_repro.tables import main; main(); sys.exit(', '.join({heavy} & set(sys.modules)) or 0)"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    (tmp_path / "results" / "records").mkdir(parents=True)
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "python -m nin_repro.train -m experiment=table1/nin seed=0,1,2,3,4" in done.stdout

@@ -295,7 +295,7 @@ def test_no_secret_is_written_and_nothing_listens(checkout: Path, tmp_path: Path
     own |= {"WANDB_API_KEY": secrets[0], "MY_TOKEN": secrets[1], "HOME": str(home), "TMPDIR": str(home), "MARK": mark}
     own |= {"PYTHONPATH": str(ROOT)}
     work, seen, most = tmp_path / "work", set(), 0
-    work.mkdir()
+    (work / "results" / "records").mkdir(parents=True)
 
     def python(*words: str, **options: Any) -> subprocess.Popen[str]:
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}

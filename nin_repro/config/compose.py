@@ -36,6 +36,38 @@ def offer_own() -> None:
         folder[f"{kind}.yaml"] = Offered(f"{kind}.yaml", DictConfig({}), "architecture", None, None)
 
 
+# Hydra's options, and those of them that another word belongs to.
+_PLACES = ("-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir")
+TAKE_ONE = (*_PLACES, "-c", "--cfg", "-p", "--package", "--experimental-rerun", "-i", "--info")
+SWEEP = ("-m", "--multirun")
+OPTIONS = (*TAKE_ONE, *SWEEP, "-h", "--help", "--hydra-help", "--version", "--resolve", "-r", "--run")
+
+
+def in_order(words: Sequence[str]) -> list[str]:
+    """A command line with `-m` before the rest, where Hydra wants it.
+
+    Raises:
+        UsageError: it is empty, or a word of it is neither an option nor key=value.
+    """
+    if not words:
+        raise UsageError(
+            "no run is named: experiment=quickstart takes half a minute, experiment=table1/nin is the "
+            "paper's own; --help lists all"
+        )
+    sweep = [word for word in words if word in SWEEP]
+    others = [word for word in words if word not in SWEEP]
+    for before, word in zip(["", *others], others, strict=False):
+        if before in TAKE_ONE or "=" in word or word in OPTIONS or word[:1] in ("+", "~"):
+            continue
+        if word.startswith("-"):
+            known = [*OPTIONS, *(f"{group}=..." for group in choices())]
+            raise UsageError(f"there is no option {word}{nearest(word, known)}; all else is given as key=value")
+        known = [f"{group}={name}" for group, names in choices().items() for name in names]
+        same = [choice for choice in known if choice.endswith(f"={word}")] or known
+        raise UsageError(f"{word} is not of the form key=value{nearest(word, same)}; {WHERE}")
+    return [*sweep[:1], *others]
+
+
 def experiments() -> list[str]:
     """Names of all experiment files, such as "table1/nin"."""
     return choices()["experiment"]
@@ -67,14 +99,15 @@ def expand(overrides: Sequence[str]) -> list[str]:
     return expanded
 
 
-def require_known(overrides: Sequence[str]) -> None:
-    """Refuse overrides of groups, choices and keys that do not exist, `+key` and `~key` included.
+def require_known(overrides: Sequence[str], sweep: bool = False) -> None:
+    """Refuse overrides of groups, choices and keys that do not exist, `+key` and `~key` included; and several values
+    but in a sweep.
 
     Raises:
         UsageError: names the nearest valid word.
     """
     for text in overrides:
-        name, values = _name_and_values(text)
+        name, values = _name_and_values(text, sweep)
         if name == "hydra" or name.startswith(("hydra.", "hydra/")):
             continue
         if "${" in text:
@@ -94,11 +127,11 @@ def require_known(overrides: Sequence[str]) -> None:
             raise UsageError(f"there is no key or group {name}{nearest(name, known)}; {WHERE}")
 
 
-def _name_and_values(text: str) -> tuple[str, Iterable[Any] | None]:
+def _name_and_values(text: str, sweep: bool) -> tuple[str, Iterable[Any] | None]:
     """Key or group of an override, and the values that it asks for; None where it deletes.
 
     Raises:
-        UsageError: it cannot be read.
+        UsageError: it cannot be read, or asks for several outside of a sweep.
     """
     plain = conf.word(text)
     if plain is not None:
@@ -115,6 +148,11 @@ def _name_and_values(text: str) -> tuple[str, Iterable[Any] | None]:
     if override.is_delete():
         return override.key_or_group, None
     swept = override.is_sweep_override()
+    if swept and not sweep:
+        raise UsageError(
+            f"{text} is more than one value, and so more than one run: python -m nin_repro.train -m {text} ... makes "
+            "them all; a list is written [a,b]"
+        )
     return override.key_or_group, override.sweep_string_iterator() if swept else [override.value()]
 
 
@@ -225,6 +263,15 @@ def _at(config: Any, path: str) -> Any:
     for name in path.split("."):
         config = config.get(name) if isinstance(config, dict) else None
     return config
+
+
+def parents(config: Config, words: Sequence[str]) -> dict[str, Config]:
+    """The experiments that a run of these words starts from, the nearest first, each as it trains before the run."""
+    found: dict[str, Config] = {}
+    while config.parent is not None:
+        name, words = config.parent.experiment, parent_words(config.parent, words)
+        config = found[name] = load(words)
+    return found
 
 
 def parent_words(parent: Parent, words: Sequence[str]) -> list[str]:

@@ -100,6 +100,15 @@ def require_sense(config: Config) -> None:
         )
     _require_head(config)
     _require_schedule(config)
+    sizes = DATASETS[config.dataset.name].sizes
+    images, asked = sum(count for part, count in sizes.items() if part != "test"), config.budget.train_images
+    if asked is not None and asked >= images:
+        raise UsageError(
+            f"budget.train_images={asked}: {config.dataset.name} has {images:,} of them: give fewer, or null"
+        )
+    for name in ("data_dir", "runs_dir", "records_dir"):
+        if not getattr(config, name).strip():
+            raise UsageError(f"{name} is empty: give a directory, or leave it out")
     if config.device not in ("auto", "cpu", "cuda") and not config.device.removeprefix("cuda:").isdigit():
         raise UsageError(f"device={config.device} is not a device: choose auto, cpu, cuda or cuda:0, cuda:1 ...")
 

@@ -42,8 +42,9 @@ def download(files: list[Remote]) -> None:
         problem = _download_one(file)
         if problem:
             wanted = ", ".join(remote.urls[0] for remote in missing[i:])
+            lies = " and the file that lies there is not it (wrong MD5)" if file.path.exists() else ""
             raise UsageError(
-                f"cannot download {file.path.name} ({problem}): without a network, fetch {wanted} elsewhere, "
+                f"cannot download {file.path.name} ({problem}){lies}: without a network, fetch {wanted} elsewhere, "
                 f"put into {file.path.parent} and run this again"
             )
 

@@ -245,7 +245,7 @@ def load(name: str, data_dir: Path, parts: Sequence[str]) -> Loaded:
     # Whatever a parser meets in a damaged file: zip, header and number formats each raise their own errors.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        again = f"delete the file and run python -m nin_repro.prepare dataset={name}"
+        again = f"delete the file and run python -m nin_repro.prepare dataset={name} data_dir={path.parent}"
         if facts.origin is None:
             again = f"DATASETS in {HERE} says what it holds, {_wanted(facts)}"
         raise UsageError(f"{path}: {member} is damaged or not the data set {name} ({reason}): {again}") from error

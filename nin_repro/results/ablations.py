@@ -47,6 +47,7 @@ class Choice:
     starts: int
     effect: float | None  # our mean less theirs, in points
     limit: float | None  # an effect of this size or less may be luck (`tables.luck_of_means`); None: too few runs
+    scattered: bool = False  # the limit is twice what it were if these runs lay as close together as those beside
 
     @property
     def changed(self) -> str:
@@ -76,6 +77,8 @@ class Choice:
             return ""
         if self.sign is None:
             return "too few runs" if self.stats.n else "no run lives"
+        if self.sign == 0 and self.scattered:
+            return "too scattered to judge"
         return {0: "none seen", 1: "raises the error", -1: "lowers the error"}[self.sign]
 
 
@@ -104,22 +107,23 @@ def choices(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]]) -
     for one, runs in groups.items():
         if one not in beside and one not in beside.values():
             continue
-        stats, effect, limit = statistics(runs), None, None
+        stats, effect, limit, scattered = statistics(runs), None, None, False
         if one in beside:
-            effect, limit = _effect(stats, statistics(groups[beside[one]]))
+            effect, limit, scattered = _effect(stats, statistics(groups[beside[one]]))
         epochs, starts = spanned([run.epochs for run in runs]), sum(len(run.attempts) for run in runs)
-        found.append(Choice(one, beside.get(one), epochs, stats, starts, effect, limit))
+        found.append(Choice(one, beside.get(one), epochs, stats, starts, effect, limit, scattered))
     return found
 
 
-def _effect(ours: Stats, theirs: Stats) -> tuple[float | None, float | None]:
-    """The difference of two means and its limit, where there are enough runs for them."""
+def _effect(ours: Stats, theirs: Stats) -> tuple[float | None, float | None, bool]:
+    """The difference of two means and its limit, where there are enough runs for them; and `Choice.scattered`."""
     if ours.mean is None or theirs.mean is None:
-        return None, None
+        return None, None, False
     effect = ours.mean - theirs.mean
     if ours.std is None or theirs.std is None or min(ours.n, theirs.n) < FEWEST_RUNS:
-        return effect, None
-    return effect, luck_of_means((ours.std, theirs.std), (ours.n, theirs.n))
+        return effect, None, False
+    limit, usual = (luck_of_means((std, theirs.std), (ours.n, theirs.n)) for std in (ours.std, theirs.std))
+    return effect, limit, limit > 2 * usual
 
 
 def text(found: list[Choice]) -> str:
@@ -146,8 +150,9 @@ def markdown(found: list[Choice]) -> str:
         "Runs that differ from an experiment in a few keys, beside that experiment's own runs at the same budget and "
         "in the same precision, fp32 where none is named; the own runs in another precision stand beside those in "
         "fp32. Test errors in percent, mean ± standard deviation over n seeds without the dead; *effect* is the "
-        f"difference of the means in points, and counts as one if it is larger than its 95 % limit, given "
-        f"{FEWEST_RUNS} living runs on each side. Written by `python -m nin_repro.tables`.",
+        f"difference of the means in points, and counts as one if it is larger than its 95 % limit (Welch's), given "
+        f"{FEWEST_RUNS} living runs on each side. Where the limit is over twice what it were if the changed runs lay "
+        "as close together as the others, they are too scattered to judge. Written by `python -m nin_repro.tables`.",
         "",
     ]
     if not found:

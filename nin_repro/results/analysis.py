@@ -42,6 +42,7 @@ def markdown(
         "## In short",
         "",
         *_short(own, claims, starts, compared),
+        *_not_used(report),
         *_reproduced(own),
         *_figure3(records, bases),
         *_claims(claims),
@@ -56,6 +57,14 @@ def markdown(
 
 
 Own = tuple[Row, Result]
+
+
+def _not_used(report: Report) -> list[str]:
+    if not report.problems:
+        return []
+    return [
+        f"- **Not used** of the files among the records, and why: [{len(report.problems)}](tables/tables.md#not-used)."
+    ]
 
 
 def _short(
@@ -83,7 +92,7 @@ def _short(
             if one.sign
         ]
         lines.append(
-            f"- Unstated choices tried: {len(tested)}; with an effect on the error beyond luck: {len(found)}"
+            f"- Unstated choices tried: {len(tested)}; with an effect on the error larger than its limit: {len(found)}"
             + (f": {', '.join(found)}." if found else ".")
         )
     return [*lines, ""]
@@ -122,9 +131,10 @@ def _missing(report: Report) -> list[str]:
     return [
         "## What is missing",
         "",
-        "Cells without runs at the paper's budget, what fills each, and minutes of one seed on one CPU core, estimated "
-        "from measured rates and at most. `python scripts/reproduce.py --plan` says what each takes on its own "
-        "machine; without `--plan` it trains them, most useful first.",
+        "Cells without runs at the paper's budget, what fills each, and minutes of one seed on one CPU core: all "
+        "epochs that its schedule may take, in fp32, at rates measured on a machine that did nothing else. In bf16 "
+        "it is some half of that, beside another training a third to a half more. `python scripts/reproduce.py "
+        "--plan` says what each takes on its own machine; without `--plan` it trains them, most useful first.",
         "",
         *grid("Cell|Command|Minutes", "llr", map(_empty, report.empty)),
         "",
@@ -267,7 +277,8 @@ def _contradictions(compared: Sequence[Choice]) -> list[str]:
         "## Where the paper and its own code differ",
         "",
         "Who says what, and which experiment takes which side, is in [fidelity.md](fidelity.md#contradictions-between-"
-        "sources). What the runs say of it:",
+        "sources). What the runs of those experiments say of it; the digits of `quickstart` have no side in it and "
+        "stand above:",
         "",
         *grid("Matter|Readings|Measured", "lll", rows),
         "",
@@ -309,16 +320,17 @@ def _change(own: Sequence[Own], compared: Sequence[Choice], starts: Sequence[Lot
     judged = sum(one.sign is not None for one in compared)
     if judged:
         lines.append(
-            f"- {judged} choices were judged, each at 95 %: of so many without any effect, {judged / 20:.1f} would be "
-            "expected to show one by luck alone."
+            f"- {judged} of [{len(compared)} choices](tables/ablations.md), stated ones among them, were judged, each "
+            f"at 95 %: of so many without any effect, {judged / 20:.1f} would be expected to show one by luck alone."
         )
     short = [one for one in compared if one.sign is None]
     wide = [one for one in compared if one.sign == 0]
     if wide:
-        finest = min(one.limit for one in wide if one.limit is not None)
+        finest = min(wide, key=lambda one: one.limit or 0.0)
         lines.append(
-            f"- Where no effect of a choice was seen, one smaller than its limit may exist; the finest of these limits "
-            f"is {finest:.2f} points, and four times the seeds halve it."
+            "- Where no effect of a choice was seen, one smaller than its limit may exist; the finest of these limits "
+            f"is {error(finest.limit)} points ({code(finest.changed)} of {plain(finest.about.experiment)}), and four "
+            "times the seeds halve it."
         )
     if short:
         lines.append(f"- {len(short)} choices have too few living runs to be judged; each wants {FEWEST_RUNS}.")

@@ -26,14 +26,15 @@ class Claim:
 
 RULE = (
     "Runs are compared that differ in nothing but what a claim is about, and the seed. An arm is all runs of one "
-    f"recipe. Two arms are judged if both have at least {FEWEST_RUNS} living runs. Their difference d counts if it "
-    "is larger than its limit, t(0.975, m - 1) * sqrt(s1^2 / n1 + s2^2 / n2): the 95 % interval over seeds, s the "
-    "standard deviations, m the smaller of n1 and n2. d is taken so that the claim says d > 0. A comparison "
-    "supports its claim if d > limit; if it does not, it was either contradicted (d < -limit) or not seen. A claim "
-    "is supported if every comparison that could be judged supports it. Comparisons at the paper's budget on the "
-    "data set that the paper says it of outrank those on its other data sets, and these all others; the verdict says "
-    "on which it rests where it is not the first. Runs that died, or ended with a dead class, are counted and "
-    "otherwise left out. All runs are tested on the same images: the verdicts are about these."
+    "recipe, for claims 1 and 2 all that were measured. Two arms are judged if both have at least "
+    f"{FEWEST_RUNS} living runs. Their difference d counts if it is larger than its limit, t(0.975, m) * sqrt(s1^2 / "
+    "n1 + s2^2 / n2): Welch's 95 % interval over seeds, s the standard deviations, m Satterthwaite's degrees of "
+    "freedom, rounded down. d is taken so that the claim says d > 0. A comparison supports its claim if d > limit; if "
+    "it does not, it was either contradicted (d < -limit) or not seen. A claim is supported if every comparison that "
+    "could be judged supports it. Comparisons at the paper's budget on the data set that the paper says it of outrank "
+    "those on its other data sets, and these all others; the verdict says on which it rests where it is not the "
+    "first. Runs that died, or ended with a dead class, are counted and otherwise left out. All runs are tested on the "
+    "same images: the verdicts are about these."
 )
 
 TRANSLATION = Text(

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
@@ -114,6 +115,26 @@ def read_all(folder: Path) -> tuple[list[Record], list[str]]:
     records = [record for record in records if len(seeds[record.family, record.seed]) == 1]
     records.sort(key=lambda record: (record.experiment or "", record.budget, record.family, record.seed))
     return records, problems
+
+
+def read_given(folder: Path) -> tuple[list[Record], list[str]]:
+    """`read_all` of a folder that a command was given. Of files that were not used it says so where pages do not.
+
+    Raises:
+        UsageError: there is no such folder, and so nothing that pages could be made of.
+    """
+    if not folder.is_dir():
+        raise UsageError(
+            f"--records {folder} is no directory: name one of records, or run this in the directory of the project"
+        )
+    found, problems = read_all(folder)
+    if problems:
+        print(
+            f"warning: {len(problems)} of the records in {folder} are not used, so what follows may lack runs: "
+            f"python -m nin_repro.records check --records {folder} says why",
+            file=sys.stderr,
+        )
+    return found, problems
 
 
 def write(folder: Path, record: dict[str, Any]) -> Path:

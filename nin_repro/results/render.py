@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from nin_repro.results.changes import FP32
 from nin_repro.results.records import Record
 from nin_repro.results.tables import RULE, Group, Report, Result, Row, Stats, Table, Timing
 
@@ -67,8 +68,15 @@ def span(seconds: float | None) -> str:
 
 
 def first(timings: Sequence[Timing]) -> tuple[str, str, str]:
-    """Time of an epoch, of a run, and the machine: of that with the most runs."""
-    return (span(timings[0].epoch), span(timings[0].run), clean(timings[0].device)) if timings else ("", "", "")
+    """Time of an epoch, of a run, and the machine: of that with the most runs. Unless it is fp32, the precision too."""
+    if not timings:
+        return "", "", ""
+    most = timings[0]
+    epoch, run = (
+        span(taken) + f", {most.precision}" * (bool(span(taken)) and most.precision != FP32)
+        for taken in (most.epoch, most.run)
+    )
+    return epoch, run, clean(most.device)
 
 
 def _machines(timings: Sequence[Timing]) -> list[str]:
@@ -305,7 +313,7 @@ def _md_row(table: Table, row: Row, folder: Path) -> list[list[str]]:
         if result.records:
             ours = f"[{ours}](#{_anchor(table, result)})"
         elif not row.paper.own:
-            ours = "cited; no re-run yet"
+            ours = "no runs yet" if row.paper.value is None else "cited; no re-run yet"
         _, n, dead, _, _ = _numbers(result.stats)
         verdict = result.verdict.text if result.records else ""
         line = [*head, code(result.cell.experiment), ours, n, dead, *_extremes(result.records, result.stats, folder)]

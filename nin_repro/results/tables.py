@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from nin_repro.results import paper
-from nin_repro.results.changes import all_changes
+from nin_repro.results.changes import FP32, all_changes, precision
 from nin_repro.results.records import Record
 
 PAPER_BUDGET = "paper"
@@ -21,11 +21,12 @@ RULE = (
     "Let d be our mean minus the paper's value, which is a single run. d counts as a difference only if it is larger "
     "than two kinds of luck: (a) of the run: t(0.975, n-1) * s * sqrt(1 + 1/n), the 95% prediction interval for one "
     "more run, with s the standard deviation over our n seeds; (b) of the test images: 1.96 * sqrt(p (100 - p) / N), "
-    "the 95% binomial interval of the paper's value p on its N test images. The larger of the two is the limit. They "
-    "are not added: every run is tested on the same images, so most of (b) is common to both sides, and what is not "
-    "is already part of s. If d lies within (a) but (a) is more than twice (b), the runs scatter too much to judge; "
-    "so 'reproduced' always means at most twice (b) away. Fewer than 3 runs are not judged. Runs that died, or ended "
-    "with a dead class, are counted but kept out of mean and spread."
+    "the 95% binomial interval of the paper's value p on its N test images. The larger of the two is the limit. Both "
+    "sides are tested on the same images, so (b) is more than luck alone would part them by: it is how finely a test "
+    "set of N images tells two methods apart, and what lies between (a) and (b) is called reproduced and said to be "
+    "more than the scatter of seeds. If d lies within (a) but (a) is more than twice (b), the runs scatter too much to "
+    "judge; so 'reproduced' always means at most twice (b) away. Fewer than 3 runs are not judged. Runs that died, or "
+    "ended with a dead class, are counted but kept out of mean and spread."
 )
 
 
@@ -41,7 +42,7 @@ class Cell:
     parameters: int | None = None
     multiply_adds: int | None = None  # of one image, forward
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    core_seconds: float | None = None  # of one run on one CPU core, estimated, at most
+    core_seconds: float | None = None  # of one run on one CPU core, estimated, and of parents that no cell shows
     # The same in other precisions: they fill the row while the cell's own has too few runs to be judged.
     stand_ins: tuple["Cell", ...] = ()
 
@@ -91,6 +92,7 @@ class Timing:
     runs: int
     epoch: float | None  # None if no run got through an epoch
     run: float | None  # None where only runs of a reduced budget are known
+    precision: str = FP32
 
 
 @dataclass(frozen=True)
@@ -223,16 +225,16 @@ def epoch_seconds(record: Record) -> float | None:
 
 
 def timings(records: Iterable[Record]) -> tuple[Timing, ...]:
-    """One for each machine, that of the most runs first."""
-    machines: dict[str, list[Record]] = defaultdict(list)
+    """One for each machine and precision, that of the most runs first."""
+    machines: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
         if record.status == "done":
-            machines[record.device].append(record)
+            machines[record.device, precision(record.recipe)].append(record)
     found = []
-    for device, runs in sorted(machines.items(), key=lambda item: (-len(item[1]), item[0])):
+    for (device, used), runs in sorted(machines.items(), key=lambda item: (-len(item[1]), item[0])):
         epochs = [seconds for seconds in map(epoch_seconds, runs) if seconds is not None]
         epoch = standard.median(epochs) if epochs else None
-        found.append(Timing(device, len(runs), epoch, standard.median(run.seconds for run in runs)))
+        found.append(Timing(device, len(runs), epoch, standard.median(run.seconds for run in runs), used))
     return tuple(found)
 
 
@@ -266,15 +268,17 @@ def luck_of_run(n: int, std: float) -> float:
 
 
 def luck_of_means(stds: Sequence[float], counts: Sequence[int]) -> float:
-    """How far two means over seeds may lie apart by luck, in points, at 95%: Welch's interval, with the fewer degrees
-    of freedom of the two, which errs on the safe side.
+    """How far two means over seeds may lie apart by luck, in points, at 95%: Welch's interval, its degrees of freedom
+    (Satterthwaite's) rounded down.
 
     Args:
         stds: sample standard deviations of the two groups.
         counts: how many runs they have, at least 3 each.
     """
-    variance = sum(std**2 / n for std, n in zip(stds, counts, strict=True))
-    return t975(min(counts) - 1) * math.sqrt(variance)
+    parts = [std**2 / n for std, n in zip(stds, counts, strict=True)]
+    below = sum(part**2 / (n - 1) for part, n in zip(parts, counts, strict=True))
+    freedom = int(sum(parts) ** 2 / below * (1 + 1e-12)) if below else min(counts) - 1
+    return t975(freedom) * math.sqrt(sum(parts))
 
 
 def luck_of_images(error: float, images: int) -> float:
@@ -300,7 +304,8 @@ def judge(stats: Stats, value: float | None, images: int) -> Verdict:
     if run > 2 * images_limit:
         short = "too scattered to judge"
         return Verdict("too scattered", f"{short}: one more run could lie {run:.2f} from our mean", limit, short)
-    return Verdict("reproduced", f"reproduced: within {limit:.2f} of the paper", limit)
+    beyond = "" if abs(difference) <= run else f", though the scatter of seeds allows {run:.2f} only"
+    return Verdict("reproduced", f"reproduced: within {limit:.2f} of the paper{beyond}", limit)
 
 
 def filled_by(living: Sequence[int], enough: int = FEWEST_RUNS) -> int:
