@@ -104,7 +104,7 @@ def _contents(source: Path) -> Iterator[tuple[str, bytes | str]]:
             while archive.fileobj and archive.fileobj.read(1 << 20):  # to its end, where gzip's checksum is
                 pass
     except (tarfile.TarError, EOFError, zlib.error, OSError, ValueError) as error:
-        why = "no such file or directory" if isinstance(error, FileNotFoundError) else f"{error}"
+        why = "no such file or directory" if isinstance(error, FileNotFoundError) else f"{error}".partition(":\n")[0]
         raise UsageError(
             f"{source} cannot be read ({why}): name a directory of records or the file that scripts/unbundle packed"
         ) from None

@@ -208,8 +208,8 @@ def _main() -> int:
         return composed_and_run()
     except UsageError as error:
         return fail(error)
-    except OSError as error:
-        return fail(UsageError(told(error)))
+    except OSError as error:  # Hydra makes one of a choice that is not there, without a number
+        return fail(UsageError(told(error) if error.errno else explain(error)))
     except KeyboardInterrupt as stop:
         print("stopped before training began; the same command starts again", flush=True)
         return 128 + signal_of(stop)

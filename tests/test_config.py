@@ -70,6 +70,9 @@ BAD_OVERRIDES = {
     "device=tpu": "cuda",
     "threads=0": "at least 1",
     "dataset.augment.pad=40": "at most 16",
+    "budget.train_images=50000": "cifar10 has 50,000 of them",
+    "runs_dir=": "runs_dir is empty",
+    "data_dir=": "data_dir is empty",
     # fine one by one, no sense together
     "optimizer.schedule.epochs=100": "budget.epochs",
     "optimizer.schedule.drops=[230,200]": "ascending",
@@ -88,7 +91,11 @@ BAD_OVERRIDES = {
     "dataset.preprocessing.gcn_std_bias=10": "set one of them to null",
     # not of the form key=value
     "optimizer.schedule.drops=[1": "key=value",
-    "seed=1,2": "seed=1,2",
+    "seed=1,2": "python -m nin_repro.train -m seed=1,2",
+    "quickstart": "experiment=quickstart",
+    "table1/nim": "experiment=table1/nin",
+    "--hepl": "--help",
+    "--experiment": "experiment=...",
     "experiment=glob(table9/*)": "table1/nin",
 }
 
@@ -112,6 +119,28 @@ def test_bad_override_is_one_line_with_the_way_out(
     monkeypatch.setattr(conf, "word", lambda text: None)  # so that Hydra reads it
     assert refusal(monkeypatch, capsys, word) == line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_command_line_without_a_word_trains_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "no run is named: experiment=quickstart" in refusal(monkeypatch, capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_launcher_that_is_not_installed_is_one_readable_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = refusal(monkeypatch, capsys, "hydra/launcher=dask", "experiment=quickstart")
+    assert "Could not find 'hydra/launcher/dask'" in line and "basic ray slurm" in line and "\\n" not in line
+
+
+def test_the_word_for_a_sweep_may_stand_anywhere() -> None:
+    words = ["threads=1", "-m", "experiment=quickstart", "seed=0,1"]
+    assert compose.in_order(words) == ["-m", "threads=1", "experiment=quickstart", "seed=0,1"]
+    assert compose.in_order(["--cfg", "job", "seed=1", "+a=1", "~b"]) == ["--cfg", "job", "seed=1", "+a=1", "~b"]
 
 
 @pytest.mark.parametrize(

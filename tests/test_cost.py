@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from nin_repro.config.compose import experiments, load
-from nin_repro.cost import images_seen, in_words
+from nin_repro.config.compose import experiments, load, parents
+from nin_repro.cost import images_seen, in_words, seconds
+from nin_repro.tables import cells
 
 
 def hours(words: str, machine: str) -> float:
@@ -41,3 +42,22 @@ def test_every_experiment_has_an_estimate() -> None:
 
 def test_long_estimates_have_no_decimals() -> None:
     assert "and 574 h on 1 CPU core a seed" in in_words(load(["experiment=table1/maxout"]))
+
+
+def test_a_run_with_a_parent_costs_what_both_take() -> None:
+    words = ["experiment=table3/maxout"]
+    config = load(words)
+    told = in_words(config, parents(config, words))
+    own, first = (in_words(load([f"experiment={name}"])) for name in ("table3/maxout", "table3/maxout_first"))
+    assert told == f"{own}, after table3/maxout_first ({first.removesuffix(' a seed')})"
+    found = {name: cell.core_seconds for name, cell in cells({words[0][11:]: config}).items()}
+    both = seconds(config)["1 CPU core"] + seconds(load(["experiment=table3/maxout_first"]))["1 CPU core"]
+    assert found == {"table3/maxout": pytest.approx(both)}
+
+
+def test_a_parent_that_is_a_cell_of_its_own_is_told_of_and_counted_there() -> None:
+    config = load(["experiment=extra/staged/v1"])
+    found = cells({"extra/staged/v1": config})["extra/staged/v1"]
+    assert (
+        found.core_seconds == pytest.approx(seconds(config)["1 CPU core"]) and "after extra/staged/v0 (" in found.cost
+    )

@@ -64,11 +64,11 @@ def convert(kind: Any, value: Any, path: str) -> Any:
     return _scalar(kind, value, path)
 
 
-def choice(value: Any, choices: Collection[Any], path: str) -> Any:
-    """`value`, if it is one of `choices`. Raises UsageError if not."""
+def choice(value: Any, choices: Collection[Any], path: str, where: str = WHERE) -> Any:
+    """`value`, if it is one of `choices`, which stand `where`. Raises UsageError if not."""
     if value not in choices or isinstance(value, bool):
         listed = ", ".join(map(str, choices))
-        raise UsageError(f"{path}={value} is not a choice{nearest(str(value), map(str, choices))}: {listed}; {WHERE}")
+        raise UsageError(f"{path}={value} is not a choice{nearest(str(value), map(str, choices))}: {listed}; {where}")
     return value
 
 

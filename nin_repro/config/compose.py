@@ -206,8 +206,9 @@ def explain(error: Exception) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2]) if lines else type(error).__name__
+    lines = [line.strip() for line in str(error).partition("Config search path")[0].splitlines() if line.strip()]
+    several = len(lines) if any(line.startswith("Available options") for line in lines) else 2
+    return " ".join(lines[:several]) if lines else type(error).__name__
 
 
 def checked(composed: "DictConfig", words: Sequence[str] = ()) -> Config:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nin_repro.config.check import choice
-from nin_repro.data.sources import DATASETS
+from nin_repro.data.sources import DATASETS, HERE
 from nin_repro.files import UsageError
 from nin_repro.models.spec import layers
 from nin_repro.schema import HEADS, LABELS, RECIPE, Cnn, Config, Maxout, Nin, Own, given
@@ -86,7 +86,7 @@ def require_sense(config: Config) -> None:
     Raises:
         UsageError: with the choices that do make sense.
     """
-    choice(config.dataset.name, DATASETS, "dataset.name")
+    choice(config.dataset.name, DATASETS, "dataset.name", f"one of your own is a line in DATASETS of {HERE}")
     choice(config.regularizer.head, HEADS, "regularizer.head")
     preprocessing = config.dataset.preprocessing
     if preprocessing.zca is not None and preprocessing.mean != "none":

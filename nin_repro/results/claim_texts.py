@@ -55,7 +55,7 @@ MAPS = Text(
     "Of each test image's last maps the largest 10 % of all values are kept, as in Figure 4. Measured is the share of"
     " their sum that lies in the map of the true class; by chance it would be 1 / classes. An image for which no map "
     "answers has the share 0. That the true class's map is the strongest nearly follows from a right answer, which is"
-    " the map with the largest mean; so more is asked for. The claim is supported by the runs of a recipe if the 95 %"
+    " the map with the largest mean; so we ask for more. The claim is supported by the runs of a recipe if the 95 %"
     " interval of their mean share, mean - t(0.975, n - 1) * s / sqrt(n), lies over one half, and if in every run, "
     "for the images of every class, the true class's map has a larger share than any other (the least lead is over "
     "0). Shares in percent, also over the images that the network gets right, and in the class that has the lowest.",

@@ -126,7 +126,7 @@ class Page:
             supports = None if low is None else low > 50 and lead > 0
             chance = f"{100 / arm.living[0][4]:.0f}" if arm.living else ""
             most = "more than in any other, for every class" if lead > 0 else "for some class not the most"
-            why = f"{arm.shown()} % of the mass lies in the true map ({most}; chance {chance} %, asked for: 50 %)"
+            why = f"{arm.shown()} % of the mass lies in the true map ({most}; chance {chance} %, our bar 50 %)"
             judged.append(Judged(f"{label(arm, self.bases)}, n={arm.n}", supports, arm.full, why, arm.dataset))
             shown = [arm.shown(i) for i in (0, 1, 2)] + [f"{lead:+.2f}" if arm.n else "", _two(low), chance]
             word = NOT_ENOUGH if supports is None else SUPPORTED if supports else NOT_SUPPORTED
