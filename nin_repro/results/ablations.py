@@ -47,7 +47,9 @@ class Choice:
     starts: int
     effect: float | None  # our mean less theirs, in points
     limit: float | None  # an effect of this size or less may be luck (`tables.luck_of_means`); None: too few runs
-    scattered: bool = False  # the limit is twice what it were if these runs lay as close together as those beside
+    scattered: bool = (
+        False  # the limit is over twice what it would be if these runs lay as close together as those beside
+    )
 
     @property
     def changed(self) -> str:
@@ -151,7 +153,7 @@ def markdown(found: list[Choice]) -> str:
         "in the same precision, fp32 where none is named; the own runs in another precision stand beside those in "
         "fp32. Test errors in percent, mean ± standard deviation over n seeds without the dead; *effect* is the "
         f"difference of the means in points, and counts as one if it is larger than its 95 % limit (Welch's), given "
-        f"{FEWEST_RUNS} living runs on each side. Where the limit is over twice what it were if the changed runs lay "
+        f"{FEWEST_RUNS} living runs on each side. Where the limit is over twice what it would be if the changed runs lay "
         "as close together as the others, they are too scattered to judge. Written by `python -m nin_repro.tables`.",
         "",
     ]
