@@ -153,8 +153,9 @@ def markdown(found: list[Choice]) -> str:
         "in the same precision, fp32 where none is named; the own runs in another precision stand beside those in "
         "fp32. Test errors in percent, mean ± standard deviation over n seeds without the dead; *effect* is the "
         f"difference of the means in points, and counts as one if it is larger than its 95 % limit (Welch's), given "
-        f"{FEWEST_RUNS} living runs on each side. Where the limit is over twice what it would be if the changed runs lay "
-        "as close together as the others, they are too scattered to judge. Written by `python -m nin_repro.tables`.",
+        f"{FEWEST_RUNS} living runs on each side. Where the limit is over twice what it would be if the changed runs "
+        "lay as close together as the others, they are too scattered to judge. Written by `python -m "
+        "nin_repro.tables`.",
         "",
     ]
     if not found:
