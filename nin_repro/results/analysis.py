@@ -131,10 +131,11 @@ def _missing(report: Report) -> list[str]:
     return [
         "## What is missing",
         "",
-        "Cells without runs at the paper's budget, what fills each, and minutes of one seed on one CPU core: all "
-        "epochs that its schedule may take, in fp32, at rates measured on a machine that did nothing else. In bf16 "
-        "it is some half of that, beside another training a third to a half more. `python scripts/reproduce.py "
-        "--plan` says what each takes on its own machine; without `--plan` it trains them, most useful first.",
+        "Cells without runs at the paper's budget, each recipe once, what fills each, and minutes of one seed on one "
+        "CPU core: all epochs that its schedule may take, in fp32, at rates measured on a machine that did nothing "
+        "else. In bf16 it is some half of that, beside another training a third to a half more. `python "
+        "scripts/reproduce.py --plan` says what each takes on its own machine; without `--plan` it trains them, most "
+        "useful first.",
         "",
         *grid("Cell|Command|Minutes", "llr", map(_empty, report.empty)),
         "",
