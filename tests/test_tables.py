@@ -1,7 +1,6 @@
 """Tables from records: statistics, the rule of the verdict, and which run fills which cell."""
 
 import math
-import shutil
 import statistics
 import subprocess
 from collections.abc import Callable
@@ -14,11 +13,7 @@ from fake_records import digest, record, stored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nin_repro import tables as main
-from nin_repro.config.compose import experiments, load
 from nin_repro.results import tables
-from nin_repro.results.readme import brief, renew
-from nin_repro.results.records import read_all
 from nin_repro.results.tables import Cell, Report, Result, Stats
 
 ROOT = Path(__file__).parents[1]
@@ -341,78 +336,3 @@ def test_runs_in_another_precision_fill_a_cell_that_has_too_few_of_its_own_and_s
     assert found.cell.command.endswith("precision=bf16") == (filled == "bf16")
     apart = {record.family for group in report.other for record in group.records}
     assert apart <= ({cell.family} if filled == "bf16" else {bf16})
-
-
-def test_the_readme_shows_table_1_as_the_records_have_it(tmp_path: Path) -> None:
-    """After new records: python -m nin_repro.tables"""
-    copy = tmp_path / "README.md"
-    copy.write_text((ROOT / "README.md").read_text())
-    found, problems = read_all(ROOT / "results" / "records")
-    configs = {name: load([f"experiment={name}"]) for name in experiments()}
-    links = brief(tables.build(found, main.cells(configs), problems), ROOT, ROOT / "results/tables")
-    assert renew(copy, links) and copy.read_text() == (ROOT / "README.md").read_text()
-    assert "| **NIN + Dropout** | 10.41 |" in links
-    assert not renew(tmp_path / "nowhere.md", links)
-
-
-@pytest.mark.parametrize("name", ["tables", "claims", "figures"])
-def test_pages_are_not_made_of_records_that_are_not_there(name: str, tmp_path: Path, command: Command) -> None:
-    (tmp_path / "README.md").write_text((ROOT / "README.md").read_text())
-    for words in ([], ["--records", "README.md"]):
-        done = command(name, *words)
-        assert done.returncode == 2 and done.stdout == ""
-        assert done.stderr.count("\n") == 1 and "no directory: name one of records" in done.stderr
-    assert "unrecognized arguments: --record" in command(name, "--record", "x").stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
-
-
-def test_elsewhere_than_in_results_the_readme_stays_and_all_pages_lie_together(
-    tmp_path: Path, command: Command
-) -> None:
-    before = (ROOT / "README.md").read_text()
-    (tmp_path / "README.md").write_text(before)
-    stored(tmp_path / "mine", *(record("table1/nin", seed, 9.0 + seed / 10) for seed in range(3)))
-    done = command("tables", "--records", "mine", "--out", "pages")
-    assert done.returncode == 0 and done.stderr == ""
-    assert {path.name for path in tmp_path.iterdir()} == {"README.md", "mine", "pages"}
-    assert {"tables", "fidelity.md", "analysis.md", "report.html"} == {
-        path.name for path in (tmp_path / "pages").iterdir()
-    }
-    assert (tmp_path / "README.md").read_text() == before
-
-
-def test_records_that_are_not_used_are_told_of_everywhere_and_end_it_with_1(tmp_path: Path, command: Command) -> None:
-    stored(tmp_path / "mine", *(record("table1/nin", seed, 9.0 + seed / 10) for seed in range(3)))
-    first = next((tmp_path / "mine").rglob("*.json"))
-    first.write_text(first.read_text()[:-20])
-    done = command("tables", "--records", "mine", "--out", "pages")
-    assert done.returncode == 1
-    assert done.stderr.startswith("warning: 1 of the records in mine are not used") and done.stderr.count("\n") == 1
-    assert first.name in (tmp_path / "pages/tables/tables.md").read_text()
-    assert "**Not used**" in (tmp_path / "pages/analysis.md").read_text()
-    assert "warning: 1 of" in command("figures", "--records", "mine").stderr
-
-
-def test_rows_of_other_tables_are_told_of_where_table_1_stands(tmp_path: Path) -> None:
-    runs = stored(
-        tmp_path, *(record("table4/nin", seed, 0.4 + seed / 100, deviations=["clipped"]) for seed in range(3))
-    )
-    text = brief(tables.build(runs, CELLS), tmp_path, tmp_path)
-    (line,) = [line for line in text.splitlines() if line.startswith("- ")]
-    assert line.startswith("- Table 4, NIN + Dropout, paper 0.47: `table4/nin` 0.41 ± 0.01 (seeds [0](table4/nin/")
-    assert line.endswith(
-        "): reproduced: within 0.13 of the paper, though the scatter of seeds allows 0.05 only; clipped"
-    )
-    assert "\n- " not in brief(tables.build([], CELLS), tmp_path, tmp_path)
-
-
-def test_committed_pages_are_those_of_the_committed_records(tmp_path: Path, command: Command) -> None:
-    """After new records: python -m nin_repro.claims, then python -m nin_repro.tables"""
-    for name in ("records", "figures", "claims"):
-        shutil.copytree(ROOT / "results" / name, tmp_path / "results" / name)
-    assert command("claims").returncode == command("tables").returncode == 0
-    kinds = (".md", ".csv", ".tex", ".html")
-    made = [path for path in (tmp_path / "results").rglob("*") if path.suffix in kinds or path.name == "overview.svg"]
-    assert len(made) > 15
-    for path in made:
-        assert path.read_bytes() == (ROOT / path.relative_to(tmp_path)).read_bytes(), path.name
