@@ -32,9 +32,7 @@ PER_STEP = 0.004  # seconds that an update takes on a CPU besides, however small
 
 def images_seen(config: Config) -> int:
     """Images of all epochs; an upper bound where the schedule may end earlier."""
-    facts = DATASETS[config.dataset.name]
-    images = sum(count for part, count in facts.sizes.items() if part != "test")
-    images = min(images, config.budget.train_images or images)
+    images = config.budget.train_images or DATASETS[config.dataset.name].for_training
     seen = plan(config.optimizer.schedule, config.budget)[0] * images
     limit = config.budget.max_steps
     return seen if limit is None else min(seen, limit * config.optimizer.batch_size)

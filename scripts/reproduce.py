@@ -97,8 +97,9 @@ def cells(records: list[Record], names: list[str], words: list[str], wanted: int
     """What there is to do, in order. Of a recipe that two cells share, once."""
     found: dict[str, Cell] = {}
     for name in names:
-        config = load([*overrides(name), *words])
-        before = parents(config, [*overrides(name), *words])
+        asked = [*overrides(name), *words]
+        config = load(asked)
+        before = parents(config, asked)
         first = tuple(one for parent, one in before.items() if parent not in names)
         budget = budget_name(config)
         offered = [

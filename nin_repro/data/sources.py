@@ -46,6 +46,11 @@ class Facts:
     known_as: str = OFFICIAL  # how true that copy is to the original; if official, no other is accepted
 
     @property
+    def for_training(self) -> int:
+        """Images in all parts but the test set."""
+        return sum(count for part, count in self.sizes.items() if part != "test")
+
+    @property
     def provenance(self) -> str:
         """Of the files that `obtain` writes."""
         return "digits that come with scikit-learn" if self.origin == SKLEARN else OFFICIAL
