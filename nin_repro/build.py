@@ -19,6 +19,7 @@ from nin_repro.data.batches import Batches, Pictures, on_device
 from nin_repro.data.preprocess import preprocess
 from nin_repro.data.sources import DATASETS, Split
 from nin_repro.files import UsageError
+from nin_repro.gpu import has_triton
 from nin_repro.models.network import Fill, Inheritance, Network, Role, make_network
 from nin_repro.models.shape import Shape
 from nin_repro.models.spec import layers, training_multiply_adds
@@ -197,6 +198,9 @@ def trainer(
     net = network(config, Shape(channels, height, width), split.classes).to(found.device)
     if gpu:
         net.to(memory_format=torch.channels_last)  # as the images are; otherwise cuDNN turns them round at each layer
+        net.fused = config.fused and net.bf16 and has_triton()
+        if not has_triton():
+            console.line("no Triton, so torch's own kernels, which are slower: pip install triton")
     reached = None
     if ancestor is not None:
         inherit(config, net, ancestor)

@@ -116,17 +116,30 @@ class Clock:
             self.reading = False
 
 
-def keep_mask(clock: Clock, purpose: int, count: int, drop: float, device: torch.device | str = "cpu") -> Tensor:
-    """uint8 [count], 1 where an element is kept, which happens with probability 1 - drop.
+def keep_words(
+    clock: Clock, purpose: int, count: int, drop: float, device: torch.device | str = "cpu"
+) -> tuple[Tensor, int]:
+    """Words that decide which of `count` elements are kept, and how many bits decide each, from the lowest on.
 
-    One bit an element at drop = 0.5; otherwise 16 bits, so that the probability is exact to 1 / 65,536.
+    One bit an element at drop = 0.5: 1 keeps it. Otherwise 16, so that the probability is exact to 1 / 65,536: `least`
+    or more keep it.
     """
-    if drop == 0.5:
-        drawn = clock.words(purpose, -(-count // 32), device)
+    bits = 1 if drop == 0.5 else 16
+    return clock.words(purpose, -(-count * bits // 32), device), bits
+
+
+def least(drop: float) -> int:
+    """The smallest 16-bit number that keeps an element."""
+    return round(drop * 65536)
+
+
+def keep_mask(clock: Clock, purpose: int, count: int, drop: float, device: torch.device | str = "cpu") -> Tensor:
+    """uint8 [count], 1 where an element is kept, which happens with probability 1 - drop."""
+    drawn, bits = keep_words(clock, purpose, count, drop, device)
+    if bits == 1:
         shifts = torch.arange(0, 32, 8, device=device)
         packed = ((drawn[:, None] >> shifts) & 0xFF).to(torch.uint8).flatten()
-        bits = torch.arange(8, dtype=torch.uint8, device=device)
-        return ((packed[:, None] >> bits) & 1).flatten()[:count]
-    drawn = clock.words(purpose, -(-count // 2), device)
+        places = torch.arange(8, dtype=torch.uint8, device=device)
+        return ((packed[:, None] >> places) & 1).flatten()[:count]
     halves = torch.stack((drawn & 0xFFFF, drawn >> 16), dim=1).flatten()[:count]
-    return (halves >= round(drop * 65536)).to(torch.uint8)
+    return (halves >= least(drop)).to(torch.uint8)

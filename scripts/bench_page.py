@@ -201,8 +201,9 @@ def _bars(found: dict[str, Any]) -> list[str]:
     kind, rows = "cpu" if re.match(r"\d+ x ", found["device"]) else "cuda", []
     for bar in BARS:
         value = _measured(found, bar.place)
-        fewer = bar.place.startswith("preprocessing.") and found["preprocessing"]["images"] != WHITENED
-        if bar.kind != kind or value is None or fewer:
+        if bar.kind != kind or value is None:
+            continue
+        if bar.place.startswith("preprocessing.") and found["preprocessing"]["images"] != WHITENED:
             continue
         reached = [value <= goal if bar.lower else value >= goal for goal in (bar.must, bar.aim) if goal is not None]
         goals = ["" if goal is None else f"{goal:g}" for goal in (bar.must, bar.aim, bar.floor)]

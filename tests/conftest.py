@@ -17,17 +17,23 @@ import pytest
 os.environ |= {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
 ROOT = Path(__file__).parents[1]
 ASKED = {"gpu": "a CUDA device", "slurm": "the packages of Slurm, and root", "ray": "the package hydra-ray-launcher"}
-given = [name for name in ASKED if f"--{name}" in sys.argv]
-if "gpu" not in given:
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
-special = {f"test_{name}.py" for name in ASKED}
-wanted = {f"test_{name}.py" for name in given} or {path.name for path in (ROOT / "tests").glob("test_*.py")} - special
-collect_ignore = [path.name for path in (ROOT / "tests").glob("test_*.py") if path.name not in wanted]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     for name, what in ASKED.items():
         parser.addoption(f"--{name}", action="store_true", help=f"run the tests that need {what}, and no others")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.getoption("gpu"):
+        os.environ |= {"CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": "1"}  # our kernels are run by Python then
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """In the processes of pytest-xdist too, whose command line is another."""
+    special = {f"test_{name}.py": config.getoption(name) for name in ASKED}
+    wanted = special.get(collection_path.name, not any(special.values()))
+    return None if wanted or collection_path.suffix != ".py" else True
 
 
 @pytest.fixture

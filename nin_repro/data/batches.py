@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nin_repro import rng
+from nin_repro import gpu, rng
 from nin_repro.data.preprocess import Bytes
 from nin_repro.schema import Augment
 
@@ -61,10 +61,13 @@ def crop_and_flip(images: Tensor, augment: Augment, clock: rng.Clock) -> Tensor:
     count, height, width, channels = images.shape
     draws = clock.words(rng.SHIFT, 3 * count, images.device).view(count, 3)
     span = 2 * augment.pad + 1
-    down, right, mirrored = draws[:, 0] % span, draws[:, 1] % span, draws[:, 2] >> 31
+    down, right, mirrored = draws[:, 0] % span, draws[:, 1] % span, (draws[:, 2] >> 31) * augment.flip
+    kernels = gpu.kernels(images.device)
+    if kernels is not None:
+        cut: Tensor = kernels.crop(images, down, right, mirrored, augment.pad)
+        return cut
     across = torch.arange(width, device=images.device).expand(count, width)
-    if augment.flip:
-        across = torch.where(mirrored[:, None] == 1, width - 1 - across, across)
+    across = torch.where(mirrored[:, None] == 1, width - 1 - across, across)
     padded = images.new_zeros(count, height + 2 * augment.pad, width + 2 * augment.pad, channels)
     padded[:, augment.pad : augment.pad + height, augment.pad : augment.pad + width] = images
     rows = down[:, None] + torch.arange(height, device=images.device)

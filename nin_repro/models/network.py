@@ -25,12 +25,14 @@ class Dropout(nn.Module):
 
     def __init__(self, p: float, convention: str, layer: int, clock: Clock) -> None:
         super().__init__()
-        self.p, self.convention, self.layer, self.clock = p, convention, layer, clock
+        self.p, self.convention, self.clock = p, convention, clock
+        self.purpose = rng.DROPOUT + layer
+        self.scale = 1 / (1 - p) if convention == "inverted" else 1.0  # of what is kept
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x * (1 - self.p) if self.convention == "released" else x
-        kept = rng.keep_mask(self.clock, rng.DROPOUT + self.layer, x.numel(), self.p, x.device)
+        kept = rng.keep_mask(self.clock, self.purpose, x.numel(), self.p, x.device)
         # in memory order, images [N, C, H, W] counted as N, H, W, C
         mask = kept.view(x.shape) if x.dim() == 2 else kept.view(x.shape[0], *x.shape[2:], x.shape[1]).movedim(3, 1)
         dropped = x * mask
@@ -114,6 +116,7 @@ class Network(nn.Module):
     head: Head
     resize: int | None = None  # pixels of each side that images are scaled to first
     bf16: bool = False  # whether the body computes in bf16, from weights that stay fp32
+    fused: bool = False  # whether it does so by the kernels of models/fused.py, as far as they go; on a GPU only
     inheritance: Inheritance | None = None
 
     def __init__(self) -> None:

@@ -89,7 +89,19 @@ class NetworkInNetwork(Network):
         self.head = make_head(maps_out, classes, regularizer, count, self.clock)
 
     def body(self, x: Tensor) -> Tensor:
-        return self.blocks(x)
+        if not self.fused or x.requires_grad:
+            maps: Tensor = self.blocks(x)
+            return maps
+        from nin_repro.models import fused  # which imports Triton
+
+        done = None  # dropout that was part of the block before it
+        for step, after in itertools.pairwise([*self.blocks, None]):
+            if isinstance(step, MlpconvBlock) and fused.fits(step.block, step.relu_last):
+                done = after if self.training and isinstance(after, Dropout) else None
+                x = fused.block(x, [*step.convolutions], step.block, done)
+            elif step is not done:
+                x = step(x)
+        return x
 
     def convolutions(self) -> list[nn.Conv2d]:
         """All convolutions from input to output."""

@@ -8,13 +8,19 @@ cuda-convnet, so the buffers are rescaled here by old rate / new rate.
 `torch._fused_sgd_` is called directly: any optimizer of torch.optim imports torch._dynamo first, over a second. It
 also divides the gradients by `grad_scale` and leaves everything alone when `found_inf` is 1, both on the device. All
 that an update reads or writes stays in its place there, so that it can be captured (training/capture.py).
+
+On a GPU a tensor of this network's size gives that kernel a dozen of programs, four times an update. There weights,
+gradients and momentum are each laid into one piece of memory, which one kernel of ours goes through: `Flat`.
 """
 
 import itertools
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from nin_repro import gpu
 
 TINY = 1e-300  # a momentum that is 0 in fp32: at 0 itself the kernel wants no buffers
 
@@ -47,6 +53,54 @@ class Group:
             self.rate.fill_(self.lr * scale)
 
 
+class Flat:
+    """The parameters of groups in one piece of memory, fp32, and their momentum in another.
+
+    Each begins where a GPU reads at its best, and each group at a new block of kernels.BLOCK values.
+    """
+
+    ALIGNED = 64  # values
+
+    def __init__(self, groups: list[Group], kernels: Any) -> None:
+        self.kernels, device = kernels, groups[0].parameters[0].device
+        self.gaps: list[list[Tensor]] = []  # zeros after each parameter
+        starts, end, blocks = [], 0, []
+        for group in groups:
+            first, gaps = end, []
+            for i, parameter in enumerate(group.parameters):
+                starts.append(end)
+                step = kernels.BLOCK if i == len(group.parameters) - 1 else self.ALIGNED
+                gaps.append(torch.zeros(-(end - first + parameter.numel()) % step, device=device))
+                end += parameter.numel() + len(gaps[-1])
+            self.gaps.append(gaps)
+            blocks.append((end - first) // kernels.BLOCK)
+        self.which = torch.arange(len(groups), dtype=torch.int32).repeat_interleave(torch.tensor(blocks)).to(device)
+        self.values, self.momentum = (torch.zeros(end, device=device) for _ in range(2))
+        self.rates = torch.stack([group.rate for group in groups])
+        self.decays = torch.tensor([group.weight_decay for group in groups], device=device)
+        places = iter(starts)
+        for group, rate in zip(groups, self.rates, strict=True):
+            group.rate = rate
+            for i, parameter in enumerate(group.parameters):
+                place = parameter.shape, parameter.stride(), next(places)
+                parameter.data = self.values.as_strided(*place).copy_(parameter.data)
+                group.buffers[i] = self.momentum.as_strided(*place).copy_(group.buffers[i])
+
+    def gather(self, gradients: list[list[Tensor]]) -> Tensor:
+        """The gradients of the groups' parameters, each laid out as its parameter is, where `values` has that."""
+        pieces: list[Tensor] = []
+        for group, gaps in zip(gradients, self.gaps, strict=True):
+            for gradient, gap in zip(group, gaps, strict=True):
+                pieces += [gradient.as_strided((gradient.numel(),), (1,)), gap]
+        return torch.cat([piece for piece in pieces if len(piece)])
+
+    def apply(self, whole: Tensor, momentum: float, shrink: Tensor, fault: Tensor) -> None:
+        """Update all of it by what `gather` made, divided by `shrink`, unless `fault` is above 0."""
+        self.kernels.update(
+            self.values, whole, self.momentum, self.which, self.rates, self.decays, momentum, shrink, fault
+        )
+
+
 class SGD:
     """Momentum SGD over groups. `fault` is 1 from the first non-finite loss or gradient on, and nothing moves then."""
 
@@ -57,6 +111,8 @@ class SGD:
         self.parameters = [parameter for group in self.groups for parameter in group.parameters]
         device = self.parameters[0].device
         self.fault = torch.zeros((), device=device)
+        kernels = gpu.kernels(device)
+        self.flat = None if kernels is None else Flat(self.groups, kernels)
         self.norm = torch.zeros((), device=device)  # of the last gradient, before clipping
         self.updates = torch.zeros((), dtype=torch.int64, device=device)  # made so far; stands still after a fault
 
@@ -72,8 +128,12 @@ class SGD:
     def step(self, loss: Tensor) -> None:
         """Apply the gradients that `loss.backward()` left in the parameters, and drop them."""
         gradients = [[_like(p, p.grad) for p in group.parameters if p.grad is not None] for group in self.groups]
-        norms = torch._foreach_norm(list(itertools.chain(*gradients)))
-        self.norm.copy_(torch.linalg.vector_norm(torch.stack(norms)))
+        if self.flat is not None:
+            whole = self.flat.gather(gradients)
+            self.norm.copy_(torch.linalg.vector_norm(whole))
+        else:
+            norms = torch._foreach_norm(list(itertools.chain(*gradients)))
+            self.norm.copy_(torch.linalg.vector_norm(torch.stack(norms)))
         bad = ~(torch.isfinite(self.norm) & torch.isfinite(loss))
         self.fault.copy_(torch.maximum(self.fault, bad.to(self.fault.dtype)))
         self.updates += self.fault == 0
@@ -81,6 +141,14 @@ class SGD:
         if self.clip_norm is not None:
             # As torch.nn.utils.clip_grad_norm_, whose 1e-6 keeps the quotient finite; here the divisor is at least 1.
             shrink = torch.clamp(self.norm / self.clip_norm, min=1.0)
+        if self.flat is not None:
+            self.flat.apply(whole, self.momentum, torch.ones_like(self.norm) if shrink is None else shrink, self.fault)
+        else:
+            self._apply(gradients, shrink)
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def _apply(self, gradients: list[list[Tensor]], shrink: Tensor | None) -> None:
         for group, pushes in zip(self.groups, gradients, strict=True):
             torch._fused_sgd_(
                 group.parameters,
@@ -96,8 +164,6 @@ class SGD:
                 grad_scale=shrink,
                 found_inf=self.fault,
             )
-        for parameter in self.parameters:
-            parameter.grad = None
 
     def state(self) -> dict[str, Tensor | list[Tensor] | list[float]]:
         return {

@@ -1,0 +1,194 @@
+"""Our kernels for a GPU, on the CPU by Triton's interpreter, in fp32: the interpreter has no products in bf16."""
+
+import dataclasses
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nin_repro import build, gpu, rng
+from nin_repro.config.compose import load
+from nin_repro.data import batches
+from nin_repro.models.network import Dropout
+from nin_repro.models.nin import MlpconvBlock
+from nin_repro.models.shape import Shape
+from nin_repro.schema import Augment, Mlpconv
+from nin_repro.training import sgd
+
+pytest.importorskip("triton")
+SPEC: Any = load(["experiment=table1/nin"]).architecture.blocks["mlpconv1"]  # type: ignore[union-attr]
+NEAR = 2e-6
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """In use for the CPU too."""
+    from nin_repro import kernels
+
+    monkeypatch.setattr(gpu, "kernels", lambda device: kernels)
+    return kernels
+
+
+@pytest.fixture
+def fused(monkeypatch: pytest.MonkeyPatch) -> Any:
+    from nin_repro.models import fused
+
+    monkeypatch.setattr(fused, "KIND", torch.float32)
+    return fused
+
+
+def distance(found: Tensor, reference: Tensor) -> float:
+    assert found.shape == reference.shape
+    gap = found.detach().double() - reference.detach()
+    return float(torch.linalg.vector_norm(gap) / torch.linalg.vector_norm(reference.detach()))
+
+
+def images(*shape: int, wanted: bool) -> Tensor:
+    return torch.randn(*shape).to(memory_format=torch.channels_last).requires_grad_(wanted)
+
+
+# channels, maps, side, and what else the block has. Neither channels nor sides are the multiples that tiles like.
+BLOCKS: dict[str, tuple[int, list[int], int, dict[str, Any]]] = {
+    "images, pooled over the edge": (3, [32, 24, 20], 8, {}),
+    "one channel, windows that fit": (1, [16, 12, 32], 7, {"pool_ceil": False}),
+    "maps": (20, [24, 32, 16], 9, {}),
+    "few maps": (4, [7, 5, 9], 6, {}),
+    "no pooling, ten classes": (16, [16, 24, 10], 5, {"pool": "none", "kernel": 3, "pad": 1}),
+    "windows side by side": (9, [16, 16], 6, {"pool_size": 2}),
+    "windows of every pixel": (9, [16, 16], 6, {"pool_stride": 1}),
+    "strides": (3, [16, 10, 8], 11, {"stride": 2, "pad": 0}),
+    "the paper's widths": (96, [192, 160, 192], 5, {}),
+}
+
+
+@pytest.mark.parametrize("one_pass", [False, True])
+@pytest.mark.parametrize("p, convention", [(None, ""), (0.5, "inverted"), (0.5, "released"), (0.2, "inverted")])
+@pytest.mark.parametrize("case", BLOCKS)
+def test_a_block_and_its_gradients_are_those_of_torchs_layers(
+    case: str, p: float | None, convention: str, one_pass: bool, fused: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if one_pass:
+        monkeypatch.setattr(fused, "LARGE", 1)
+    channels, maps, side, rest = BLOCKS[case]
+    spec: Mlpconv = dataclasses.replace(SPEC, widths=[*maps], **rest)
+    torch.manual_seed(0)
+    block = MlpconvBlock(channels, maps, spec)
+    for layer in block.convolutions:
+        nn.init.normal_(layer.bias, std=0.3)  # type: ignore[arg-type]
+    block.to(memory_format=torch.channels_last)
+    x = images(3, channels, side, side, wanted=channels not in (1, 3))
+    dropout = None if p is None else Dropout(p, convention, 1, rng.Clock((1, 2), 3)).train()
+
+    y = fused.block(x, [*block.convolutions], spec, dropout)
+    push = torch.randn_like(y)
+    y.backward(push)
+    found = [y, *(parameter.grad for parameter in block.parameters()), x.grad]
+
+    exact = x.detach().double().requires_grad_(x.requires_grad)
+    block.double().zero_grad()
+    reference = block(exact)
+    reference = reference if dropout is None else dropout(reference)
+    reference.backward(push.double())
+    wanted = [reference, *(parameter.grad for parameter in block.parameters()), exact.grad]
+    for one, other in zip(found, wanted, strict=True):
+        assert (one is None and other is None) or distance(one, other) < NEAR
+
+
+@pytest.mark.parametrize(
+    "words, fuses",
+    [
+        ([], 3),
+        (["regularizer.convention=released", "regularizer.dropout=0.3"], 3),
+        (["architecture.last_relu=false"], 2),
+        (["architecture.blocks.mlpconv2.pool=avg"], 2),
+        (["regularizer=fc_head_dropout"], 3),
+    ],
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_a_network_is_the_same_function(
+    words: list[str], fuses: int, training: bool, fused: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    narrow = [f"architecture.blocks.mlpconv{i}.widths=[12,10,{last}]" for i, last in enumerate((9, 11, "classes"), 1)]
+    net: Any = build.network(
+        load(["experiment=table1/nin", *narrow, "architecture.init=he", *words]), Shape(3, 12, 12), 10
+    )
+    net.initialise(0, 0)
+    torch.manual_seed(0)  # a sum that is 0 but for rounding would go another way in a ReLU
+    net.to(memory_format=torch.channels_last).train(training)
+    x, seen = images(4, 3, 12, 12, wanted=False), []
+    plain = fused.block
+    monkeypatch.setattr(fused, "block", lambda *a: seen.append(1) or plain(*a))  # type: ignore[func-returns-value]
+    net.fused = True
+    found = net(x)
+    found.square().sum().backward()
+    gradients = [parameter.grad.clone() for parameter in net.parameters()]
+    assert len(seen) == fuses
+    net.fused = False
+    net.double().zero_grad()
+    reference = net(x.double())
+    reference.square().sum().backward()
+    assert distance(found, reference) < NEAR
+    for one, parameter in zip(gradients, net.parameters(), strict=True):
+        assert distance(one, parameter.grad) < 10 * NEAR
+
+
+def test_what_is_not_a_number_comes_through_the_pooling(kernels: Any) -> None:
+    x = torch.randn(1, 16, 6, 6).to(memory_format=torch.channels_last)
+    x[0, 3, 2, 2] = torch.nan
+    y, places = kernels.pool(x, torch.zeros(16), (3, 3), 3, 2, None, 0, 0, 1.0)
+    assert y[0, 3].isnan().sum() == 4 and y.isnan().sum() == 4
+    assert (places[0, 3][y[0, 3].isnan()] == 255).all()
+
+
+@pytest.mark.parametrize("clip", [1.0, None])
+def test_updates_in_one_piece_of_memory_are_those_of_torch(
+    clip: float | None, kernels: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make() -> tuple[list[Tensor], sgd.SGD]:
+        torch.manual_seed(0)
+        shapes = [(24, 3, 5, 5), (24,), (33, 24, 1, 1), (7, 9)]
+        own = [torch.randn(shape) for shape in shapes]
+        own[0] = own[0].to(memory_format=torch.channels_last)
+        groups = [sgd.Group([own[0], own[2]], 0.1, 0.01, False), sgd.Group([own[1]], 0.2, 0.0, True)]
+        return own, sgd.SGD([*groups, sgd.Group([own[3]], 0.05, 0.001, False)], 0.9, clip)
+
+    weights, ours = make()
+    assert ours.flat is not None and all(weight.storage_offset() % 64 == 0 for weight in weights)
+    monkeypatch.setattr(gpu, "kernels", lambda device: None)
+    others, theirs = make()
+    for number in range(5):
+        for weight, other in zip(weights, others, strict=True):
+            weight.grad = torch.randn(weight.shape) * (torch.nan if number == 4 else 1.0)  # the last one moves nothing
+            other.grad = weight.grad.clone()
+        for each in (ours, theirs):
+            each.set_scale(1 - 0.2 * number, 1.0, number)
+            each.step(torch.tensor(1.0))
+    assert ours.updates == theirs.updates == 4 and ours.fault == 1
+    for one, other in zip(weights, others, strict=True):
+        assert one.stride() == other.stride() and distance(one, other.double()) < NEAR
+    before = [weight.clone() for weight in weights]
+    for one, other in zip(ours.state()["buffers"], theirs.state()["buffers"], strict=True):
+        assert distance(one, other.double()) < NEAR
+    ours.load(theirs.state())
+    assert all(torch.equal(*pair) for pair in zip(ours.state()["buffers"], theirs.state()["buffers"], strict=True))
+    assert all(torch.equal(*pair) for pair in zip(weights, before, strict=True))
+
+
+@pytest.mark.parametrize("pad, flip", [(4, True), (0, True), (2, False)])
+def test_crops_are_equal(pad: int, flip: bool, kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, augment, clock = torch.randn(5, 11, 9, 3), Augment(pad=pad, flip=flip), rng.Clock((1, 2), 3)
+    found = batches.crop_and_flip(x, augment, clock)
+    monkeypatch.setattr(gpu, "kernels", lambda device: None)
+    assert torch.equal(found, batches.crop_and_flip(x, augment, clock)) and not torch.equal(found, x)
+
+
+def test_a_cpu_has_no_use_for_them_and_does_not_wait_for_triton() -> None:
+    code = (
+        "import sys, torch, nin_repro.run, nin_repro.build as b; from nin_repro import gpu\n"
+        "assert gpu.kernels(torch.device('cpu')) is None; print(*sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "nin_repro.build" in told and not {"triton", "nin_repro.kernels", "nin_repro.models.fused"} & {*told}
