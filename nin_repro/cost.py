@@ -14,20 +14,27 @@ from nin_repro.training.schedule import plan
 
 # Multiply-adds a second that this program reached in training, counted as in `training_multiply_adds` and less the
 # time of PER_STEP, by kind of network, precision and machine. A machine that a kind was not measured on is not listed.
-# All on the AMD EPYC of results/benchmarks (AVX-512, with instructions for bf16): one core by the CPU time of an
-# update, two by that page. Behind the rates, images a second on one core in fp32 and bf16:
+# CPU: the AMD EPYC of results/benchmarks (AVX-512, with instructions for bf16), one core by the CPU time of an update,
+# two by that page. Behind the rates, images a second on one core in fp32 and bf16:
 #   NIN      CIFAR-10: 72 and 137. MNIST: 301 and 579.
 #   CNN      CIFAR-10: 328 and 524.
 #   maxout   MNIST: 425 and 597. CIFAR-10, batches of 32: 21 and 41, which is more multiply-adds.
+# GPU: the H100 of results/benchmarks, one run at a time; five at once take a fifth less each. CIFAR-10 in fp32, TF32
+# and bf16: 14,600, 36,400 and 115,000. MNIST in bf16: 234,000.
 RATES: dict[type[Architecture], dict[str, dict[str, float]]] = {
-    Nin: {"fp32": {"1 CPU core": 47e9, "2 CPU cores": 94e9}, "bf16": {"1 CPU core": 90e9, "2 CPU cores": 180e9}},
+    Nin: {
+        "fp32": {"1 CPU core": 47e9, "2 CPU cores": 94e9, "1 H100": 10e12},
+        "tf32": {"1 CPU core": 47e9, "1 H100": 26.6e12},  # a CPU, which has none, stands for fp32
+        "bf16": {"1 CPU core": 90e9, "2 CPU cores": 180e9, "1 H100": 114e12},
+    },
     Cnn: {"fp32": {"1 CPU core": 36e9}, "bf16": {"1 CPU core": 58e9}},
     Maxout: {"fp32": {"1 CPU core": 41e9}, "bf16": {"1 CPU core": 60e9}},
 }
 # A layer of fewer maps than this does not fill the CPU's vectors; its time grows with the square of how many are
 # missing. The staged networks of 10 and 20 maps: 2,150 images/s of 28x28 on one core, the other one busy.
 NARROW = 24
-PER_STEP = 0.004  # seconds that an update takes on a CPU besides, however small the network
+PER_STEP = {"1 H100": 0.00038}  # seconds that an update takes besides, however small the network
+PER_STEP_CPU = 0.004
 
 
 def images_seen(config: Config) -> int:
@@ -50,11 +57,14 @@ def seconds(config: Config) -> dict[str, float]:
     instructions for it.
     """
     seen, network = images_seen(config), layers(config.dataset, config.architecture, config.regularizer)
-    adds, waiting = seen * training_multiply_adds(network), seen / config.optimizer.batch_size * PER_STEP
+    adds, updates = seen * training_multiply_adds(network), seen / config.optimizer.batch_size
     kind = RATES.get(type(config.architecture), RATES[Nin])  # of a network that is not built in nothing is known
-    rates = kind["bf16" if config.precision == "bf16" else "fp32"]
+    rates = kind.get(config.precision, kind["fp32"])
     slowness = 1.0 if not isinstance(config.architecture, Nin) else _slowness(network)
-    return {machine: adds * slowness / rate + waiting for machine, rate in rates.items()}
+    return {
+        machine: adds * slowness / rate + updates * PER_STEP.get(machine, PER_STEP_CPU)
+        for machine, rate in rates.items()
+    }
 
 
 def in_words(config: Config, parents: Mapping[str, Config] | None = None) -> str:

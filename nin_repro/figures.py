@@ -27,7 +27,6 @@ from nin_repro.results.tables import PAPER_BUDGET, filled_by
 from nin_repro.schema import Config, Nin
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from nin_repro.results.figures import Exemplar
@@ -89,8 +88,10 @@ def open_run(path: Path) -> tuple[Config, dict[str, Any], dict[str, "Tensor"]]:
     return config, record, final_weights(path, record)
 
 
-def exemplars(config: Config, weights: dict[str, "Tensor"]) -> tuple[list["Exemplar"], str]:
+def exemplars(config: Config, weights: dict[str, "Tensor"], maps_only: bool = False) -> tuple[list["Exemplar"], str]:
     """The first image of each class that the run was judged on, with its maps; and what those images are called.
+
+    `maps_only`: the number of each instead of the image.
 
     Raises:
         UsageError: the data set is not there, or the weights do not fit.
@@ -106,18 +107,18 @@ def exemplars(config: Config, weights: dict[str, "Tensor"]) -> tuple[list["Exemp
     first = np.array([int((split.eval_labels == label).argmax()) for label in range(split.classes)])
     assert isinstance(network, NetworkInNetwork)
     maps, said = class_maps(network, inputs[torch.from_numpy(first)])
-    images: NDArray[Any] = np.stack([np.asarray(split.eval_images[i : i + 1])[0] for i in first])
+    images = first.tolist() if maps_only else [np.asarray(split.eval_images[i : i + 1])[0] for i in first]
     rows = zip(images, maps.numpy(), split.eval_labels[first].tolist(), said.tolist(), strict=True)
     return [Exemplar(*row) for row in rows], split.eval_name
 
 
-def figure4(path: Path, data_dir: Path | None, out: Path) -> list[Path]:
+def figure4(path: Path, data_dir: Path | None, out: Path, maps_only: bool = False) -> list[Path]:
     """Draw Figure 4 of a run; the files. Raises UsageError as `open_run` and `exemplars` do."""
     from nin_repro.results.figures import draw_figure4, save
 
     config, record, weights = open_run(path)
     config = dataclasses.replace(config, device="cpu", data_dir=str(data_dir or config.data_dir))
-    found, name = exemplars(config, weights)
+    found, name = exemplars(config, weights, maps_only)
     dataset, budget = config.dataset.name, budget_name(config)
     title = f"Figure 4. Maps of the last mlpconv layer: {PRINTED.get(dataset, dataset)}, seed {config.seed}, "
     title += f"{record['epochs']} epochs{'' if budget == PAPER_BUDGET else f' (reduced budget “{budget}”)'}, "
@@ -125,7 +126,8 @@ def figure4(path: Path, data_dir: Path | None, out: Path) -> list[Path]:
     caption = f"The first {name} image of each class. Of the values of all its maps the largest 10 % are shown, on one "
     caption += "scale per row.\nThe map of the true class is framed in red."
     names = CLASSES.get(dataset, [str(label) for label in range(len(found))])
-    return save(draw_figure4(found, names, title, caption), out / f"figure4-{directory(config).name}")
+    prefix = "figure4-maps" if maps_only else "figure4"
+    return save(draw_figure4(found, names, title, caption), out / f"{prefix}-{directory(config).name}")
 
 
 def main() -> None:
@@ -142,6 +144,9 @@ def main() -> None:
         "budget", nargs="*", help="of the runs in Figure 3, as they had it: budget=short budget.epochs=4 (default: all)"
     )
     parser.add_argument("--run", type=Path, help="directory of a trained run: draws Figure 4 of it too")
+    parser.add_argument(
+        "--maps-only", action="store_true", help="Figure 4 with numbers for images, which are not everyone's to publish"
+    )
     parser.add_argument("--data-dir", type=Path, help="where the run's data set is, if it has moved")
     options = parser.parse_args()
     from nin_repro.results.figures import draw_figure3, save  # not before the options are known to be right
@@ -150,7 +155,9 @@ def main() -> None:
     comparison, lines = compare(found, options.budget)
     print("\n".join([*map(clean, problems), *lines]))
     name = "-".join(["figure3", *(word.partition("=")[2] for word in options.budget)])
-    written = figure4(options.run, options.data_dir, options.out) if options.run is not None else []
+    written = []
+    if options.run is not None:
+        written = figure4(options.run, options.data_dir, options.out, options.maps_only)
     for path in [*save(draw_figure3(comparison), options.out / name), *written]:
         print(path)
 

@@ -33,7 +33,7 @@ from nin_repro.files import UsageError, atomic, write_json  # noqa: E402
 from nin_repro.models.spec import layers, training_multiply_adds  # noqa: E402
 from nin_repro.processes import gpus  # noqa: E402
 from nin_repro.training.console import duration  # noqa: E402
-from nin_repro.training.rundir import environment  # noqa: E402
+from nin_repro.training.rundir import PACKED, environment  # noqa: E402
 
 FULL = Setting()
 QUICK = replace(
@@ -133,7 +133,7 @@ def _about(setting: Setting, device: dict[str, Any], load_before: float) -> dict
     """Where, when and of what this is."""
     about = environment(device["words"], device["threads"])
     changed = b""
-    if about["commit"] != "unknown":  # nor may what measures differ from the commit
+    if about["commit"] != "unknown" and not (ROOT / PACKED).exists():  # nor may what measures differ from the commit
         changed = subprocess.run(["git", "status", "--porcelain", "scripts"], cwd=ROOT, capture_output=True).stdout
     name = f"{about['threads']} x {about['processor']}" if device["kind"] == "cpu" else device["words"]
     file = f"cpu-{slug(about['processor'])}-{os.cpu_count()}" if device["kind"] == "cpu" else slug(device["words"])

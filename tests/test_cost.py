@@ -22,6 +22,10 @@ def hours(words: str, machine: str) -> float:
         ("table1/nin", "2 CPU cores", 142),  # results/benchmarks/cpu-amd-epyc-2.md
         ("table1/nin precision=bf16", "2 CPU cores", 272),
         ("table1/nin precision=bf16", "1 CPU core", 137),
+        ("table1/nin", "1 H100", 14_646),  # results/benchmarks/nvidia-h100-80gb-hbm3.md
+        ("table1/nin precision=tf32", "1 H100", 36_388),
+        ("table1/nin precision=bf16", "1 H100", 114_970),
+        ("table4/nin precision=bf16", "1 H100", 234_110),
         ("table4/nin", "1 CPU core", 301),
         ("table4/nin precision=bf16", "1 CPU core", 579),
         ("table4/maxout", "1 CPU core", 425),

@@ -288,6 +288,10 @@ def test_the_true_map_has_the_frame_and_a_row_one_scale() -> None:
     assert shown.get_clim() == (0, 16)
     assert [row[0].get_ylabel() for row in axes] == ["cat", "dog\n(says cat)", "ship\n(says cat)"]
     assert [axis.get_title() for axis in axes[0]] == ["image", "cat", "dog", "ship"]
+    bare = draw_figure4([replace(one, image=7) for one in rows], ["cat", "dog", "ship"], "title", "caption")
+    columns = np.array(bare.axes).reshape(3, 4)
+    assert [[text.get_text() for text in row[0].texts] for row in columns] == [["7"]] * 3
+    assert not columns[0, 0].get_images() and columns[0, 0].get_title() == "number"
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,6 +319,8 @@ def test_figure_4_of_a_run(command: Command, trained: Path, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     for kind in ("png", "svg"):
         assert f"results/figures/figure4-{trained.name}.{kind}\n" in done.stdout
+    (folder,) = figure4(trained, trained.parents[1] / "data", tmp_path, maps_only=True)[0].parents[:1]
+    assert (folder / f"figure4-maps-{trained.name}.png").stat().st_size > 1000
 
 
 def altered(source: Path, folder: Path, **files: bytes | None) -> Path:

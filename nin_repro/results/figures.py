@@ -170,10 +170,11 @@ def _seeds(count: int) -> str:
 class Exemplar:
     """One row: an image uint8 [H, W, C], the maps of all classes float [K, H, W], its class and what the network says.
 
-    Maps and classes are in the order of the class names.
+    Maps and classes are in the order of the class names. Instead of the image its number among all, where it is not
+    to be shown.
     """
 
-    image: "NDArray[Any]"
+    image: "NDArray[Any] | int"
     maps: "NDArray[Any]"
     label: int
     said: int
@@ -196,9 +197,14 @@ def draw_figure4(exemplars: Sequence[Exemplar], names: Sequence[str], title: str
         gridspec_kw={"wspace": 0.09, "hspace": 0.09, "width_ratios": [1.12] + [1] * len(names)}
         | {"left": 0.9 / width, "right": 1 - 0.06 / width, "bottom": 0.5 / height, "top": 1 - 0.6 / height},
     )
-    brightest = max((one.image.max() for one in exemplars), default=255)  # not 255 in every data set
+    images = [one.image for one in exemplars if not isinstance(one.image, int)]
+    brightest = max((image.max() for image in images), default=255)  # not 255 in every data set
     for axes, one in zip(grid, exemplars, strict=True):
-        axes[0].imshow(one.image.squeeze(), cmap="gray", vmin=0, vmax=brightest)
+        if isinstance(one.image, int):
+            axes[0].text(0.5, 0.5, str(one.image), ha="center", va="center", transform=axes[0].transAxes)
+            axes[0].set_box_aspect(1)
+        else:
+            axes[0].imshow(one.image.squeeze(), cmap="gray", vmin=0, vmax=brightest)
         axes[0].set_anchor("W")
         wrong = f"\n(says {names[one.said]})" if one.said != one.label else ""
         axes[0].set_ylabel(names[one.label] + wrong, rotation=0, ha="right", va="center", labelpad=4)
@@ -210,7 +216,7 @@ def draw_figure4(exemplars: Sequence[Exemplar], names: Sequence[str], title: str
             axis.spines[:].set(edgecolor="red" if true else "0.45", linewidth=2.4 if true else 0.4, zorder=3)
     for axis, name in zip(grid[0, 1:], names, strict=True):
         axis.set_title(name, fontsize=8, pad=3)
-    grid[0, 0].set_title("image", fontsize=8, pad=3)
+    grid[0, 0].set_title("image" if images else "number", fontsize=8, pad=3)
     figure.text(0.5, 1 - 0.1 / height, title, ha="center", va="top", fontsize=9)
     figure.text(0.5, 0.08 / height, caption, ha="center", va="bottom", fontsize=8)
     return figure

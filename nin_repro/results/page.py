@@ -328,8 +328,8 @@ def _figures(paths: Sequence[Path]) -> _Markup:
     if not drawn:
         drawn.append(_tag("p", "None drawn yet: ", _tag("code", "python -m nin_repro.figures")))
     note = "Figure 4 shows images. Those of the paper's data sets are not ours to publish. "
-    if any(path.stem.startswith("figure4") for path in paths):
-        note += "The one here is of the digits that quickstart trains on (E. Alpaydin and C. Kaynak, UCI Machine "
+    if any(path.stem.startswith("figure4-digits") for path in paths):
+        note += "Those here are of the digits that quickstart trains on (E. Alpaydin and C. Kaynak, UCI Machine "
         note += "Learning Repository, CC BY 4.0). "
     how = _tag("p", note, _tag("code", "python -m nin_repro.figures --run runs/..."), " draws that of any trained run.")
     return _section("figures", "Figures", *drawn, how)
