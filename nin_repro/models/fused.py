@@ -148,7 +148,8 @@ def _pointwise(gradient: Tensor, weight: Tensor, x: Tensor) -> tuple[Tensor, Ten
 def _weights(push: Tensor, rows: Tensor) -> Tensor:
     """push.T [O, M] @ rows [M, C] in fp32."""
     outputs = push.shape[1]
-    push = F.pad(push, (0, -outputs % 8))  # cuBLAS reads 8 at a time, or is ten times as slow
+    if outputs % 8:  # cuBLAS reads 8 at a time, or is ten times as slow; padding by nothing would be a copy
+        push = F.pad(push, (0, -outputs % 8))
     if push.device.type == "cpu":
         return (push.float().t() @ rows.float())[:outputs]
     return torch.mm(push.t(), rows, out_dtype=torch.float32)[:outputs]
