@@ -283,7 +283,8 @@ def test_the_true_map_has_the_frame_and_a_row_one_scale() -> None:
         assert frames[label].get_edgecolor() == (1, 0, 0, 1)
         assert {axis.get_images()[0].get_clim() for axis in row[1:]} == {(0, rows[label].maps.max())}
         assert np.array_equal(row[0].get_images()[0].get_array(), rows[label].image)
-    dim = [replace(one, image=np.minimum(one.image[..., 0], 16)) for one in rows]  # of 17 levels, as the digits are
+    # Of 17 levels, as the digits are.
+    dim = [replace(one, image=np.minimum(np.asarray(one.image)[..., 0], 16)) for one in rows]
     (shown,) = draw_figure4(dim, ["cat", "dog", "ship"], "title", "caption").axes[0].get_images()
     assert shown.get_clim() == (0, 16)
     assert [row[0].get_ylabel() for row in axes] == ["cat", "dog\n(says cat)", "ship\n(says cat)"]
