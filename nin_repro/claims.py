@@ -19,7 +19,7 @@ from nin_repro.data.sources import DATASETS
 from nin_repro.files import UsageError, read_json, write_json
 from nin_repro.finished import final_weights, open_finished, rebuilt
 from nin_repro.models.spec import layers, training_multiply_adds
-from nin_repro.results import claims, export, measurements, records
+from nin_repro.results import claim_page, export, measurements, records
 from nin_repro.results.arms import effective
 from nin_repro.results.changes import FP32, precision
 from nin_repro.results.claim_costs import Cost
@@ -280,8 +280,8 @@ def write_page(records_dir: Path, out: Path) -> None:
     arms = page.moved_arms()
     if panels(arms):
         written += save(draw_translation(arms, page.bases), out / "translation")
-    export.write_page(out / "claims.md", claims.markdown(judged, page.problems))
-    print(claims.text(judged, page.problems))
+    export.write_page(out / "claims.md", claim_page.markdown(judged, page.problems))
+    print(claim_page.text(judged, page.problems))
     for path in [out / "claims.md", *written]:
         print(path)
 

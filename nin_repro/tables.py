@@ -17,7 +17,7 @@ from nin_repro.config.origins import provenance
 from nin_repro.config.recipe import family, recipe, stand_ins
 from nin_repro.cost import in_words, seconds
 from nin_repro.models.spec import layers
-from nin_repro.results import ablations, analysis, claims, fidelity, records
+from nin_repro.results import ablations, analysis, claim_page, fidelity, records
 from nin_repro.results.export import write_all, write_page
 from nin_repro.results.page import Prices, html
 from nin_repro.results.paper import TABLES
@@ -105,7 +105,7 @@ def main() -> None:
         gathered = gather(found, problems, configs, numbers, options.claims)
         judged = gathered.claims()
         if options.claims == out / "claims":  # where its pictures are
-            write_page(options.claims / "claims.md", claims.markdown(judged, gathered.problems))
+            write_page(options.claims / "claims.md", claim_page.markdown(judged, gathered.problems))
     write_page(out / "analysis.md", analysis.markdown(report, compared, judged, found, recipes))
     print(f"{out / 'analysis.md'}: what follows from it")
     prices = Prices(options.gpu_hour, options.core_hour)

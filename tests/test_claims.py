@@ -16,7 +16,7 @@ from fake_records import digest, record, stored
 from nin_repro import claims as command_module
 from nin_repro.files import UsageError, read_json, write_json
 from nin_repro.probes.translation import DIRECTIONS
-from nin_repro.results import arms, claims, measurements
+from nin_repro.results import arms, claim_page, measurements
 from nin_repro.results.arms import NOT_ENOUGH, NOT_SUPPORTED, REDUCED, SUPPORTED
 from nin_repro.results.claim_costs import Cost, judge_cost
 from nin_repro.results.claimplots import draw_translation
@@ -163,6 +163,17 @@ def test_a_smaller_gap_by_a_worse_fit_is_no_regularisation(tmp_path: Path) -> No
     dropped = runs(recipe(head="fc", head_dropout=0.5), [11.0, 11.1, 11.2], train=2.0)
     only = page(stored(tmp_path / "c", *dropped, *runs(recipe(), [10.4, 10.5, 10.6], train=4.0))).gap_regularises()
     assert only.verdict.word == NOT_ENOUGH and "as claimed (does not decide)" in str(only.tables)
+
+
+def test_pooling_has_to_beat_both_other_heads(tmp_path: Path) -> None:
+    fully = runs(recipe(head="fc"), [11.5, 11.6, 11.7])
+    dropped = runs(recipe(head="fc", head_dropout=0.5), [10.8, 10.9, 11.0])
+    other = runs(recipe(head="fc", kind="cnn"), [1.0, 1.1, 1.2]) + runs(recipe(kind="cnn"), [2.0, 2.1, 2.2])
+    best = page(stored(tmp_path / "a", *fully, *dropped, *runs(recipe(), [10.4, 10.5, 10.6]), *other)).gap_is_best()
+    assert best.verdict.word == SUPPORTED and "2 of 2 support it" in best.verdict.text
+    assert "10.90 ± 0.10 % with FC + dropout, 10.50 ± 0.10 % with GAP" in best.verdict.text
+    second = page(stored(tmp_path / "b", *fully, *dropped, *runs(recipe(), [10.9, 11.0, 11.1]))).gap_is_best()
+    assert second.verdict.word == NOT_SUPPORTED and "1 of 2 support it" in second.verdict.text
 
 
 def test_translation_compares_how_much_the_error_rises(tmp_path: Path) -> None:
@@ -319,12 +330,12 @@ def test_the_page_states_the_rule_before_the_numbers_and_hostile_words_do_no_har
     values = [*runs(recipe(0.0), [14.4, 14.5, 14.6]), *runs(recipe(0.5), [10.3, 10.4, 10.5])]
     values = [one | {"recipe": one["recipe"] | {"optimizer": {"lr": hostile}}} for one in values]
     shown = page(stored(tmp_path, *values), folder=tmp_path, bases={"table5/gap": recipe()}, problems=[hostile])
-    text = claims.markdown(shown.claims(), shown.problems)
+    text = claim_page.markdown(shown.claims(), shown.problems)
     assert hostile not in text and "<script>" not in text
     assert text.index("How a verdict is reached") < text.index("## Verdicts") < text.index("must fall by more than")
     assert text.index("must fall by more than") < text.index("14.50 ± 0.10")
     words = [SUPPORTED, NOT_SUPPORTED, NOT_ENOUGH]
-    assert sum(text.count(f"| **{word}** |") for word in words) == len(shown.claims()) == 7
+    assert sum(text.count(f"| **{word}** |") for word in words) == len(shown.claims()) == 8
     assert f"[{digest(values[0]['family'] + ' 0')}](table5/gap/" in text
 
 
@@ -397,7 +408,7 @@ def test_the_page_needs_no_torch_once_layers_are_kept(tmp_path: Path) -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count(NOT_ENOUGH) == 5 and f"   {SUPPORTED}: " in done.stdout
+    assert done.stdout.count(NOT_ENOUGH) == 6 and f"   {SUPPORTED}: " in done.stdout
     names = sorted(path.name for path in out.iterdir())
     assert names == ["claims.md", "fits.png", "fits.svg", "layers.json"]  # no translation: there is nothing to draw
     assert "table5/gap,table5/fc,table5/fc_dropout" in (out / "claims.md").read_text()

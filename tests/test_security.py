@@ -28,8 +28,8 @@ from nin_repro.data import preprocess
 from nin_repro.data.sources import load
 from nin_repro.files import UsageError, read_json
 from nin_repro.finished import open_finished
-from nin_repro.results import ablations, analysis, export, readme, records, render, tables
-from nin_repro.results.arms import label
+from nin_repro.results import ablations, analysis, claim_page, export, readme, records, render, tables
+from nin_repro.results.arms import arms_of, label
 from nin_repro.results.curves import Comparison, Runs
 from nin_repro.results.figures import draw_figure3, save
 from nin_repro.training import checkpoint
@@ -200,7 +200,7 @@ def test_texts_of_records_stay_texts(tmp_path: Path, text: str) -> None:
     page = claims.Page(found, [], {"forms": [], "fits": {}}, [], {text: recipe}, [text], tmp_path)
     judged = [page.gap_regularises(), page.dropout(), page.translation(), page.maps()]
     pages = [render.markdown(report, tmp_path), ablations.markdown(compared)]
-    pages.append(claims.claims.markdown(judged, page.problems))
+    pages.append(claim_page.markdown(judged, page.problems))
     pages.append(analysis.markdown(report, compared, judged, found, {text: recipe}))
     pages.append(readme.brief(report, tmp_path, tmp_path))
     for one in pages:
@@ -209,13 +209,13 @@ def test_texts_of_records_stay_texts(tmp_path: Path, text: str) -> None:
             "no link that we did not make"
         )
         assert all(char.isprintable() for char in one.replace("\n", ""))
-    shown = [render.text(report), ablations.text(compared), claims.claims.text(judged, page.problems)]
+    shown = [render.text(report), ablations.text(compared), claim_page.text(judged, page.problems)]
     assert all(char.isprintable() for char in "".join(shown).replace("\n", ""))
     tex = "".join(map(export.latex, report.tables))
     assert r"\input" not in tex and r"\write" not in tex and tex.isascii()
     for sheet in (*map(export.csv_table, report.tables), export.csv_groups(report.reduced + report.other)):
         assert not [cell for cell in sheet.replace("\n", ",").split(",") if cell.lstrip('"')[:1] in tuple("=@\t\r")]
-    for arm in claims.claims.arms_of(found[:2], lambda one: (1.0,)):
+    for arm in arms_of(found[:2], lambda one: (1.0,)):
         assert label(arm, {text: recipe}).isprintable(), "titles of pictures"
     runs = {False: Runs(text), True: Runs(text, (found[2],))}
     with pytest.MonkeyPatch.context() as patch:

@@ -29,10 +29,10 @@ from nin_repro.results.arms import (
     setting,
 )
 from nin_repro.results.claim_costs import Cost, judge_cost
-from nin_repro.results.claim_texts import RULE, SAME, Claim
+from nin_repro.results.claim_texts import SAME, Claim
 from nin_repro.results.measurements import SHIFTS, Measurement
 from nin_repro.results.records import Record
-from nin_repro.results.render import clean, grid, link, plain
+from nin_repro.results.render import link, plain
 from nin_repro.results.tables import FEWEST_RUNS, PAPER_BUDGET, Verdict, t975
 
 SHOWN_ON = ("cifar10",)  # where Figures 3 and 4 and sections 4.2 and 4.6 show what they claim
@@ -71,6 +71,7 @@ class Page:
             self.translation(),
             self.maps(),
             self.gap_regularises(),
+            self.gap_is_best(),
             self.dropout(),
             self.one_function(),
             self.convex(),
@@ -184,9 +185,31 @@ class Page:
             commands=TRAIN_HEADS,
         )
 
-    def dropout(self) -> Claim:
+    def tested(self) -> list[Arm]:
+        """Networks In Network by their test errors."""
         arms = arms_of(self.records, lambda one: None if one.test_error is None else (one.test_error,))
-        nin = [arm for arm in arms if arm.recipe["architecture"].get("kind") == "nin"]
+        return [arm for arm in arms if arm.recipe["architecture"].get("kind") == "nin"]
+
+    def gap_is_best(self) -> Claim:
+        arms, judged, rows = self.tested(), [], []
+        pairs = [pair for dropped in (False, True) for pair in head_pairs(arms, dropped)]
+        for full, pooled in pairs:
+            found = Comparison(full, pooled)
+            words = f"{full.shown()} % with {head_name(full)}, {pooled.shown()} % with GAP"
+            judged.append(self._judge(found, words))
+            shown = [full.shown(), _both(full), pooled.shown(), _both(pooled), *_numbers(found), _seen(found)]
+            runs = f"{self._runs(full)} / {self._runs(pooled)}"
+            rows.append([*self._about(pooled, f"{head_name(full)} - GAP"), *shown, runs])
+        names = f"{ABOUT}|Compared|FC|n (dead)|GAP|n (dead)|d|Limit|Result|Runs FC / GAP"
+        return Claim(
+            texts.GAP_IS_BEST,
+            decide(judged, SHOWN_ON),
+            ((names, "lrllrrrrrrll", rows),),
+            commands=TRAIN_HEADS,
+        )
+
+    def dropout(self) -> Claim:
+        nin = self.tested()
         judged, rows = [], []
         for without in (arm for arm in nin if not arm.recipe["regularizer"].get("dropout")):
             for with_ in (arm for arm in nin if has(arm, dropout=0.5)):
@@ -356,51 +379,3 @@ def _of(arms: Sequence[Arm], pairs: Iterable[tuple[Arm, Arm, bool]]) -> list[Arm
 def _fit_arm(errors: Sequence[float]) -> Arm:
     samples = tuple(Sample("", seed, Path(), (value,)) for seed, value in enumerate(errors))
     return Arm("", "", "", "", {}, 0, samples)
-
-
-# --- the page --------------------------------------------------------------------------------------------------------
-
-
-def markdown(claims: Sequence[Claim], problems: Sequence[str]) -> str:
-    """All claims as one Markdown page."""
-    lines = ["# What the paper says of NIN, measured", ""]
-    lines += [
-        "Written by `python -m nin_repro.claims` from records and measurements; errors in percent, mean ± standard "
-    ]
-    lines[-1] += "deviation over n living runs, differences in points. Keys lead to the runs."
-    lines += ["", "## How a verdict is reached", "", plain(RULE), "", "## Verdicts", ""]
-    lines += grid(
-        "Claim|Where|Verdict", "lll", [[plain(c.text.title), c.text.where, f"**{c.verdict.word}**"] for c in claims]
-    )
-    for number, claim in enumerate(claims, start=1):
-        lines += [
-            "",
-            f"## {number}. {plain(claim.text.title)}",
-            "",
-            f"*{claim.text.where}*. {plain(claim.text.rule)}",
-            "",
-        ]
-        lines += [f"**{claim.verdict.word.capitalize()}**: {plain(claim.verdict.text)}."]
-        for names, align, rows in claim.tables:
-            lines += ["", *grid(names, align, rows)] if rows else []
-        for name in claim.figures:
-            lines += ["", f"![{plain(claim.text.title)}]({name}.svg)"]
-        lines += ["", *claim.notes] if claim.notes else []
-        if claim.commands:
-            lines += ["", "At the paper's budget:", "", *(f"    {command}" for command in claim.commands)]
-    if problems:
-        lines += ["", "## Not used", "", *(f"- {plain(problem)}" for problem in problems)]
-    return "\n".join(lines) + "\n"
-
-
-def text(claims: Sequence[Claim], problems: Sequence[str]) -> str:
-    """The verdicts for a terminal."""
-    lines = []
-    for number, claim in enumerate(claims, start=1):
-        lines += [
-            f"{number}. {claim.text.title} ({claim.text.where})",
-            f"   {claim.verdict.word}: {clean(claim.verdict.text)}",
-        ]
-        if claim.verdict.word == NOT_ENOUGH:
-            lines += [f"     $ {command}" for command in claim.commands]
-    return "\n".join([*lines, *map(clean, problems)])
