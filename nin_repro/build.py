@@ -14,12 +14,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from nin_repro import gpu
 from nin_repro.config.recipe import budget_name, key
 from nin_repro.data.batches import Batches, Pictures, on_device
 from nin_repro.data.preprocess import preprocess
 from nin_repro.data.sources import DATASETS, Split
 from nin_repro.files import UsageError
-from nin_repro.gpu import has_triton
 from nin_repro.models.network import Fill, Inheritance, Network, Role, make_network
 from nin_repro.models.shape import Shape
 from nin_repro.models.spec import layers, training_multiply_adds
@@ -190,17 +190,18 @@ def trainer(
     ancestor: Ancestor | None = None,
 ) -> Trainer:
     """Everything that `Trainer` needs, from the configuration and the images of `open_split`."""
-    gpu = found.device.type == "cuda"
-    if gpu:
+    cuda = found.device.type == "cuda"
+    if cuda:
         gc.collect()  # earlier trainers, which hold their images on the device, are circles of objects
     images, labels, eval_images, eval_labels = _uploaded(config, split, found.device)
     height, width, channels = split.train_images.shape[1:]
     net = network(config, Shape(channels, height, width), split.classes).to(found.device)
-    if gpu:
+    if cuda:
         net.to(memory_format=torch.channels_last)  # as the images are; otherwise cuDNN turns them round at each layer
-        net.fused = config.fused and net.bf16 and has_triton()
-        if not has_triton():
-            console.line("no Triton, so torch's own kernels, which are slower: pip install triton")
+        refusal = gpu.refusal(found.device)
+        net.fused = config.fused and net.bf16 and refusal is None
+        if refusal is not None:
+            console.line(f"torch's own kernels, which are slower, for ours cannot be used: {refusal}")
     reached = None
     if ancestor is not None:
         inherit(config, net, ancestor)
@@ -235,6 +236,6 @@ def trainer(
         record_row=record_row,
         eval_name=split.eval_name,
         watched=(images[-held:], labels[-held:]) if held else None,
-        capture=cuda_graph if gpu and config.cuda_graphs else None,
-        unattended=gpu,
+        capture=cuda_graph if cuda and config.cuda_graphs else None,
+        unattended=cuda,
     )

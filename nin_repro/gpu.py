@@ -2,20 +2,29 @@
 
 import functools
 import importlib
-import importlib.util
 from typing import Any
 
 import torch
 
+MODULE = "nin_repro.kernels"
+
 
 @functools.cache
-def has_triton() -> bool:
-    """It comes with torch for a GPU."""
-    return importlib.util.find_spec("triton") is not None
+def refusal(device: torch.device) -> str | None:
+    """Why the kernels cannot be used on a device, in one line, or None. The smallest of them is tried.
+
+    Triton may be missing, or the C compiler that it calls, or be too new for the GPU.
+    """
+    if device.type != "cuda":
+        return "they are for a GPU"
+    try:
+        pixel, nowhere = torch.zeros(1, 1, 1, 1, device=device), torch.zeros(1, dtype=torch.int64, device=device)
+        importlib.import_module(MODULE).crop(pixel, nowhere, nowhere, nowhere, 0)
+    except Exception as error:  # whatever it is, torch's own do the same
+        return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return None
 
 
 def kernels(device: torch.device) -> Any:
     """The module nin_repro.kernels, or None where torch's own have to do."""
-    if device.type != "cuda" or not has_triton():
-        return None
-    return importlib.import_module("nin_repro.kernels")
+    return None if refusal(device) is not None else importlib.import_module(MODULE)

@@ -185,6 +185,22 @@ def test_crops_are_equal(pad: int, flip: bool, kernels: Any, monkeypatch: pytest
     assert torch.equal(found, batches.crop_and_flip(x, augment, clock)) and not torch.equal(found, x)
 
 
+def test_what_cannot_be_compiled_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def crop(self, *given: Any) -> None:
+            raise RuntimeError("Failed to find\n  a C compiler")
+
+    there = torch.device("cuda:0")
+    monkeypatch.setattr(torch, "zeros", lambda *shape, **more: None)  # no GPU is here
+    gpu.refusal.cache_clear()
+    monkeypatch.setattr(gpu.importlib, "import_module", lambda name: Broken())
+    assert gpu.refusal(there) == "RuntimeError: Failed to find a C compiler" and gpu.kernels(there) is None
+    monkeypatch.setattr(Broken, "crop", lambda *given: None)
+    gpu.refusal.cache_clear()
+    assert gpu.refusal(there) is None and isinstance(gpu.kernels(there), Broken)
+    gpu.refusal.cache_clear()
+
+
 def test_a_cpu_has_no_use_for_them_and_does_not_wait_for_triton() -> None:
     code = (
         "import sys, torch, nin_repro.run, nin_repro.build as b; from nin_repro import gpu\n"
