@@ -167,7 +167,7 @@ def test_dropout_of_the_input_is_not_rescaled_and_that_of_the_layers_is() -> Non
         (0.5, "inverted"),
         (0.25, "inverted"),
     ]
-    assert len({module.layer for module in found}) == 3  # so that no two have the same mask
+    assert len({module.purpose for module in found}) == 3  # so that no two have the same mask
     x = torch.rand(8, 6, 5, 5) + 1
     dropout = Dropout(0.2, "unscaled", 0, Clock((1, 2), 7))
     mask = (dropout(x) != 0).float()
