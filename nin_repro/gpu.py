@@ -7,16 +7,19 @@ from typing import Any
 import torch
 
 MODULE = "nin_repro.kernels"
+AMPERE = (8, 0)
 
 
 @functools.cache
 def refusal(device: torch.device) -> str | None:
     """Why the kernels cannot be used on a device, in one line, or None. The smallest of them is tried.
 
-    Triton may be missing, or the C compiler that it calls, or be too new for the GPU.
+    Triton may be missing, for example, or the C compiler that it calls.
     """
-    if device.type != "cuda":
-        return "they are for a GPU"
+    if device.type != "cuda" or torch.version.hip is not None:
+        return "they are for NVIDIA's GPUs"
+    if torch.cuda.get_device_capability(device) < AMPERE:
+        return "this GPU has no units for bf16"
     try:
         pixel, nowhere = torch.zeros(1, 1, 1, 1, device=device), torch.zeros(1, dtype=torch.int64, device=device)
         importlib.import_module(MODULE).crop(pixel, nowhere, nowhere, nowhere, 0)

@@ -135,6 +135,14 @@ def test_a_network_is_the_same_function(
         assert distance(one, parameter.grad) < 10 * NEAR
 
 
+def test_images_too_many_to_be_counted_are_left_to_torch(fused: Any) -> None:
+    block = MlpconvBlock(3, [192, 160, 96], SPEC)
+    few, many = (torch.empty(count, 3, 224, 224, device="meta") for count in (200, 220))
+    assert fused.fits(few, [*block.convolutions], SPEC, True) and not fused.fits(
+        many, [*block.convolutions], SPEC, True
+    )
+
+
 def test_what_is_not_a_number_comes_through_the_pooling(kernels: Any) -> None:
     x = torch.randn(1, 16, 6, 6).to(memory_format=torch.channels_last)
     x[0, 3, 2, 2] = torch.nan
@@ -192,6 +200,10 @@ def test_what_cannot_be_compiled_is_said_in_one_line(monkeypatch: pytest.MonkeyP
 
     there = torch.device("cuda:0")
     monkeypatch.setattr(torch, "zeros", lambda *shape, **more: None)  # no GPU is here
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    gpu.refusal.cache_clear()
+    assert gpu.refusal(there) == "this GPU has no units for bf16"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     gpu.refusal.cache_clear()
     monkeypatch.setattr(gpu.importlib, "import_module", lambda name: Broken())
     assert gpu.refusal(there) == "RuntimeError: Failed to find a C compiler" and gpu.kernels(there) is None

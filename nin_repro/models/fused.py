@@ -26,9 +26,15 @@ NARROW = 8  # channels below which a convolution is a product with unfolded imag
 LARGE = 65_536  # rows from which on both gradients are made in one pass: measured on an H100
 
 
-def fits(spec: Mlpconv, relu_last: bool) -> bool:
-    """Whether `block` computes such a block."""
-    return relu_last and (spec.pool == "none" or (spec.pool == "max" and spec.pool_stride <= 2))
+def fits(x: Tensor, convolutions: list[Any], spec: Mlpconv, relu_last: bool) -> bool:
+    """Whether `block` computes a block of these images."""
+    count, channels, height, width = x.shape
+    pixels = count * (height + 2 * spec.pad) * (width + 2 * spec.pad)
+    widest = max(layer.out_channels for layer in convolutions)
+    if channels < NARROW:
+        widest = max(widest, spec.kernel**2 * channels + 16)
+    counted = pixels * widest < 2**31  # the kernels count in 32 bits
+    return counted and relu_last and (spec.pool == "none" or (spec.pool == "max" and spec.pool_stride <= 2))
 
 
 def block(x: Tensor, convolutions: list[Any], spec: Mlpconv, dropout: Dropout | None) -> Tensor:

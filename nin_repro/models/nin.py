@@ -96,7 +96,7 @@ class NetworkInNetwork(Network):
 
         done = None  # dropout that was part of the block before it
         for step, after in itertools.pairwise([*self.blocks, None]):
-            if isinstance(step, MlpconvBlock) and fused.fits(step.block, step.relu_last):
+            if isinstance(step, MlpconvBlock) and fused.fits(x, [*step.convolutions], step.block, step.relu_last):
                 done = after if self.training and isinstance(after, Dropout) else None
                 x = fused.block(x, [*step.convolutions], step.block, done)
             elif step is not done:

@@ -344,7 +344,8 @@ def _costs(records: Iterable[Record], prices: Prices) -> _Markup:
         hours, dollars = sum(run.seconds for run in runs) / 3600, sum(map(prices.of, runs))
         rows.append(_line(device, str(len(runs)), f"{hours:,.1f}", f"{dollars:,.2f}", numbers=range(3)))
     note = (
-        "Wall time of all runs on record, whatever else ran on the machine, at assumed prices of "
+        "Wall time of all runs on record, whatever else ran on the machine: those that shared a GPU count in full "
+        "each. At assumed prices of "
         f"{prices.gpu:.2f} USD an hour of a GPU and {prices.core:.2f} of a CPU core (--gpu-hour, --core-hour)."
     )
     names = ("Machine", "Runs|", "Hours|", "USD|")
