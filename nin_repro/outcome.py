@@ -83,7 +83,7 @@ def make_record(
         "steps": progress.step,
         "seconds": round(progress.seconds, 3),
         "images_per_second": round(progress.trained / max(progress.train_seconds, 1e-9), 1),
-        "device": about["device"] if about["device"] != "cpu" else f"{about['threads']} x {about['processor']}",
+        "device": _machine(config, about),
         "commit": about["commit"],
         "dirty": about["dirty"],
         "command": request.command,
@@ -95,6 +95,13 @@ def make_record(
         "start": progress.start,
         "curve": {name: [row.get(name) for row in rows] for name in names},
     }
+
+
+def _machine(config: Config, about: dict[str, Any]) -> str:
+    """What its seconds are of: a CPU with its threads, or a GPU with the runs that shared it."""
+    if about["device"] == "cpu":
+        return f"{about['threads']} x {about['processor']}"
+    return str(about["device"]) + (f", {config.together} at once" if config.together > 1 else "")
 
 
 def _publish(config: Config, record: dict[str, Any]) -> str | None:

@@ -107,6 +107,8 @@ def test_claims_dead_starts_and_costs_are_in_the_page(tmp_path: Path) -> None:
     assert "25 % (5 to 70) 1 of 4 whole network: 1" in " ".join(words.split())
     assert "done; 1 start died" in words and "dead classes" not in words  # where all are, it goes without saying
     assert "2 x AMD EPYC 1 2.0 0.20" in words and "NVIDIA H200 1 0.5 1.50" in words  # hours, USD
+    (shared,) = stored(tmp_path / "shared", record(seconds=1800.0, device="NVIDIA H200, 4 at once"))
+    assert page.Prices(gpu=3.0, core=0.05).of(shared) == 1.5 / 4
     assert "run table2/nin 5 h 0.25" in words  # 5 seeds of an hour
 
 

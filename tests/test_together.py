@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from nin_repro import build, sweep, together, train
+from nin_repro import build, outcome, sweep, together, train
 from nin_repro.config.compose import load_with_text
 from nin_repro.data import sources
 from nin_repro.outcome import Request
@@ -129,3 +129,16 @@ def test_one_run_has_nothing_to_be_trained_together_with(
     monkeypatch.setattr(sys, "argv", ["train", *SMALL, "together=2", f"runs_dir={tmp_path}"])
     assert train.main() == 2
     assert "add -m, or leave it out" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words, about, machine",
+    [
+        ([], {"device": "cpu", "threads": 2, "processor": "AMD EPYC"}, "2 x AMD EPYC"),
+        (["together=2"], {"device": "cpu", "threads": 1, "processor": "AMD EPYC"}, "1 x AMD EPYC"),
+        ([], {"device": "NVIDIA H200"}, "NVIDIA H200"),
+        (["together=5"], {"device": "NVIDIA H200"}, "NVIDIA H200, 5 at once"),
+    ],
+)
+def test_a_record_says_how_many_shared_the_gpu(words: list[str], about: dict[str, Any], machine: str) -> None:
+    assert outcome._machine(load_with_text(["experiment=table1/nin", *words])[0], about) == machine

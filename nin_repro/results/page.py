@@ -63,9 +63,10 @@ class Prices:
     core: float
 
     def of(self, record: Record) -> float:
-        """USD of one run. Runs that shared a GPU count in full each, so that theirs is an upper bound."""
-        threads = re.match(r"(\d+) x ", record.device)  # a CPU is named with the threads that were used
-        return record.seconds / 3600 * (self.core * int(threads[1]) if threads else self.gpu)
+        """USD of one run: its threads of a CPU, or its part of a GPU if it was recorded that others shared it."""
+        threads, sharing = re.match(r"(\d+) x ", record.device), re.search(r", (\d+) at once$", record.device)
+        an_hour = self.core * int(threads[1]) if threads else self.gpu / int(sharing[1] if sharing else 1)
+        return record.seconds / 3600 * an_hour
 
 
 class _Markup(str):
@@ -344,8 +345,8 @@ def _costs(records: Iterable[Record], prices: Prices) -> _Markup:
         hours, dollars = sum(run.seconds for run in runs) / 3600, sum(map(prices.of, runs))
         rows.append(_line(device, str(len(runs)), f"{hours:,.1f}", f"{dollars:,.2f}", numbers=range(3)))
     note = (
-        "Wall time of all runs on record, whatever else ran on the machine: those that shared a GPU count in full "
-        "each. At assumed prices of "
+        "Wall time of all runs on record, whatever else ran on the machine; where its name says that several were "
+        "trained at once, each costs its part. At assumed prices of "
         f"{prices.gpu:.2f} USD an hour of a GPU and {prices.core:.2f} of a CPU core (--gpu-hour, --core-hour)."
     )
     names = ("Machine", "Runs|", "Hours|", "USD|")
