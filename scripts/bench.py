@@ -51,7 +51,7 @@ TINY = replace(TINY, imported=("torchvision",))  # so that two of the loops need
 EPOCH = 50_000  # images
 MOST = FULL.images // 128  # steps in a round: those of an epoch, with what comes once in one
 # Other ways that ours goes; each knows whether this machine is one for it.
-WAYS = ("ours_bf16", "ours_eager", "ours_tf32", "ours_fp32", "ours_5", "mnist_1", "mnist_8")
+WAYS = ("ours_bf16", "ours_eager", "ours_plain", "ours_tf32", "ours_fp32", "ours_5", "mnist_1", "mnist_8")
 
 
 @dataclass

@@ -200,6 +200,7 @@ KINDS: dict[str, Callable[[Setting], Any]] = {
     "ours": bench_ours.Ours,
     "ours_bf16": bench_ours.OursBf16,
     "ours_eager": bench_ours.OursEager,
+    "ours_plain": bench_ours.OursPlain,
     "ours_tf32": bench_ours.OursTf32,
     "ours_fp32": bench_ours.OursFp32,
     "ours_5": bench_ours.Seeds,

@@ -135,6 +135,10 @@ class OursEager(OnGpu):
     ways = ("precision=bf16", "cuda_graphs=false")
 
 
+class OursPlain(OnGpu):
+    ways = ("precision=bf16", "fused=false")
+
+
 class Seeds(OnGpu):
     """Several trainers of one recipe at the same time, in a thread each, as `together=N` has them."""
 
