@@ -248,7 +248,8 @@ def _arms(found: dict[str, Any]) -> list[str]:
         "torchvision's transforms, fp32 NCHW, `torch.optim.SGD`, `.item()` each step, torch's defaults. Good: images "
         "on the device, channels-last, fused SGD, nothing waits; bf16 autocast and cuDNN's search on a GPU. Ours: "
         "`Trainer.step` and what a run does between steps; on a CPU fp32, on a GPU bf16, CUDA graphs and its own "
-        "kernels unless it says otherwise. The loops take turns, each in a process of its own. Seeds at once: images of all of them.",
+        "kernels unless it says otherwise. The loops take turns, each in a process of its own. Seeds at "
+        "once: images of all of them.",
         "",
     ]
 
