@@ -11,6 +11,7 @@ from torch import Tensor
 
 NOWHERE = tl.constexpr(255)  # in place of the place in a window
 BLOCK = 1024  # values of an update that share a rate
+DEEP = 64  # outputs that `both` sums for at a time, three times at most
 
 
 def images(like: Tensor, channels: int, height: int, width: int, kind: torch.dtype | None = None) -> Tensor:
@@ -87,14 +88,14 @@ def inputs(gradient: Tensor, weight: Tensor, x: Tensor) -> tuple[Tensor, Tensor]
 
 
 def both(gradient: Tensor, weight: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """As `inputs`, and gradient.T @ x, fp32 [O, C], in one pass over memory. O is 192 at most."""
+    """As `inputs`, and gradient.T @ x, fp32 [O, C], in one pass over memory. O is 3 * DEEP at most."""
     found = torch.empty_like(x)
     (rows, channels), outputs = x.shape, weight.shape[0]
     tall, wide = 64 if outputs <= 128 else 32, 64
     programs = min(88, triton.cdiv(rows, tall))  # for each 64 channels; an H100 has room for so many
     sums = x.new_empty((programs, outputs + 1, channels), dtype=torch.float32)
     _both[(triton.cdiv(channels, wide), programs)](
-        gradient, weight, x, found, sums, rows, programs, outputs, channels, tall, wide, 64, num_warps=4, num_stages=3
+        gradient, weight, x, found, sums, rows, programs, outputs, channels, tall, wide, DEEP, num_warps=4, num_stages=3
     )
     total = sums.sum(0)
     return found, total[outputs], total[:outputs]

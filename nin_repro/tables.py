@@ -109,13 +109,8 @@ def main() -> None:
     write_page(out / "analysis.md", analysis.markdown(report, compared, judged, found, recipes))
     print(f"{out / 'analysis.md'}: what follows from it")
     prices = Prices(options.gpu_hour, options.core_hour)
-    figures = sorted(
-        [
-            *options.figures.glob("figure3*.png"),
-            *options.figures.glob("figure4-digits-*.png"),
-            *options.figures.glob("figure4-maps-*.png"),
-        ]
-    )
+    ours_to_publish = ("figure3*.png", "figure4-digits-*.png", "figure4-maps-*.png")
+    figures = sorted(path for names in ours_to_publish for path in options.figures.glob(names))
     write_page(out / "report.html", html(report, compared, judged, figures, found, recipes, prices))
     print(f"{out / 'report.html'}: all of it as one page, with curves")
     readme = Path("README.md")

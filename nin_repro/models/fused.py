@@ -143,7 +143,7 @@ def _pointwise(gradient: Tensor, weight: Tensor, x: Tensor) -> tuple[Tensor, Ten
     Gradients of what came out of the convolution before, of its bias, and of the weights.
     """
     push, rows, table = _matrix(gradient), _matrix(x), weight.view(weight.shape[:2])
-    if len(rows) >= LARGE and weight.shape[0] <= 192:
+    if len(rows) >= LARGE and weight.shape[0] <= 3 * kernels.DEEP:
         found, bias, own = kernels.both(push, table, rows)
     else:
         (found, bias), own = kernels.inputs(push, table, rows), _weights(push, rows)

@@ -63,7 +63,7 @@ class Flat:
 
     def __init__(self, groups: list[Group], kernels: Any) -> None:
         self.kernels, device = kernels, groups[0].parameters[0].device
-        self.gaps: list[list[Tensor]] = []  # zeros after each parameter
+        self.gaps: list[list[Tensor]] = []  # zeros after each parameter, perhaps none
         starts, end, blocks = [], 0, []
         for group in groups:
             first, gaps = end, []
