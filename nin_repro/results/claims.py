@@ -84,8 +84,7 @@ class Page:
 
     def translation(self) -> Claim:
         arms = self.moved_arms()
-        pairs = [(first, second, False) for first, second in head_pairs(arms, dropped=False)]
-        pairs += [(first, second, True) for first, second in head_pairs(arms, dropped=True)]
+        pairs = _all_head_pairs(arms)
         judged, rows = [], []
         for first, second, dropped in pairs:
             found = Comparison(first, second)
@@ -159,8 +158,7 @@ class Page:
             return one.test_error - one.train_error, one.test_error, one.train_error
 
         arms = arms_of(self.records, values)
-        pairs = [(first, second, False) for first, second in head_pairs(arms, dropped=False)]
-        pairs += [(first, second, True) for first, second in head_pairs(arms, dropped=True)]
+        pairs = _all_head_pairs(arms)
         judged, rows = [], []
         for first, second, dropped in pairs:
             found, tested = Comparison(first, second), Comparison(first, second, which=1)
@@ -192,8 +190,7 @@ class Page:
 
     def gap_is_best(self) -> Claim:
         arms, judged, rows = self.tested(), [], []
-        pairs = [pair for dropped in (False, True) for pair in head_pairs(arms, dropped)]
-        for full, pooled in pairs:
+        for full, pooled, _ in _all_head_pairs(arms):
             found = Comparison(full, pooled)
             words = f"{full.shown()} % with {head_name(full)}, {pooled.shown()} % with GAP"
             judged.append(self._judge(found, words))
@@ -332,6 +329,11 @@ def complete(recipe: Mapping[str, Any]) -> bool:
     needed = {"dataset": ["name"], "architecture": ["kind"], "regularizer": ["dropout", "head", "head_dropout"]}
     groups = {name: recipe.get(name) for name in needed}
     return all(isinstance(group, dict) and {*needed[name]} <= {*group} for name, group in groups.items())
+
+
+def _all_head_pairs(arms: Sequence[Arm]) -> list[tuple[Arm, Arm, bool]]:
+    """(fully connected, global average pooling, whether the former has dropout before it), those without first."""
+    return [(*pair, dropped) for dropped in (False, True) for pair in head_pairs(arms, dropped)]
 
 
 def _maps_are_classes(recipe: Mapping[str, Any]) -> bool:
