@@ -11,6 +11,7 @@ from torch import Tensor
 
 NOWHERE = tl.constexpr(255)  # in place of the place in a window
 BLOCK = 1024  # values of an update that share a rate
+TURNS = 4  # tiles of `pool_backward` that a program takes one after the other: so many fewer sums to add up
 DEEP = 64  # outputs that `both` sums for at a time, three times at most
 
 
@@ -65,13 +66,13 @@ def pool_backward(
     down, across = (-(-side // stride) for side in sides)  # cells of stride x stride pixels
     rows, power = count * down * across, _power(channels)
     step = max(1, 2048 // power)
-    programs = triton.cdiv(rows, step)
+    programs = triton.cdiv(rows, step * TURNS)
     sums = gradient.new_empty((programs, channels), dtype=torch.float32)
     _pool_backward[(programs,)](
         gradient.contiguous(memory_format=torch.channels_last), places, found, sums, rows, *sides, high, wide, down,
-        across, scale, channels, power, size, stride, -(-size // stride), step,
+        across, scale, channels, power, size, stride, -(-size // stride), step, TURNS,
     )  # fmt: skip
-    return found, sums.sum(0)
+    return found, total(sums)
 
 
 def inputs(gradient: Tensor, weight: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,7 +85,7 @@ def inputs(gradient: Tensor, weight: Tensor, x: Tensor) -> tuple[Tensor, Tensor]
     _inputs[(triton.cdiv(channels, wide), programs)](
         gradient, weight, x, found, sums, rows, outputs, channels, tall, wide, deep, num_warps=4, num_stages=3
     )
-    return found, sums.sum(0)
+    return found, total(sums)
 
 
 def both(gradient: Tensor, weight: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -97,8 +98,39 @@ def both(gradient: Tensor, weight: Tensor, x: Tensor) -> tuple[Tensor, Tensor, T
     _both[(triton.cdiv(channels, wide), programs)](
         gradient, weight, x, found, sums, rows, programs, outputs, channels, tall, wide, DEEP, num_warps=4, num_stages=3
     )
-    total = sums.sum(0)
-    return found, total[outputs], total[:outputs]
+    whole = total(sums)
+    return found, whole[outputs], whole[:outputs]
+
+
+def total(parts: Tensor) -> Tensor:
+    """The sum over the first dimension of fp32 [P, ...]. torch's own takes twice as long for some hundred parts."""
+    found = parts.new_empty(parts.shape[1:])
+    wide, tall = (16, 64) if found.numel() < 4096 else (64, 16)
+    _total[(triton.cdiv(found.numel(), wide),)](parts, found, len(parts), found.numel(), wide, tall, num_warps=4)
+    return found
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of logits [N, K], fp32, and labels [N]: the mean cross-entropy [], how many are wrong, fp32 [], the gradient."""
+    gradient, found = torch.empty_like(logits), logits.new_empty(2)
+    (rows, classes), power = logits.shape, _power(logits.shape[1])
+    step = max(1, 2048 // power)
+    _cross_entropy[(1,)](logits.contiguous(), labels, gradient, found, rows, classes, power, step, num_warps=8)
+    return found[0], found[1], gradient
+
+
+def note(
+    loss: Tensor, wrong: Tensor, norm: Tensor, size: int, totals: Tensor, window: Tensor, now: Tensor
+) -> None:  # fmt: skip
+    """What `training.update.note` says, in one kernel."""
+    _note[(1,)](loss, wrong, norm, totals, window, now, size, num_warps=1)
+
+
+def judge(loss: Tensor, norm: Tensor, fault: Tensor, updates: Tensor, clip: float) -> Tensor:
+    """Raise `fault` to 1 if loss or norm are not finite; count an update if it is 0; what a gradient is divided by."""
+    shrink = torch.empty_like(norm)
+    _judge[(1,)](loss, norm, fault, updates, shrink, clip, num_warps=1)
+    return shrink
 
 
 def crop(x: Tensor, down: Tensor, right: Tensor, mirrored: Tensor, pad: int) -> Tensor:
@@ -180,11 +212,26 @@ def _pool(
 def _pool_backward(
     gradient, places, found, sums, rows, height, width, high, wide, cells_down, cells_across, scale,
     channels: tl.constexpr, power: tl.constexpr, size: tl.constexpr, stride: tl.constexpr, reach: tl.constexpr,
+    step: tl.constexpr, turns: tl.constexpr,
+):  # fmt: skip
+    channel = tl.arange(0, power)[None, :]
+    total = tl.zeros((step, power), tl.float32)
+    for turn in range(turns):
+        row = (tl.program_id(0) * turns + turn) * step + tl.arange(0, step)[:, None]  # a cell of stride x stride pixels
+        total += _cells(
+            gradient, places, found, row, channel, (row < rows) & (channel < channels), height, width, high, wide,
+            cells_down, cells_across, scale, channels, power, size, stride, reach, step,
+        )  # fmt: skip
+    ends = tl.arange(0, power)
+    tl.store(sums + tl.program_id(0) * channels + ends, tl.sum(total, 0) * scale, ends < channels)
+
+
+@triton.jit
+def _cells(
+    gradient, places, found, row, channel, real, height, width, high, wide, cells_down, cells_across, scale,
+    channels: tl.constexpr, power: tl.constexpr, size: tl.constexpr, stride: tl.constexpr, reach: tl.constexpr,
     step: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0) * step + tl.arange(0, step)[:, None]  # a cell of stride x stride pixels
-    channel = tl.arange(0, power)[None, :]
-    real = (row < rows) & (channel < channels)
     i, j, image = row // cells_across % cells_down, row % cells_across, row // (cells_across * cells_down)
     a = tl.zeros((step, power), tl.float32)  # the cell's pixels
     b = tl.zeros((step, power), tl.float32)
@@ -212,8 +259,7 @@ def _pool_backward(
         tl.store(found + at + channels, (b * scale).to(found.dtype.element_ty), real & beside)
         tl.store(found + at + width * channels, (c * scale).to(found.dtype.element_ty), below)
         tl.store(found + at + (width + 1) * channels, (d * scale).to(found.dtype.element_ty), below & beside)
-    ends = tl.arange(0, power)
-    tl.store(sums + tl.program_id(0) * channels + ends, tl.sum(a + b + c + d, 0) * scale, ends < channels)
+    return a + b + c + d
 
 
 @triton.jit
@@ -284,6 +330,62 @@ def _both(
         tl.store(into + deep * channels, a1, (output + deep < outputs)[:, None] & good)
     if outputs > 2 * deep:
         tl.store(into + 2 * deep * channels, a2, (output + 2 * deep < outputs)[:, None] & good)
+
+
+@triton.jit
+def _total(parts, found, count, size, wide: tl.constexpr, tall: tl.constexpr):
+    column = tl.program_id(0) * wide + tl.arange(0, wide)
+    sums = tl.zeros((tall, wide), tl.float32)
+    for start in range(0, count, tall):
+        row = start + tl.arange(0, tall)[:, None]
+        sums += tl.load(parts + row * size + column[None, :], (row < count) & (column < size)[None, :], 0.0)
+    tl.store(found + column, tl.sum(sums, 0), column < size)
+
+
+@triton.jit
+def _cross_entropy(
+    logits, labels, gradient, found, rows, classes: tl.constexpr, power: tl.constexpr, step: tl.constexpr
+):  # fmt: skip
+    column = tl.arange(0, power)[None, :]
+    losses = tl.zeros((step,), tl.float32)
+    wrong = tl.zeros((step,), tl.float32)
+    for start in range(0, rows, step):
+        row = start + tl.arange(0, step)
+        good, at = row < rows, row[:, None] * classes + column
+        real = good[:, None] & (column < classes)
+        x = tl.load(logits + at, real, float("-inf"))
+        label = tl.load(labels + row, good, 0)
+        x -= tl.where(good, tl.max(x, 1), 0.0)[:, None]
+        e = tl.exp(x)
+        whole = tl.where(good, tl.sum(e, 1), 1.0)
+        its = column == label[:, None]
+        losses += tl.where(good, tl.log(whole) - tl.sum(tl.where(its, x, 0.0), 1), 0.0)
+        wrong += tl.where(good & (tl.argmax(x, 1) != label), 1.0, 0.0)
+        tl.store(gradient + at, (e / whole[:, None] - tl.where(its, 1.0, 0.0)) / rows, real)
+    tl.store(found, tl.sum(losses, 0) / rows)
+    tl.store(found + 1, tl.sum(wrong, 0))
+
+
+@triton.jit
+def _note(loss, wrong, norm, totals, window, now, size):
+    value = tl.load(loss).to(tl.float64)
+    tl.store(totals, tl.load(totals) + value * size)
+    tl.store(totals + 1, tl.load(totals + 1) + tl.load(wrong).to(tl.float64))
+    tl.store(totals + 2, tl.load(totals + 2) + size)
+    tl.store(window, tl.load(window) + value)
+    tl.store(window + 1, tl.maximum(tl.load(window + 1), tl.load(norm).to(tl.float64)))
+    tl.store(now, tl.load(now) + 1)
+    tl.store(now + 1, tl.load(now + 1) + 1)
+
+
+@triton.jit
+def _judge(loss, norm, fault, updates, shrink, clip):
+    length = tl.load(norm)
+    fine = (tl.abs(length) < float("inf")) & (tl.abs(tl.load(loss)) < float("inf"))
+    bad = tl.where(fine, tl.load(fault), 1.0)
+    tl.store(fault, bad)
+    tl.store(updates, tl.load(updates) + tl.where(bad == 0, 1, 0))
+    tl.store(shrink, tl.maximum(length / clip, 1.0))
 
 
 @triton.jit

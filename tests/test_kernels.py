@@ -1,6 +1,7 @@
 """Our kernels for a GPU, on the CPU by Triton's interpreter, in fp32: the interpreter has no products in bf16."""
 
 import dataclasses
+import math
 import subprocess
 import sys
 from typing import Any
@@ -16,7 +17,7 @@ from nin_repro.models.network import Dropout
 from nin_repro.models.nin import MlpconvBlock
 from nin_repro.models.shape import Shape
 from nin_repro.schema import Augment, Mlpconv
-from nin_repro.training import sgd
+from nin_repro.training import sgd, update
 
 pytest.importorskip("triton")
 SPEC: Any = load(["experiment=table1/nin"]).architecture.blocks["mlpconv1"]  # type: ignore[union-attr]
@@ -149,6 +150,39 @@ def test_what_is_not_a_number_comes_through_the_pooling(kernels: Any) -> None:
     y, places = kernels.pool(x, torch.zeros(16), (3, 3), 3, 2, None, 0, 0, 1.0)
     assert y[0, 3].isnan().sum() == 4 and y.isnan().sum() == 4
     assert (places[0, 3][y[0, 3].isnan()] == 255).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (70, 33), (300, 4, 1100)])
+def test_sums_of_parts(shape: tuple[int, ...], kernels: Any) -> None:
+    parts = torch.randn(shape)
+    assert distance(kernels.total(parts), parts.double().sum(0)) < NEAR
+
+
+@pytest.mark.parametrize("count, classes, size", [(1, 2, 1.0), (128, 10, 5.0), (37, 100, 30.0)])
+def test_loss_and_gradient_and_what_is_added_up_are_those_of_torch(
+    count: int, classes: int, size: float, kernels: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    labels = torch.randint(0, classes, (count,))
+    found: list[Any] = []
+    wanted: list[Any] = []
+    for sums, ours in ((found, True), (wanted, False)):
+        if not ours:
+            monkeypatch.setattr(gpu, "kernels", lambda device: None)
+        logits = (size * torch.randn(count, classes, generator=torch.Generator().manual_seed(1))).requires_grad_()
+        more = [torch.ones(3, dtype=torch.float64), torch.tensor([2.0, 0.5], dtype=torch.float64)]
+        more.append(torch.tensor([7, 3]))
+        loss, wrong = update.backward(logits * 2, labels)
+        for norm in (0.25, 0.75, 0.5):
+            update.note(loss, wrong, torch.tensor(norm), count, *more)
+        sums += [loss, logits.grad, *more]
+    assert all(distance(one, other.double()) < NEAR for one, other in zip(found, wanted, strict=True))
+    assert found[-1].tolist() == [10, 6] and found[-2][1] == 0.75 and found[-3][2] == 1 + 3 * count
+
+
+def test_of_logits_as_large_as_others_the_first_is_the_answer(kernels: Any) -> None:
+    loss, wrong = update.backward(torch.zeros(4, 10, requires_grad=True) * 1, torch.tensor([0, 0, 1, 9]))
+    assert wrong == 2 and abs(loss - math.log(10)) < NEAR
 
 
 @pytest.mark.parametrize("clip", [1.0, None])

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from nin_repro import rng
 from nin_repro.data.batches import Batches, Pictures
@@ -21,6 +20,7 @@ from nin_repro.training.evaluate import Evaluation, evaluate, is_dead
 from nin_repro.training.schedule import Rate
 from nin_repro.training.sgd import SGD
 from nin_repro.training.stop import STOP
+from nin_repro.training.update import backward, note
 
 PROBE_EVERY = 100  # updates between looks at whether the network is alive
 START = 2000  # updates at the start of an attempt that are recorded by the hundred: most deaths fall there
@@ -248,19 +248,10 @@ class Trainer:
         """What the device does in an update with so many images: from tensors to the same tensors (capture.py)."""
         self.network.zero_grad()
         images, labels = self.batches.gather(self.now[1:], size, self.network.clock)
-        logits = self.network(images)
-        loss = F.cross_entropy(logits, labels)
-        loss.backward()
-        loss = loss.detach()
+        loss, wrong = backward(self.network(images), labels)
         self.sgd.step(loss)
         self.network.after_update()
-        wrong = (logits.detach().argmax(1) != labels).sum()
-        self.totals += torch.stack(
-            (loss.double() * size, wrong.double(), torch.full_like(loss, size, dtype=torch.float64))
-        )
-        self.window[0] += loss
-        self.window[1] = torch.maximum(self.window[1], self.sgd.norm.double())
-        self.now += 1
+        note(loss, wrong, self.sgd.norm, size, self.totals, self.window, self.now)
 
     def _probes(self, position: int) -> bool:
         """Whether to look at the network after this batch of the epoch."""

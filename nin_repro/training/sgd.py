@@ -14,6 +14,7 @@ gradients and momentum are each laid into one piece of memory, which one kernel 
 """
 
 import itertools
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,11 +130,22 @@ class SGD:
         """Apply the gradients that `loss.backward()` left in the parameters, and drop them."""
         gradients = [[_like(p, p.grad) for p in group.parameters if p.grad is not None] for group in self.groups]
         if self.flat is not None:
-            whole = self.flat.gather(gradients)
-            self.norm.copy_(torch.linalg.vector_norm(whole))
+            self._apply_flat(self.flat, gradients, loss)
         else:
-            norms = torch._foreach_norm(list(itertools.chain(*gradients)))
-            self.norm.copy_(torch.linalg.vector_norm(torch.stack(norms)))
+            self._apply(gradients, loss)
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def _apply_flat(self, flat: Flat, gradients: list[list[Tensor]], loss: Tensor) -> None:
+        whole = flat.gather(gradients)
+        torch.linalg.vector_norm(whole, out=self.norm)
+        clip = math.inf if self.clip_norm is None else self.clip_norm
+        shrink = flat.kernels.judge(loss, self.norm, self.fault, self.updates, clip)
+        flat.apply(whole, self.momentum, shrink, self.fault)
+
+    def _apply(self, gradients: list[list[Tensor]], loss: Tensor) -> None:
+        norms = torch._foreach_norm(list(itertools.chain(*gradients)))
+        self.norm.copy_(torch.linalg.vector_norm(torch.stack(norms)))
         bad = ~(torch.isfinite(self.norm) & torch.isfinite(loss))
         self.fault.copy_(torch.maximum(self.fault, bad.to(self.fault.dtype)))
         self.updates += self.fault == 0
@@ -141,14 +153,6 @@ class SGD:
         if self.clip_norm is not None:
             # As torch.nn.utils.clip_grad_norm_, whose 1e-6 keeps the quotient finite; here the divisor is at least 1.
             shrink = torch.clamp(self.norm / self.clip_norm, min=1.0)
-        if self.flat is not None:
-            self.flat.apply(whole, self.momentum, torch.ones_like(self.norm) if shrink is None else shrink, self.fault)
-        else:
-            self._apply(gradients, shrink)
-        for parameter in self.parameters:
-            parameter.grad = None
-
-    def _apply(self, gradients: list[list[Tensor]], shrink: Tensor | None) -> None:
         for group, pushes in zip(self.groups, gradients, strict=True):
             torch._fused_sgd_(
                 group.parameters,

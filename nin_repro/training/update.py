@@ -1,0 +1,43 @@
+"""What an update does beside network and optimizer: the loss and its gradient, and what is added up of it.
+
+Nothing waits for the device, and all is from tensors to tensors that stay in their place (capture.py). On a GPU torch's
+own take some thirty kernels for it, ours two.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nin_repro import gpu
+
+
+def backward(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of the mean cross-entropy of logits [N, K] into what they came from; it, and how many are wrong, []."""
+    kernels = gpu.kernels(logits.device)
+    if kernels is None:
+        mean = F.cross_entropy(logits, labels)
+        mean.backward()
+        return mean.detach(), (logits.detach().argmax(1) != labels).sum()
+    loss, wrong, gradient = kernels.cross_entropy(logits.detach(), labels)
+    logits.backward(gradient)
+    return loss, wrong
+
+
+def note(
+    loss: Tensor, wrong: Tensor, norm: Tensor, size: int, totals: Tensor, window: Tensor, now: Tensor
+) -> None:  # fmt: skip
+    """Add an update of `size` images to what is known of them.
+
+    Args:
+        totals: float64 [3], summed loss, wrong and images of an epoch.
+        window: float64 [2], summed loss and largest gradient norm since somebody looked.
+        now: int64 [2], updates and batches of the epoch so far.
+    """
+    kernels = gpu.kernels(loss.device)
+    if kernels is not None:
+        kernels.note(loss, wrong, norm, size, totals, window, now)
+        return
+    totals += torch.stack((loss.double() * size, wrong.double(), torch.full_like(loss, size, dtype=torch.float64)))
+    window[0] += loss
+    window[1] = torch.maximum(window[1], norm.double())
+    now += 1
