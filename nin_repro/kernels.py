@@ -4,11 +4,14 @@ A batch of images [N, C, H, W] in channels-last memory is a matrix [N * H * W, C
 Kernels compute in fp32 whatever they read and write. What each is for, and the same in torch, stands where it is used.
 """
 
+import os
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # a product and a sum rounded once; from 3.10 on Triton asks
 NOWHERE = tl.constexpr(255)  # in place of the place in a window
 BLOCK = 1024  # values of an update that share a rate
 TURNS = 4  # tiles of `pool_backward` that a program takes one after the other: so many fewer sums to add up

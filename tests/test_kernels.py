@@ -1,9 +1,12 @@
 """Our kernels for a GPU, on the CPU by Triton's interpreter, in fp32: the interpreter has no products in bf16."""
 
 import dataclasses
+import json
 import math
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -225,6 +228,21 @@ def test_crops_are_equal(pad: int, flip: bool, kernels: Any, monkeypatch: pytest
     found = batches.crop_and_flip(x, augment, clock)
     monkeypatch.setattr(gpu, "kernels", lambda device: None)
     assert torch.equal(found, batches.crop_and_flip(x, augment, clock)) and not torch.equal(found, x)
+
+
+def test_they_compile_for_gpus_and_fit_them(tmp_path: Path) -> None:
+    """For Ampere and Hopper, to machine code, by Triton's own tools; no GPU is needed for that."""
+    words = [sys.executable, "-W", "error", str(Path(__file__).with_name("compiled_kernels.py")), "80", "90"]
+    plain = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    there = plain | {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])}
+    told = json.loads(subprocess.run(words, env=there, stdout=subprocess.PIPE, check=True).stdout)
+    launched = {"_unfold", "_pool", "_pool_backward", "_inputs", "_both", "_crop", "_update"}
+    launched |= {"_total", "_cross_entropy", "_note", "_judge"}
+    for architecture in (80, 90):
+        found = [each for each in told if each["architecture"] == architecture]
+        assert {each["kernel"] for each in found} == launched
+        assert max(each["shared"] for each in found) <= 99 * 1024  # bytes; larger GPUs than a desktop's have more
+        assert max(each["spilled"] for each in found) <= (0 if architecture == 90 else 128)  # bytes of a thread
 
 
 def test_what_cannot_be_compiled_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,11 +16,13 @@ def response_norm(x: Tensor, settings: ResponseNorm) -> Tensor:
     """Divide each value of [N, C, H, W] by (1 + a * sum of the squares of `size` adjacent maps) ** power.
 
     a is `alpha` as the formula of Hinton et al. is printed, or `alpha / size` as cuda-convnet and PyTorch compute it.
+    The sum is a 1x1 convolution with ones in a band: a sum of slices makes a step of this network a fifth longer.
     """
     alpha = settings.alpha * (1 if settings.printed else 1 / settings.size)
     before = settings.size // 2
-    squares = F.pad(x.square(), (0, 0, 0, 0, before, settings.size - 1 - before))
-    total = sum(squares[:, i : i + x.shape[1]] for i in range(settings.size))
+    after = settings.size - 1 - before
+    band = x.new_ones(x.shape[1], x.shape[1]).tril(after).triu(-before)
+    total = F.conv2d(x.square(), band[:, :, None, None])
     return x * (1 + alpha * total) ** -settings.power
 
 
@@ -62,7 +64,7 @@ class ConvNet(Network):
 
     def body(self, x: Tensor) -> Tensor:
         for convolution, block in zip(self.convolutions, self.blocks, strict=True):
-            x = _pool(F.relu(convolution(x)), block)
+            x = _relu_pool(convolution(x), block)
             if block.response_norm:
                 x = response_norm(x, self.architecture.response_norm)
         return F.relu(self.local(x))
@@ -76,6 +78,7 @@ class ConvNet(Network):
         ]
 
 
-def _pool(x: Tensor, block: ConvPool) -> Tensor:
-    pool = F.max_pool2d if block.pool == "max" else F.avg_pool2d
-    return pool(x, block.pool_size, block.pool_stride, ceil_mode=True)
+def _relu_pool(x: Tensor, block: ConvPool) -> Tensor:
+    if block.pool == "max":  # commutes with ReLU, which then has a quarter to do
+        return F.relu(F.max_pool2d(x, block.pool_size, block.pool_stride, ceil_mode=True))
+    return F.avg_pool2d(F.relu(x), block.pool_size, block.pool_stride, ceil_mode=True)
