@@ -86,7 +86,7 @@ def test_a_block_and_its_gradients_are_those_of_torchs_layers(
     x = images(3, channels, side, side, wanted=channels not in (1, 3))
     dropout = None if p is None else Dropout(p, convention, 1, rng.Clock((1, 2), 3)).train()
 
-    y = fused.block(x, [*block.convolutions], spec, dropout)
+    y = fused.block(x, [*block.convolutions], spec, dropout, fused.halves([*block.parameters()]))
     push = torch.randn_like(y)
     y.backward(push)
     found = [y, *(parameter.grad for parameter in block.parameters()), x.grad]

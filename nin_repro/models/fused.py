@@ -37,24 +37,37 @@ def fits(x: Tensor, convolutions: list[Any], spec: Mlpconv, relu_last: bool) -> 
     return counted and relu_last and (spec.pool == "none" or (spec.pool == "max" and spec.pool_stride <= 2))
 
 
-def block(x: Tensor, convolutions: list[Any], spec: Mlpconv, dropout: Dropout | None) -> Tensor:
+def halves(parameters: list[Tensor]) -> dict[Tensor, Tensor]:
+    """Each of a network's parameters in bf16: in one kernel where they lie in one piece of memory (training/sgd.py)."""
+    first = parameters[0]
+    if any(p.untyped_storage().data_ptr() != first.untyped_storage().data_ptr() for p in parameters):
+        return {p: p.detach().to(KIND) for p in parameters}
+    whole = torch.empty(0, dtype=first.dtype, device=first.device).set_(first.untyped_storage()).to(KIND)
+    return {p: whole.as_strided(p.shape, p.stride(), p.storage_offset()) for p in parameters}
+
+
+def block(
+    x: Tensor, convolutions: list[Any], spec: Mlpconv, dropout: Dropout | None, found: dict[Tensor, Tensor]
+) -> Tensor:
     """A block that ends with ReLU, and the dropout after it.
 
     Args:
         x: [N, C, H, W] in channels-last memory, fp32 or bf16.
         convolutions: the block's layers. Their weights are in channels-last memory.
         dropout: in training only; or None.
+        found: what `halves` made of the layers' parameters.
     """
     parameters = [parameter for layer in convolutions for parameter in (layer.weight, layer.bias)]
     with torch.autocast(x.device.type, enabled=False):
-        found: Tensor = _Block.apply(x, spec, dropout, *parameters)
-    return found
+        y: Tensor = _Block.apply(x, spec, dropout, [found[parameter] for parameter in parameters], *parameters)
+    return y
 
 
 class _Block(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, spec: Mlpconv, dropout: Dropout | None, *parameters: Tensor) -> Tensor:
-        halves = _halves(parameters)
+    def forward(
+        ctx: Any, x: Tensor, spec: Mlpconv, dropout: Dropout | None, halves: list[Tensor], *parameters: Tensor
+    ) -> Tensor:
         weights, biases = halves[::2], halves[1::2]
         stride, pad = spec.stride, spec.pad
         if x.shape[1] < NARROW and not ctx.needs_input_grad[0]:
@@ -93,16 +106,7 @@ class _Block(torch.autograd.Function):
             outputs, channels, *kernel = ctx.shape
             own = _weights(_matrix(gradient), _matrix(x))[:, : channels * kernel[0] * kernel[1]]
             own = own.reshape(outputs, *kernel, channels).permute(0, 3, 1, 2)
-        return own_input, None, None, own, bias, *found
-
-
-def _halves(parameters: tuple[Tensor, ...]) -> list[Tensor]:
-    """Parameters in bf16: in one kernel where they lie in one piece of memory (training/sgd.py)."""
-    first = parameters[0]
-    if any(p.untyped_storage().data_ptr() != first.untyped_storage().data_ptr() for p in parameters):
-        return [p.to(KIND) for p in parameters]
-    whole = torch.empty(0, dtype=first.dtype, device=first.device).set_(first.untyped_storage()).to(KIND)
-    return [whole.as_strided(p.shape, p.stride(), p.storage_offset()) for p in parameters]
+        return own_input, None, None, None, own, bias, *found
 
 
 def _rows(weight: Tensor, width: int) -> Tensor:
