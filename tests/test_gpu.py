@@ -36,6 +36,21 @@ WORDS = (
     "restarts=0",
 )
 MODES = ("fp32", "tf32", "bf16")
+SHORT = ("optimizer.batch_size=64", "optimizer.schedule.epochs=2", "optimizer.schedule.drops=[]", "restarts=0")
+OTHERS = {
+    "fully connected, dropout": (*WORDS, "regularizer=fc_both_dropout"),
+    "average pooling, no ReLU at the end": (*WORDS, "architecture.blocks.mlpconv2.pool=avg"),
+    "unwhitened bytes": (*WORDS, "dataset=cifar10_mean"),
+    "convolutional network": ("experiment=text/cnn_fc_dropout", *SHORT),
+    "maxout": (
+        "experiment=table1/maxout_aug",
+        "architecture.blocks.conv1.maps=24",
+        "architecture.blocks.conv2.maps=48",
+        "architecture.blocks.conv3.maps=48",
+        "architecture.full.full1.units=50",
+        *SHORT,
+    ),
+}
 
 
 def split(count: int = 9 * 64 + 8) -> Split:
@@ -50,8 +65,8 @@ def split(count: int = 9 * 64 + 8) -> Split:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Any:
-    def trainer(*words: str, name: str = "run") -> loop.Trainer:
-        config = load([*WORDS, "device=cuda", f"data_dir={tmp_path}", *words])
+    def trainer(*words: str, name: str = "run", base: tuple[str, ...] = WORDS) -> loop.Trainer:
+        config = load([*base, "device=cuda", f"data_dir={tmp_path}", *words])
         console = Console(tmp_path / "train.log")
         path = tmp_path / f"{name}.pt"
         made = build.trainer(config, split(), build.machine(config), console, path, lambda row: None)
@@ -81,6 +96,16 @@ def test_captured_updates_are_those_launched_kernel_by_kernel_and_repeat(precisi
     assert [run.run() for run in runs] == ["done"] * 3
     assert runs[0].update.captures and runs[0].answers.replay.captures and not runs[2].update.captures, make.said
     assert result(runs[0]) == result(runs[1]) == result(runs[2])
+
+
+@pytest.mark.parametrize("precision", MODES)
+@pytest.mark.parametrize("what", OTHERS)
+def test_so_are_those_of_other_networks(what: str, precision: str, make: Any) -> None:
+    words = OTHERS[what]
+    captured, plain = (make(f"precision={precision}", f"cuda_graphs={how}", base=words) for how in ("true", "false"))
+    assert [run.run() for run in (captured, plain)] == ["done"] * 2
+    assert captured.update.captures and captured.answers.replay.captures, make.said
+    assert result(captured) == result(plain)
 
 
 @pytest.mark.parametrize("stop", [1, WARM, WARM + 1, 9, 10, 17, 25])
