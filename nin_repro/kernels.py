@@ -105,6 +105,36 @@ def both(gradient: Tensor, weight: Tensor, x: Tensor) -> tuple[Tensor, Tensor, T
     return found, whole[outputs], whole[:outputs]
 
 
+CHAIN = 128, 32, 264, 8  # rows and outputs at a time, programs, warps
+WEIGHTS = 64, 5, 8, 3  # rows at a time, parts of all rows, warps, stages
+
+
+def chain(x: Tensor, first: Tensor, bias: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Of x [M, A]: h = relu(x @ first.T + bias) [M, B], and h @ second.T [M, C]. A and C are 192 at most."""
+    (rows, a), b, c = x.shape, len(first), len(second)
+    h, y = x.new_empty(rows, b), x.new_empty(rows, c)
+    tall, piece, programs, warps = CHAIN
+    programs = min(programs, triton.cdiv(rows, tall))
+    _chain[(programs,)](
+        x, first, bias, second, h, y, rows, programs, a, b, c, tall, piece, num_warps=warps, num_stages=1
+    )
+    return h, y
+
+
+def weights(gradient: Tensor, x: Tensor, kernel: int, pad: int) -> Tensor:
+    """The gradient of the weights [O, C, K, K] of a convolution of x [N, C, H, W]; fp32. O is 192 at most, C 96."""
+    (count, channels, height, width), outputs = x.shape, gradient.shape[1]
+    rows, taps = count * height * width, kernel * kernel
+    deep, splits, warps, stages = WEIGHTS
+    each = triton.cdiv(triton.cdiv(rows, splits), deep) * deep
+    sums = x.new_empty((splits, outputs, kernel, kernel, channels), dtype=torch.float32)
+    _of_weights[(taps, splits)](
+        gradient.contiguous(memory_format=torch.channels_last), x, sums, rows, height, width, each,
+        outputs, channels, kernel, pad, deep, num_warps=warps, num_stages=stages,
+    )  # fmt: skip
+    return total(sums).permute(0, 3, 1, 2)
+
+
 def total(parts: Tensor) -> Tensor:
     """The sum over the first dimension of fp32 [P, ...]. torch's own takes twice as long for some hundred parts."""
     found = parts.new_empty(parts.shape[1:])
@@ -333,6 +363,87 @@ def _both(
         tl.store(into + deep * channels, a1, (output + deep < outputs)[:, None] & good)
     if outputs > 2 * deep:
         tl.store(into + 2 * deep * channels, a2, (output + 2 * deep < outputs)[:, None] & good)
+
+
+@triton.jit
+def _chain(
+    x, first, bias, second, h, y, rows, programs, a: tl.constexpr, b: tl.constexpr, c: tl.constexpr,
+    tall: tl.constexpr, piece: tl.constexpr,
+):  # fmt: skip
+    k = tl.arange(0, 64)
+    for tile in range(tl.program_id(0), tl.cdiv(rows, tall), programs):
+        row = tile * tall + tl.arange(0, tall)[:, None]
+        there = row < rows
+        at = x + row * a + k[None, :]
+        x0 = tl.load(at, there & (k < a)[None, :], 0.0)
+        x1 = tl.load(at + 64, there & (k + 64 < a)[None, :], 0.0)
+        x2 = tl.load(at + 128, there & (k + 128 < a)[None, :], 0.0)
+        y0 = tl.zeros((tall, 64), tl.float32)
+        y1 = tl.zeros((tall, 64), tl.float32)
+        y2 = tl.zeros((tall, 64), tl.float32)
+        for start in tl.static_range(0, b, piece):
+            o = start + tl.arange(0, piece)
+            unit = tl.dot(x0, tl.trans(_weights(first, o, k, b, a)))
+            unit = tl.dot(x1, tl.trans(_weights(first, o, k + 64, b, a)), unit)
+            unit = tl.dot(x2, tl.trans(_weights(first, o, k + 128, b, a)), unit)
+            unit += tl.load(bias + o, o < b, 0.0)[None, :]
+            half = tl.where(unit < 0, 0.0, unit).to(h.dtype.element_ty)
+            tl.store(h + row * b + o[None, :], half, there & (o < b)[None, :])
+            y0 = tl.dot(half, tl.trans(_weights(second, k, o, c, b)), y0)
+            if c > 64:
+                y1 = tl.dot(half, tl.trans(_weights(second, k + 64, o, c, b)), y1)
+            if c > 128:
+                y2 = tl.dot(half, tl.trans(_weights(second, k + 128, o, c, b)), y2)
+        to = y + row * c + k[None, :]
+        tl.store(to, y0.to(y.dtype.element_ty), there & (k < c)[None, :])
+        if c > 64:
+            tl.store(to + 64, y1.to(y.dtype.element_ty), there & (k + 64 < c)[None, :])
+        if c > 128:
+            tl.store(to + 128, y2.to(y.dtype.element_ty), there & (k + 128 < c)[None, :])
+
+
+@triton.jit
+def _of_weights(
+    gradient, x, sums, rows, height, width, each, outputs: tl.constexpr, channels: tl.constexpr,
+    kernel: tl.constexpr, pad: tl.constexpr, deep: tl.constexpr,
+):  # fmt: skip
+    tap = tl.program_id(0)
+    down, across = tap // kernel - pad, tap % kernel - pad
+    k, q = tl.arange(0, 64), tl.arange(0, 32)
+    a0 = tl.zeros((64, 64), tl.float32)
+    a1 = tl.zeros((64, 64), tl.float32)
+    a2 = tl.zeros((64, 64), tl.float32)
+    b0 = tl.zeros((64, 32), tl.float32)
+    b1 = tl.zeros((64, 32), tl.float32)
+    b2 = tl.zeros((64, 32), tl.float32)
+    first = tl.program_id(1) * each
+    for start in range(first, first + each, deep):
+        row = start + tl.arange(0, deep)
+        i, j = row // width % height + down, row % width + across
+        fine = ((i >= 0) & (i < height) & (j >= 0) & (j < width) & (row < rows))[:, None]
+        there = (row < rows)[:, None]
+        at = x + (row + down * width + across)[:, None] * channels
+        left = tl.load(at + k[None, :], fine & (k < channels)[None, :], 0.0)
+        right = tl.load(at + 64 + q[None, :], fine & (q + 64 < channels)[None, :], 0.0)
+        pushes = gradient + row[:, None] * outputs + k[None, :]
+        push = tl.trans(tl.load(pushes, there & (k < outputs)[None, :], 0.0))
+        a0 = tl.dot(push, left, a0)
+        b0 = tl.dot(push, right, b0)
+        push = tl.trans(tl.load(pushes + 64, there & (k + 64 < outputs)[None, :], 0.0))
+        a1 = tl.dot(push, left, a1)
+        b1 = tl.dot(push, right, b1)
+        push = tl.trans(tl.load(pushes + 128, there & (k + 128 < outputs)[None, :], 0.0))
+        a2 = tl.dot(push, left, a2)
+        b2 = tl.dot(push, right, b2)
+    step = kernel * kernel * channels
+    to = sums + (tl.program_id(1) * outputs + k[:, None]) * step + tap * channels
+    real, more = (k < channels)[None, :], (q + 64 < channels)[None, :]
+    tl.store(to + k[None, :], a0, (k < outputs)[:, None] & real)
+    tl.store(to + 64 + q[None, :], b0, (k < outputs)[:, None] & more)
+    tl.store(to + 64 * step + k[None, :], a1, (k + 64 < outputs)[:, None] & real)
+    tl.store(to + 64 * step + 64 + q[None, :], b1, (k + 64 < outputs)[:, None] & more)
+    tl.store(to + 128 * step + k[None, :], a2, (k + 128 < outputs)[:, None] & real)
+    tl.store(to + 128 * step + 64 + q[None, :], b2, (k + 128 < outputs)[:, None] & more)
 
 
 @triton.jit

@@ -76,6 +76,8 @@ def test_a_block_and_its_gradients_are_those_of_torchs_layers(
 ) -> None:
     if one_pass:
         monkeypatch.setattr(fused, "LARGE", 1)
+        monkeypatch.setattr(fused, "CHAINED", 1)
+        monkeypatch.setattr(fused, "WEIGHTS", True)
     channels, maps, side, rest = BLOCKS[case]
     spec: Mlpconv = dataclasses.replace(SPEC, widths=[*maps], **rest)
     torch.manual_seed(0)
@@ -237,7 +239,7 @@ def test_they_compile_for_gpus_and_fit_them(tmp_path: Path) -> None:
     there = plain | {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])}
     told = json.loads(subprocess.run(words, env=there, stdout=subprocess.PIPE, check=True).stdout)
     launched = {"_unfold", "_pool", "_pool_backward", "_inputs", "_both", "_crop", "_update"}
-    launched |= {"_total", "_cross_entropy", "_note", "_judge"}
+    launched |= {"_total", "_cross_entropy", "_note", "_judge", "_chain", "_of_weights"}
     for architecture in (80, 90):
         found = [each for each in told if each["architecture"] == architecture]
         assert {each["kernel"] for each in found} == launched

@@ -23,6 +23,8 @@ from nin_repro.schema import Mlpconv
 
 KIND = torch.bfloat16  # what blocks compute in
 NARROW = 8  # channels below which a convolution is a product with unfolded images
+CHAINED = 1 << 40  # rows from which on the last two 1x1 convolutions are one kernel, forward
+WEIGHTS = False  # whether the gradient of a convolution's weights is made by a kernel of ours
 LARGE = 65_536  # rows from which on both gradients are made in one pass: measured on an H100
 
 
@@ -75,10 +77,15 @@ class _Block(torch.autograd.Function):
             x = kernels.unfold(x, (high, wide), spec.kernel, stride, pad, KIND)
             weights[0], stride, pad = _rows(weights[0], x.shape[1]), 1, 0
         given = [x.to(KIND)]  # to each layer
-        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+        chained = _chains(x, weights)
+        for weight, bias in zip(weights[: -2 if chained else -1], biases, strict=False):
             given.append(_convolution_relu(given[-1], weight, bias, stride, pad))
             stride, pad = 1, 0
-        last = F.conv2d(given[-1], weights[-1], None, stride, pad)
+        if chained:
+            middle, last = _chain(given[-1], weights[-2], biases[-2], weights[-1])
+            given.append(middle)
+        else:
+            last = F.conv2d(given[-1], weights[-1], None, stride, pad)
         y, ctx.places = _pool(last, parameters[-1], spec, dropout)
         ctx.spec, ctx.scale, ctx.sides = spec, 1.0 if dropout is None else dropout.scale, tuple(last.shape[2:])
         ctx.shape = parameters[0].shape
@@ -97,16 +104,29 @@ class _Block(torch.autograd.Function):
             bias = before
         x, weight, own_input = given[0], weights[0], None
         if weight.shape == ctx.shape:
-            strides, pads, wanted = [spec.stride] * 2, [spec.pad] * 2, [ctx.needs_input_grad[0], True, False]
+            ours = WEIGHTS and spec.stride == 1 and weight.shape[0] <= 192 and weight.shape[1] <= 96
+            strides, pads, wanted = [spec.stride] * 2, [spec.pad] * 2, [ctx.needs_input_grad[0], not ours, False]
             own_input, own, _ = torch.ops.aten.convolution_backward(
                 gradient, x, weight, None, strides, pads, [1, 1], False, [0, 0], 1, wanted
             )
-            own = own.float()
+            own = kernels.weights(gradient, x, spec.kernel, spec.pad) if ours else own.float()
         else:
             outputs, channels, *kernel = ctx.shape
             own = _weights(_matrix(gradient), _matrix(x))[:, : channels * kernel[0] * kernel[1]]
             own = own.reshape(outputs, *kernel, channels).permute(0, 3, 1, 2)
         return own_input, None, None, None, own, bias, *found
+
+
+def _chains(x: Tensor, weights: list[Tensor]) -> bool:
+    rows = x.shape[0] * x.shape[2] * x.shape[3]
+    return rows >= CHAINED and len(weights) > 2 and max(weights[-2].shape[1], len(weights[-1])) <= 192
+
+
+def _chain(x: Tensor, first: Tensor, bias: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    count, _, high, wide = x.shape
+    found = kernels.chain(_matrix(x), first.view(first.shape[:2]), bias, second.view(second.shape[:2]))
+    middle, last = (each.view(count, high, wide, -1).permute(0, 3, 1, 2) for each in found)
+    return middle, last
 
 
 def _rows(weight: Tensor, width: int) -> Tensor:
