@@ -121,6 +121,39 @@ def chain(x: Tensor, first: Tensor, bias: Tensor, second: Tensor) -> tuple[Tenso
     return h, y
 
 
+FIRST = 128, 32, 264, 8  # as CHAIN
+BOTH_FIRST = 32, 88, 8, 3  # rows at a time, programs, warps, stages
+
+
+def first(x: Tensor, weights: list[Tensor], biases: list[Tensor], kernel: int, pad: int) -> list[Tensor]:
+    """A first block of images [N, C, H, W], without its last bias: columns [M, 80], two activations, the last maps."""
+    x = x.permute(0, 2, 3, 1).contiguous()
+    (count, height, width, channels), widths = x.shape, [len(weight) for weight in weights]
+    rows, (tall, piece, programs, warps) = count * height * width, FIRST
+    programs = min(programs, triton.cdiv(rows, tall))
+    found = [weights[0].new_empty(rows, wide) for wide in (80, *widths)]
+    _first_chain[(programs,)](
+        x, weights[0], biases[0], weights[1], biases[1], weights[2], *found, rows, programs, height, width, pad,
+        channels, kernel, *widths, tall, piece, num_warps=warps, num_stages=1,
+    )  # fmt: skip
+    return found
+
+
+def both_first(gradient: Tensor, weight: Tensor, x: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As `both`, whose gradient of x goes into the weights before it at once: these, fp32 [C, 80]; sums; weights."""
+    (rows, channels), outputs = x.shape, len(weight)
+    tall, programs, warps, stages = BOTH_FIRST
+    programs = min(programs, triton.cdiv(rows, tall))
+    sums = x.new_empty((programs, outputs + 1, channels), dtype=torch.float32)
+    table = x.new_empty((programs, channels, 80), dtype=torch.float32)
+    _both_first[(triton.cdiv(channels, 64), programs)](
+        gradient, weight, x, columns, sums, table, rows, programs, outputs, channels, tall, 64,
+        num_warps=warps, num_stages=stages,
+    )  # fmt: skip
+    whole = total(sums)
+    return total(table), whole[outputs], whole[:outputs]
+
+
 def weights(gradient: Tensor, x: Tensor, kernel: int, pad: int) -> Tensor:
     """The gradient of the weights [O, C, K, K] of a convolution of x [N, C, H, W]; fp32. O is 192 at most, C 96."""
     (count, channels, height, width), outputs = x.shape, gradient.shape[1]
@@ -400,6 +433,168 @@ def _chain(
             tl.store(to + 64, y1.to(y.dtype.element_ty), there & (k + 64 < c)[None, :])
         if c > 128:
             tl.store(to + 128, y2.to(y.dtype.element_ty), there & (k + 128 < c)[None, :])
+
+
+@triton.jit
+def _columns(
+    x,
+    row,
+    start,
+    count: tl.constexpr,
+    rows,
+    height,
+    width,
+    pad,
+    channels: tl.constexpr,
+    kernel: tl.constexpr,
+    kind: tl.constexpr,
+):
+    column = start + tl.arange(0, count)[None, :]
+    channel, across, down = column % channels, column // channels % kernel, column // (channels * kernel)
+    i, j = row // width % height + down - pad, row % width + across - pad
+    inside = (i >= 0) & (i < height) & (j >= 0) & (j < width) & (down < kernel) & (row < rows)
+    return tl.load(x + (row + (down - pad) * width + across - pad) * channels + channel, inside, 0.0).to(kind)
+
+
+@triton.jit
+def _unit(c0, c1, weight, bias, h, row, there, start, outputs: tl.constexpr, columns: tl.constexpr):
+    o, k, q = start + tl.arange(0, 64), tl.arange(0, 64), 64 + tl.arange(0, 16)
+    z = tl.dot(c0, tl.trans(_weights(weight, o, k, outputs, columns)))
+    z = tl.dot(c1, tl.trans(_weights(weight, o, q, outputs, columns)), z)
+    z += tl.load(bias + o, o < outputs, 0.0)[None, :]
+    half = tl.where(z < 0, 0.0, z).to(h.dtype.element_ty)
+    tl.store(h + row * outputs + o[None, :], half, there & (o < outputs)[None, :])
+    return half
+
+
+@triton.jit
+def _first_chain(
+    x,
+    w0,
+    b0,
+    w1,
+    b1,
+    w2,
+    cols,
+    h0,
+    h1,
+    y,
+    rows,
+    programs,
+    height,
+    width,
+    pad,
+    channels: tl.constexpr,
+    kernel: tl.constexpr,
+    c0: tl.constexpr,
+    c1: tl.constexpr,
+    c2: tl.constexpr,
+    tall: tl.constexpr,
+    piece: tl.constexpr,
+):
+    """c0 is 192, c2 128 at most, kernel * kernel * channels 80 at most. w0 [c0, 80]."""
+    k = tl.arange(0, 64)
+    columns: tl.constexpr = 80
+    for tile in range(tl.program_id(0), tl.cdiv(rows, tall), programs):
+        row = tile * tall + tl.arange(0, tall)[:, None]
+        there = row < rows
+        left = _columns(x, row, 0, 64, rows, height, width, pad, channels, kernel, h0.dtype.element_ty)
+        right = _columns(x, row, 64, 16, rows, height, width, pad, channels, kernel, h0.dtype.element_ty)
+        tl.store(cols + row * columns + k[None, :], left, there)
+        tl.store(cols + row * columns + 64 + tl.arange(0, 16)[None, :], right, there)
+        x0 = _unit(left, right, w0, b0, h0, row, there, 0, c0, columns)
+        x1 = _unit(left, right, w0, b0, h0, row, there, 64, c0, columns)
+        x2 = _unit(left, right, w0, b0, h0, row, there, 128, c0, columns)
+        y0 = tl.zeros((tall, 64), tl.float32)
+        y1 = tl.zeros((tall, 64), tl.float32)
+        for start in tl.static_range(0, c1, piece):
+            o = start + tl.arange(0, piece)
+            acc = tl.dot(x0, tl.trans(_weights(w1, o, k, c1, c0)))
+            acc = tl.dot(x1, tl.trans(_weights(w1, o, k + 64, c1, c0)), acc)
+            acc = tl.dot(x2, tl.trans(_weights(w1, o, k + 128, c1, c0)), acc)
+            acc += tl.load(b1 + o, o < c1, 0.0)[None, :]
+            half = tl.where(acc < 0, 0.0, acc).to(h1.dtype.element_ty)
+            tl.store(h1 + row * c1 + o[None, :], half, there & (o < c1)[None, :])
+            y0 = tl.dot(half, tl.trans(_weights(w2, k, o, c2, c1)), y0)
+            if c2 > 64:
+                y1 = tl.dot(half, tl.trans(_weights(w2, k + 64, o, c2, c1)), y1)
+        to = y + row * c2 + k[None, :]
+        tl.store(to, y0.to(y.dtype.element_ty), there & (k < c2)[None, :])
+        if c2 > 64:
+            tl.store(to + 64, y1.to(y.dtype.element_ty), there & (k + 64 < c2)[None, :])
+
+
+@triton.jit
+def _both_first(
+    gradient,
+    weight,
+    x,
+    cols,
+    sums,
+    first,
+    rows,
+    programs,
+    outputs: tl.constexpr,
+    channels: tl.constexpr,
+    tall: tl.constexpr,
+    wide: tl.constexpr,
+):
+    """outputs is 160."""
+    channel = tl.program_id(0) * wide + tl.arange(0, wide)
+    good = (channel < channels)[None, :]
+    o, k, q = tl.arange(0, 32), tl.arange(0, 64), tl.arange(0, 16)
+    w0 = _weights(weight, o, channel, outputs, channels)
+    w1 = _weights(weight, o + 32, channel, outputs, channels)
+    w2 = _weights(weight, o + 64, channel, outputs, channels)
+    w3 = _weights(weight, o + 96, channel, outputs, channels)
+    w4 = _weights(weight, o + 128, channel, outputs, channels)
+    a0 = tl.zeros((wide, 32), tl.float32)
+    a1 = tl.zeros((wide, 32), tl.float32)
+    a2 = tl.zeros((wide, 32), tl.float32)
+    a3 = tl.zeros((wide, 32), tl.float32)
+    a4 = tl.zeros((wide, 32), tl.float32)
+    f0 = tl.zeros((wide, 64), tl.float32)
+    f1 = tl.zeros((wide, 16), tl.float32)
+    ends = tl.zeros((wide,), tl.float32)
+    for tile in range(tl.program_id(1), tl.cdiv(rows, tall), programs):
+        row = tile * tall + tl.arange(0, tall)[:, None]
+        there = row < rows
+        value = tl.load(x + row * channels + channel[None, :], there & good, 0.0)
+        turned = tl.trans(value)
+        p = gradient + row * outputs + o[None, :]
+        push = tl.load(p, there, 0.0)
+        total = tl.dot(push, w0)
+        a0 = tl.dot(turned, push, a0)
+        push = tl.load(p + 32, there, 0.0)
+        total = tl.dot(push, w1, total)
+        a1 = tl.dot(turned, push, a1)
+        push = tl.load(p + 64, there, 0.0)
+        total = tl.dot(push, w2, total)
+        a2 = tl.dot(turned, push, a2)
+        push = tl.load(p + 96, there, 0.0)
+        total = tl.dot(push, w3, total)
+        a3 = tl.dot(turned, push, a3)
+        push = tl.load(p + 128, there, 0.0)
+        total = tl.dot(push, w4, total)
+        a4 = tl.dot(turned, push, a4)
+        total = tl.where(value > 0, total, 0.0)
+        ends += tl.sum(total, 0)
+        low = tl.trans(total.to(value.dtype))
+        c = cols + row * 80
+        f0 = tl.dot(low, tl.load(c + k[None, :], there, 0.0), f0)
+        f1 = tl.dot(low, tl.load(c + 64 + q[None, :], there, 0.0), f1)
+    to = first + (tl.program_id(1) * channels + channel[:, None]) * 80
+    ok = (channel < channels)[:, None]
+    tl.store(to + k[None, :], f0, ok)
+    tl.store(to + 64 + q[None, :], f1, ok)
+    sums += tl.program_id(1) * ((outputs + 1) * channels) + channel
+    tl.store(sums + outputs * channels, ends, channel < channels)
+    into = sums[:, None] + o[None, :] * channels
+    tl.store(into, a0, ok)
+    tl.store(into + 32 * channels, a1, ok)
+    tl.store(into + 64 * channels, a2, ok)
+    tl.store(into + 96 * channels, a3, ok)
+    tl.store(into + 128 * channels, a4, ok)
 
 
 @triton.jit

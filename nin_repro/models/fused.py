@@ -24,6 +24,7 @@ from nin_repro.schema import Mlpconv
 KIND = torch.bfloat16  # what blocks compute in
 NARROW = 8  # channels below which a convolution is a product with unfolded images
 CHAINED = 1 << 40  # rows from which on the last two 1x1 convolutions are one kernel, forward
+FIRST = False  # whether a first block of the paper's widths is one kernel forward
 WEIGHTS = False  # whether the gradient of a convolution's weights is made by a kernel of ours
 LARGE = 65_536  # rows from which on both gradients are made in one pass: measured on an H100
 
@@ -72,6 +73,19 @@ class _Block(torch.autograd.Function):
     ) -> Tensor:
         weights, biases = halves[::2], halves[1::2]
         stride, pad = spec.stride, spec.pad
+        ctx.first = FIRST and _is_first(x, spec, weights) and not ctx.needs_input_grad[0]
+        if ctx.first:
+            tables = [_rows(weights[0], 80), *weights[1:]]
+            high, wide = x.shape[2:]
+            *given, last = (
+                each.view(len(x), high, wide, -1).permute(0, 3, 1, 2)
+                for each in kernels.first(x, [t.view(t.shape[:2]) for t in tables], biases, spec.kernel, pad)
+            )
+            y, ctx.places = _pool(last, parameters[-1], spec, dropout)
+            ctx.spec, ctx.scale, ctx.sides = spec, 1.0 if dropout is None else dropout.scale, tuple(last.shape[2:])
+            ctx.shape = parameters[0].shape
+            ctx.save_for_backward(*given, *tables)
+            return y
         if x.shape[1] < NARROW and not ctx.needs_input_grad[0]:
             high, wide = ((side + 2 * pad - spec.kernel) // stride + 1 for side in x.shape[2:])
             x = kernels.unfold(x, (high, wide), spec.kernel, stride, pad, KIND)
@@ -99,6 +113,12 @@ class _Block(torch.autograd.Function):
         gradient, bias = kernels.pool_backward(gradient, ctx.places, ctx.sides, *_window(spec), ctx.scale)
         found: list[Tensor | None] = []
         for x, weight in zip(reversed(given[1:]), reversed(weights[1:]), strict=True):
+            if ctx.first and x is given[1]:
+                pushes, table = _matrix(gradient), weight.view(weight.shape[:2])
+                into, before, own = kernels.both_first(pushes, table, _matrix(x), _matrix(given[0]))
+                outputs, channels, *kernel = ctx.shape
+                into = into[:, : channels * kernel[0] * kernel[1]].reshape(outputs, *kernel, channels)
+                return None, None, None, None, into.permute(0, 3, 1, 2), before, own.view(weight.shape), bias, *found
             gradient, before, own = _pointwise(gradient, weight, x)
             found = [own, bias, *found]
             bias = before
@@ -115,6 +135,11 @@ class _Block(torch.autograd.Function):
             own = _weights(_matrix(gradient), _matrix(x))[:, : channels * kernel[0] * kernel[1]]
             own = own.reshape(outputs, *kernel, channels).permute(0, 3, 1, 2)
         return own_input, None, None, None, own, bias, *found
+
+
+def _is_first(x: Tensor, spec: Mlpconv, weights: list[Tensor]) -> bool:
+    same = spec.stride == 1 and spec.kernel == 2 * spec.pad + 1 and 64 < spec.kernel**2 * x.shape[1] <= 80
+    return same and [len(w) for w in weights] == [192, 160, 96]
 
 
 def _chains(x: Tensor, weights: list[Tensor]) -> bool:
