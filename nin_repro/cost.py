@@ -18,7 +18,7 @@ from nin_repro.training.schedule import plan
 # two by that page. Behind the rates, images a second on one core in fp32 and bf16:
 #   NIN      CIFAR-10: 72 and 137. MNIST: 301 and 579.
 #   CNN      CIFAR-10: 420 and 687.
-#   maxout   MNIST: 425 and 597. CIFAR-10, batches of 32: 21 and 41, which is more multiply-adds.
+#   maxout   MNIST: 646 and 1,000. CIFAR-10: 25 and 52, which is fewer multiply-adds in fp32 and more in bf16.
 # GPU: the H100 of results/benchmarks, one run at a time; five at once take a fifth less each. CIFAR-10 in fp32, TF32
 # and bf16: 14,600, 36,400 and 115,000. MNIST in bf16: 234,000.
 RATES: dict[type[Architecture], dict[str, dict[str, float]]] = {
@@ -28,7 +28,7 @@ RATES: dict[type[Architecture], dict[str, dict[str, float]]] = {
         "bf16": {"1 CPU core": 90e9, "2 CPU cores": 180e9, "1 H100": 114e12},
     },
     Cnn: {"fp32": {"1 CPU core": 46e9}, "bf16": {"1 CPU core": 76e9}},
-    Maxout: {"fp32": {"1 CPU core": 41e9}, "bf16": {"1 CPU core": 60e9}},
+    Maxout: {"fp32": {"1 CPU core": 56e9}, "bf16": {"1 CPU core": 102e9}},
 }
 # A layer of fewer maps than this does not fill the CPU's vectors; its time grows with the square of how many are
 # missing. The staged networks of 10 and 20 maps: 2,150 images/s of 28x28 on one core, the other one busy.

@@ -270,6 +270,14 @@ SCHEDULE = [
 ]
 
 
+def test_pieces_that_are_all_the_largest_have_the_gradient_each() -> None:
+    """Theano's rule: `Maximum.grad` there passes it to whatever equals the maximum, as where an image is black."""
+    layer = MaxoutLinear(1, MaxoutFull(2, 3, 1.0))  # three pieces of two units
+    layer.bias.data = torch.tensor([1.0, 5.0, 1.0, 2.0, 1.0, 5.0])
+    layer(torch.zeros(1, 1)).backward(torch.tensor([[10.0, 100.0]]))
+    assert layer.bias.grad is not None and layer.bias.grad.tolist() == [10, 100, 10, 0, 10, 100]
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_three_updates_are_pylearn2s(tied: bool, make: Make) -> None:
     block = dataclasses.replace(SMALL.blocks["conv1"], tied_bias=tied, max_norm=0.6)

@@ -16,14 +16,15 @@ def response_norm(x: Tensor, settings: ResponseNorm) -> Tensor:
     """Divide each value of [N, C, H, W] by (1 + a * sum of the squares of `size` adjacent maps) ** power.
 
     a is `alpha` as the formula of Hinton et al. is printed, or `alpha / size` as cuda-convnet and PyTorch compute it.
-    The sum is a 1x1 convolution with ones in a band: a sum of slices makes a step of this network a fifth longer.
+    The sum is a 1x1 convolution with ones in a band: a sum of slices makes a step of this network a fifth longer, and
+    `pow` in bf16 a twentieth.
     """
     alpha = settings.alpha * (1 if settings.printed else 1 / settings.size)
     before = settings.size // 2
     after = settings.size - 1 - before
     band = x.new_ones(x.shape[1], x.shape[1]).tril(after).triu(-before)
     total = F.conv2d(x.square(), band[:, :, None, None])
-    return x * (1 + alpha * total) ** -settings.power
+    return x * torch.exp(-settings.power * torch.log1p(alpha * total))
 
 
 class LocallyConnected2d(nn.Module):
