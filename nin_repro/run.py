@@ -184,7 +184,6 @@ def _train(request: Request, run: RunDirectory, found: "Machine", split: "Split"
     about = environment(found.words, found.threads)
     run.remove_parts()
     run.write_config(request.text, request.command)
-    run.write_environment(about)
     run.write_selection(request.selection)
     run.selection()  # refused now if it is damaged, not when all is trained
 
@@ -262,6 +261,7 @@ def _to_the_end(
     if config.precision == "bf16" and found.device.type == "cpu" and bf16_instructions() is False:
         console.line("this CPU has no instructions for bf16: precision=fp32 is faster here")
     _go_on(work, run, config, console)
+    about = run.write_environment(about, [work.progress.attempt, work.progress.step])
     status = work.run()
     with dispensable(console.line):
         run.rewrite_metrics(work.progress.rows)  # with what found no space before

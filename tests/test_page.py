@@ -15,7 +15,7 @@ import pytest
 from fake_records import record, stored
 from test_tables import CELLS
 
-from nin_repro.results import ablations, page, tables
+from nin_repro.results import ablations, page, render, tables
 from nin_repro.results.claim_texts import Claim, Text
 from nin_repro.results.records import Record
 from nin_repro.results.tables import Verdict
@@ -92,6 +92,19 @@ def test_nothing_is_loaded_and_nothing_from_a_record_becomes_a_tag(tmp_path: Pat
     assert "\x1b" not in "".join(found.words)
     targets = made(runs)
     assert all(f'id="{link[1:]}"' in targets for link in found.links)
+
+
+def test_what_computed_the_first_part_of_a_run_is_told_in_both_reports(tmp_path: Path) -> None:
+    before = {"commit": HOSTILE, "dirty": False, "device": "a GPU", "threads": 1, "processor": ""}
+    parts = {"before": [before | {"versions": {"torch": HOSTILE}}], "since": [0, 1500]}
+    records = stored(tmp_path, record(environment=parts))
+    found = Parsed(made(records))
+    assert not found.open and "img" not in found.seen
+    told = f"; up to update 1,500 by commit {HOSTILE[:10]} on a GPU, torch "
+    assert told in "".join(found.words)
+    lines = render.markdown(tables.build(records, CELLS), tmp_path).splitlines()
+    shown = [line for line in lines if "up to update 1,500" in line]
+    assert shown and all("<" not in line and line.startswith("|") for line in shown)
 
 
 def test_claims_dead_starts_and_costs_are_in_the_page(tmp_path: Path) -> None:

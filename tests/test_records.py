@@ -34,6 +34,17 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         assert getattr(read, name) == value[name], name
 
 
+def test_what_computed_the_parts_of_a_run_is_told(tmp_path: Path) -> None:
+    second = PART | {"device": "a GPU", "dirty": False, "since": [0, 1500]}
+    (read,) = stored(tmp_path, record(environment=PART | {"since": [2, 90], "before": [PART, second]}))
+    assert read.earlier == [
+        "up to update 1,500 by commit ababababab (modified) on 2 x a CPU, torch 3.0",
+        "up to update 90 of start 3 by commit ababababab on a GPU, torch 3.0",
+    ]
+    (alone,) = stored(tmp_path / "alone", record(environment=PART))
+    assert alone.earlier == []
+
+
 def test_a_run_without_an_experiment_has_a_place(tmp_path: Path) -> None:
     value = record(None)
     assert records.write(tmp_path, value) == tmp_path / "other" / f"{value['key']}.json"
@@ -43,6 +54,8 @@ def test_no_folder_is_no_records(tmp_path: Path) -> None:
     assert records.read_all(tmp_path / "absent") == ([], [])
 
 
+PART = {"commit": "ab" * 20, "dirty": True, "device": "cpu", "threads": 2, "processor": "a CPU"}
+PART |= {"versions": {"torch": "3.0"}}
 BAD = {
     "error above 100": {"test_error": 100.1},
     "negative error": {"test_error": -0.1},
@@ -64,6 +77,9 @@ BAD = {
     "recipe with NaN": {"recipe": {"lr": float("nan")}},
     "curve with NaN": {"curve": {"train_loss": [float("nan")]}},
     "budget empty": {"budget": ""},
+    "parts that are none": {"environment": {"before": [{"commit": "a"}], "since": [0, 1]}},
+    "parts without an end": {"environment": {"before": [PART]}},
+    "parts in no list": {"environment": {"before": PART, "since": [0, 1]}},
     "experiment a number": {"experiment": 3},
     "dead class twice": {"dead_classes": [3, 3]},
     "dead classes a count": {"dead_classes": 2},

@@ -35,6 +35,8 @@ def report(tmp_path: Path) -> Report:
 @pytest.fixture
 def hostile(tmp_path: Path) -> Report:
     texts: dict[str, Any] = {"device": HOSTILE, "commit": HOSTILE, "command": HOSTILE, "deviations": [HOSTILE]}
+    before = {"commit": HOSTILE, "dirty": True, "device": HOSTILE, "versions": {"torch": HOSTILE}}
+    texts["environment"] = {"before": [before], "since": [1, 2]}
     (run,) = stored(tmp_path / "records", record())
     run = replace(run, path=tmp_path / "rec ords)[|" / run.path.name, **texts)
     other = replace(run, key=digest("x"), experiment=HOSTILE, family=digest("x"), budget=HOSTILE)

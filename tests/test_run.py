@@ -19,6 +19,7 @@ from nin_repro.config.compose import load, load_with_text
 from nin_repro.config.recipe import directory, key
 from nin_repro.files import read_json
 from nin_repro.outcome import Request
+from nin_repro.results import records
 from nin_repro.run import attempt, execute
 from nin_repro.training import checkpoint, rundir
 
@@ -134,6 +135,39 @@ def test_killed_and_stopped_runs_end_as_undisturbed_ones(data: str, tmp_path: Pa
     assert outcome(tmp_path, *recipe) == expected
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["test_error"] for row in rows] == expected["curve"]["test_error"]
+    ends = [read_json(run_directory(folder, *recipe) / "result.json") for folder in (tmp_path, undisturbed)]
+    assert ends[0]["environment"] == ends[1]["environment"] and "since" not in ends[0]["environment"]
+
+
+def test_a_run_that_went_on_elsewhere_says_so(data: str, tmp_path: Path) -> None:
+    recipe = [*SMALL, "budget.epochs=60"]
+    words = [*recipe, data, "checkpoint_seconds=0"]
+    run = run_directory(tmp_path, *recipe)
+    with begin(tmp_path, *words, "threads=1") as process:
+        wait_for(run / "checkpoint.pt", process)
+        process.send_signal(signal.SIGTERM)
+        process.communicate()
+    with begin(tmp_path, *words, "threads=2", "record=always") as process:
+        process.communicate()
+    (record,) = records.read_all(tmp_path / "results/records")[0]
+    (first,) = record.environment["before"]
+    assert (first["threads"], record.environment["threads"]) == (1, 2)
+    assert record.environment["since"] > [0, 0] and "since" not in first
+    assert f"up to update {record.environment['since'][1]:,}" in record.earlier[0]
+
+
+def test_what_computed_the_parts_of_a_run(tmp_path: Path) -> None:
+    run = rundir.RunDirectory(tmp_path)
+    same = {"dirty": False, "device": "cpu", "threads": 2, "processor": "a CPU", "versions": {"torch": "3.0"}}
+    one, two, three = (same | {"commit": letter} for letter in "abc")
+    assert run.write_environment(one, [0, 0]) == run.write_environment(one, [0, 70]) == one
+    second = two | {"since": [0, 100], "before": [one]}
+    assert run.write_environment(two, [0, 100]) == run.write_environment(two, [1, 5]) == second
+    assert run.write_environment(three, [1, 9])["before"] == [one, two | {"since": [0, 100]}]
+    assert run.write_environment(one, [0, 100]) == one  # what the others made was not kept
+    for damaged in ("{", '{"before": 3}', json.dumps(three | {"since": "x"}), '{"before": ["x", {"commit": "a"}]}'):
+        (tmp_path / "environment.json").write_text(damaged)
+        assert run.write_environment(two, [0, 200]) == two
 
 
 def test_a_damaged_checkpoint_costs_time_and_nothing_else(command: Command, data: str, tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ def _runs(name: str, records: Sequence[Record], notes: Sequence[str] = ()) -> _M
             state(one),
             span(one.seconds),
             one.device,
-            _tag("code", one.commit[:10] + (" modified" if one.dirty else "")),
+            _commit(one),
             _tag("code", one.command),
             numbers=(0, 1, 3),
         )
@@ -217,6 +217,11 @@ def _runs(name: str, records: Sequence[Record], notes: Sequence[str] = ()) -> _M
     count = f"{len(records)} run{'s' if len(records) > 1 else ''}"
     inner = (notes_, _grid(f"Runs of {name}", names, lines), curves)
     return _tag("details", _tag("summary", f"{name}: {count}"), *inner)
+
+
+def _commit(record: Record) -> _Markup:
+    last = _tag("code", record.commit[:10] + (" modified" if record.dirty else ""))
+    return _tag("span", last, *(f"; {words}" for words in record.earlier)) if record.earlier else last
 
 
 def _curve(record: Record) -> _Markup:

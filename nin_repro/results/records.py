@@ -74,6 +74,21 @@ class Record:
         return self.test_error if self.protocol == "final" else self.validation_error
 
     @property
+    def earlier(self) -> list[str]:
+        """Of a run that was computed by different commits, machines or versions in turn: all but the last, in words."""
+        parts = self.environment.get("before", [])
+        found = []
+        for part, after in zip(parts, [*parts[1:], self.environment], strict=False):
+            (start, update), device = after["since"], part["device"]
+            where = f"{part['threads']} x {part['processor']}" if device == "cpu" else device
+            again = f" of start {start + 1}" if start else ""
+            commit = part["commit"][:10] + (" (modified)" if part["dirty"] else "")
+            found.append(
+                f"up to update {update:,}{again} by commit {commit} on {where}, torch {part['versions']['torch']}"
+            )
+        return found
+
+    @property
     def alive(self) -> bool:
         """Whether every class still answers: a run with a dead class measures the death, not the method."""
         return self.status == "done" and not self.dead_classes and self.error is not None
@@ -258,6 +273,30 @@ def _mapping(value: Any) -> bool:
     return isinstance(value, dict)
 
 
+def _environment(value: Any) -> bool:
+    """A mapping. Of a run of several parts it says what `Record.earlier` reads."""
+    if not isinstance(value, dict) or not isinstance(value.get("before", []), list):
+        return False
+    parts = value.get("before", [])
+    return all(map(is_part, parts)) and all(_since(part.get("since")) for part in [*parts[1:], value][: len(parts)])
+
+
+def is_part(value: Any) -> bool:
+    """Whether it says what computed a part of a run, as `Record.earlier` reads it."""
+    return (
+        isinstance(value, dict)
+        and all(_text(value.get(name)) for name in ("commit", "device", "processor"))
+        and isinstance(value.get("dirty"), bool)
+        and _count(value.get("threads"))
+        and isinstance(value.get("versions"), dict)
+        and _text(value["versions"].get("torch"))
+    )
+
+
+def _since(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_count, value))
+
+
 def _recipe(value: Any) -> bool:
     groups = ("dataset", "architecture", "regularizer", "optimizer", "budget")
     return isinstance(value, dict) and all(isinstance(value.get(name, {}), dict) for name in groups)
@@ -300,7 +339,8 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dirty": (lambda value: isinstance(value, bool), "true or false"),
     "deviations": (lambda value: isinstance(value, list) and all(map(_text, value)), "a list of texts"),
     "recipe": (_recipe, "a mapping whose groups are mappings"),
-    **dict.fromkeys(("environment", "data"), (_mapping, "a mapping")),
+    "environment": (_environment, "a mapping, whose `before` is a list of others"),
+    "data": (_mapping, "a mapping"),
     "curve": (_curve, "a mapping of names to lists of numbers"),
 }
 

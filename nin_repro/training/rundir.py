@@ -113,8 +113,30 @@ class RunDirectory:
         with atomic(self.path / "config.yaml") as file:
             file.write(f"# {command}\n{text}")
 
-    def write_environment(self, found: dict[str, Any]) -> None:
-        write_json(self.path / "environment.json", found)
+    def write_environment(self, found: dict[str, Any], since: list[int]) -> dict[str, Any]:
+        """Note what computes the run from here on, `since` [start, update], and what computed it before.
+
+        What was done before and not kept is forgotten, and so is what cannot be read.
+
+        Returns:
+            `found`; of a run whose parts differ with `since`, and `before`: a list of the other parts, each likewise.
+        """
+        path = self.path / "environment.json"
+        try:
+            last = read_json(path)
+            noted = filter(records.is_part, [*last.pop("before", []), last])
+            parts = [part for part in noted if part.get("since", [0, 0]) < since]
+        except (OSError, ValueError, TypeError):
+            parts = []
+        whole = found | {"since": since}
+        if parts and {name: value for name, value in parts[-1].items() if name != "since"} == found:
+            whole = parts.pop()
+        if parts:
+            whole["before"] = parts
+        else:
+            whole.pop("since", None)
+        write_json(path, whole)
+        return whole
 
     def write_selection(self, found: dict[str, Any] | None) -> None:
         """Note the choice that asked for this run. One that asked before stays if now nobody did."""
