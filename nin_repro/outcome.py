@@ -99,9 +99,8 @@ def make_record(
 
 def _machine(config: Config, about: dict[str, Any]) -> str:
     """What its seconds are of: a CPU with its threads, or a GPU with the runs that shared it."""
-    if about["device"] == "cpu":
-        return f"{about['threads']} x {about['processor']}"
-    return str(about["device"]) + (f", {config.together} at once" if config.together > 1 else "")
+    shared = about["device"] != "cpu" and config.together > 1
+    return records.machine(about) + (f", {config.together} at once" if shared else "")
 
 
 def _publish(config: Config, record: dict[str, Any]) -> str | None:

@@ -32,6 +32,7 @@ from nin_repro.config.compose import load  # noqa: E402
 from nin_repro.files import UsageError, atomic, write_json  # noqa: E402
 from nin_repro.models.spec import layers, training_multiply_adds  # noqa: E402
 from nin_repro.processes import gpus  # noqa: E402
+from nin_repro.results.records import machine  # noqa: E402
 from nin_repro.training.console import duration  # noqa: E402
 from nin_repro.training.rundir import PACKED, environment  # noqa: E402
 
@@ -135,11 +136,10 @@ def _about(setting: Setting, device: dict[str, Any], load_before: float) -> dict
     changed = b""
     if about["commit"] != "unknown" and not (ROOT / PACKED).exists():  # nor may what measures differ from the commit
         changed = subprocess.run(["git", "status", "--porcelain", "scripts"], cwd=ROOT, capture_output=True).stdout
-    name = f"{about['threads']} x {about['processor']}" if device["kind"] == "cpu" else device["words"]
     file = f"cpu-{slug(about['processor'])}-{os.cpu_count()}" if device["kind"] == "cpu" else slug(device["words"])
     return {
         "format": 1,
-        "device": name,
+        "device": machine(about),
         "file": file,
         "setting": setting.name,
         "images_from": "CIFAR-10" if setting.data_dir else "random images of CIFAR-10's size",

@@ -38,7 +38,7 @@ def hours(words: str, machine: str) -> float:
 def test_estimates_are_what_was_measured(name: str, machine: str, images_per_second: float) -> None:
     config = load(f"experiment={name}".split())
     measured = images_seen(config) / images_per_second / 3600
-    assert hours(in_words(config), machine) == pytest.approx(measured, rel=0.11)
+    assert hours(in_words(config), machine) == pytest.approx(measured, rel=0.1)
 
 
 def test_every_experiment_has_an_estimate() -> None:

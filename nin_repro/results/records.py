@@ -4,7 +4,7 @@ import json
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -79,13 +79,11 @@ class Record:
         parts = self.environment.get("before", [])
         found = []
         for part, after in zip(parts, [*parts[1:], self.environment], strict=False):
-            (start, update), device = after["since"], part["device"]
-            where = f"{part['threads']} x {part['processor']}" if device == "cpu" else device
-            again = f" of start {start + 1}" if start else ""
+            start, update = after["since"]
+            where = f"update {update:,}" + (f" of start {start + 1}" if start else "")
             commit = part["commit"][:10] + (" (modified)" if part["dirty"] else "")
-            found.append(
-                f"up to update {update:,}{again} by commit {commit} on {where}, torch {part['versions']['torch']}"
-            )
+            torch = part["versions"]["torch"]
+            found.append(f"up to {where} by commit {commit} on {machine(part)}, torch {torch}")
         return found
 
     @property
@@ -97,6 +95,13 @@ class Record:
     def sample(self) -> bool:
         """Whether the run is a sample of a cell of the paper's tables."""
         return self.alive and self.protocol == "final"
+
+
+def machine(environment: Mapping[str, Any]) -> str:
+    """A CPU with its threads, or a GPU: of what `training.rundir.environment` found, in words."""
+    if environment["device"] == "cpu":
+        return f"{environment['threads']} x {environment['processor']}"
+    return str(environment["device"])
 
 
 def read_all(folder: Path) -> tuple[list[Record], list[str]]:
@@ -290,6 +295,7 @@ def is_part(value: Any) -> bool:
         and _count(value.get("threads"))
         and isinstance(value.get("versions"), dict)
         and _text(value["versions"].get("torch"))
+        and _since(value.get("since", [0, 0]))
     )
 
 
