@@ -5,6 +5,7 @@ import ctypes
 import gc
 import os
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,8 @@ def machine(config: Config) -> Machine:
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         torch.backends.cudnn.deterministic = True
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or its sums depend on what other streams do
+        # Where a backward pass begins with a product, its thread has used no GPU yet; torch sees to that by itself.
+        warnings.filterwarnings("ignore", "Attempting to run cuBLAS, but there was no current CUDA context")
     elif config.precision == "tf32":
         raise UsageError("precision=tf32 needs a GPU, and this run is on the CPU: choose fp32 or bf16")
     per_image = training_multiply_adds(layers(config.dataset, config.architecture, config.regularizer))

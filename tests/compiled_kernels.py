@@ -50,7 +50,6 @@ def calls_of_an_update() -> list[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
     network.bf16 = network.fused = True
     optimizer = build.optimizer(config, network)
     for rows in (fused.LARGE, 1):
-        fused.CHAINED, fused.WEIGHTS, fused.FIRST = rows, rows == 1, rows == 1
         fused.LARGE = rows  # gradients in two passes over so few images as there are here, and in one
         images, labels = torch.zeros(2, 3, 32, 32), torch.zeros(2, dtype=torch.int64)
         loss, wrong = backward(network(images.to(memory_format=torch.channels_last)), labels)

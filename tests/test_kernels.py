@@ -65,7 +65,6 @@ BLOCKS: dict[str, tuple[int, list[int], int, dict[str, Any]]] = {
     "windows of every pixel": (9, [16, 16], 6, {"pool_stride": 1}),
     "strides": (3, [16, 10, 8], 11, {"stride": 2, "pad": 0}),
     "the paper's widths": (96, [192, 160, 192], 5, {}),
-    "the paper's first": (3, [192, 160, 96], 6, {}),
 }
 
 
@@ -77,9 +76,6 @@ def test_a_block_and_its_gradients_are_those_of_torchs_layers(
 ) -> None:
     if one_pass:
         monkeypatch.setattr(fused, "LARGE", 1)
-        monkeypatch.setattr(fused, "CHAINED", 1)
-        monkeypatch.setattr(fused, "WEIGHTS", True)
-        monkeypatch.setattr(fused, "FIRST", True)
     channels, maps, side, rest = BLOCKS[case]
     spec: Mlpconv = dataclasses.replace(SPEC, widths=[*maps], **rest)
     torch.manual_seed(0)
@@ -241,13 +237,12 @@ def test_they_compile_for_gpus_and_fit_them(tmp_path: Path) -> None:
     there = plain | {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])}
     told = json.loads(subprocess.run(words, env=there, stdout=subprocess.PIPE, check=True).stdout)
     launched = {"_unfold", "_pool", "_pool_backward", "_inputs", "_both", "_crop", "_update"}
-    launched |= {"_total", "_cross_entropy", "_note", "_judge", "_chain", "_of_weights"}
-    launched |= {"_first_chain", "_both_first"}
+    launched |= {"_total", "_cross_entropy", "_note", "_judge"}
     for architecture in (80, 90):
         found = [each for each in told if each["architecture"] == architecture]
         assert {each["kernel"] for each in found} == launched
-        assert max(each["shared"] for each in found) <= 227 * 1024  # bytes; larger GPUs than a desktop's have more
-        assert max(each["spilled"] for each in found) <= (64 if architecture == 90 else 9999)  # bytes of a thread
+        assert max(each["shared"] for each in found) <= 99 * 1024  # bytes; larger GPUs than a desktop's have more
+        assert max(each["spilled"] for each in found) <= (0 if architecture == 90 else 128)  # bytes of a thread
 
 
 def test_what_cannot_be_compiled_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,9 +23,6 @@ from nin_repro.schema import Mlpconv
 
 KIND = torch.bfloat16  # what blocks compute in
 NARROW = 8  # channels below which a convolution is a product with unfolded images
-CHAINED = 1 << 40  # rows from which on the last two 1x1 convolutions are one kernel, forward
-FIRST = False  # whether a first block of the paper's widths is one kernel forward
-WEIGHTS = False  # whether the gradient of a convolution's weights is made by a kernel of ours
 LARGE = 65_536  # rows from which on both gradients are made in one pass: measured on an H100
 
 
@@ -73,33 +70,15 @@ class _Block(torch.autograd.Function):
     ) -> Tensor:
         weights, biases = halves[::2], halves[1::2]
         stride, pad = spec.stride, spec.pad
-        ctx.first = FIRST and _is_first(x, spec, weights) and not ctx.needs_input_grad[0]
-        if ctx.first:
-            tables = [_rows(weights[0], 80), *weights[1:]]
-            high, wide = x.shape[2:]
-            *given, last = (
-                each.view(len(x), high, wide, -1).permute(0, 3, 1, 2)
-                for each in kernels.first(x, [t.view(t.shape[:2]) for t in tables], biases, spec.kernel, pad)
-            )
-            y, ctx.places = _pool(last, parameters[-1], spec, dropout)
-            ctx.spec, ctx.scale, ctx.sides = spec, 1.0 if dropout is None else dropout.scale, tuple(last.shape[2:])
-            ctx.shape = parameters[0].shape
-            ctx.save_for_backward(*given, *tables)
-            return y
         if x.shape[1] < NARROW and not ctx.needs_input_grad[0]:
             high, wide = ((side + 2 * pad - spec.kernel) // stride + 1 for side in x.shape[2:])
             x = kernels.unfold(x, (high, wide), spec.kernel, stride, pad, KIND)
             weights[0], stride, pad = _rows(weights[0], x.shape[1]), 1, 0
         given = [x.to(KIND)]  # to each layer
-        chained = _chains(x, weights)
-        for weight, bias in zip(weights[: -2 if chained else -1], biases, strict=False):
+        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
             given.append(_convolution_relu(given[-1], weight, bias, stride, pad))
             stride, pad = 1, 0
-        if chained:
-            middle, last = _chain(given[-1], weights[-2], biases[-2], weights[-1])
-            given.append(middle)
-        else:
-            last = F.conv2d(given[-1], weights[-1], None, stride, pad)
+        last = F.conv2d(given[-1], weights[-1], None, stride, pad)
         y, ctx.places = _pool(last, parameters[-1], spec, dropout)
         ctx.spec, ctx.scale, ctx.sides = spec, 1.0 if dropout is None else dropout.scale, tuple(last.shape[2:])
         ctx.shape = parameters[0].shape
@@ -113,45 +92,21 @@ class _Block(torch.autograd.Function):
         gradient, bias = kernels.pool_backward(gradient, ctx.places, ctx.sides, *_window(spec), ctx.scale)
         found: list[Tensor | None] = []
         for x, weight in zip(reversed(given[1:]), reversed(weights[1:]), strict=True):
-            if ctx.first and x is given[1]:
-                pushes, table = _matrix(gradient), weight.view(weight.shape[:2])
-                into, before, own = kernels.both_first(pushes, table, _matrix(x), _matrix(given[0]))
-                outputs, channels, *kernel = ctx.shape
-                into = into[:, : channels * kernel[0] * kernel[1]].reshape(outputs, *kernel, channels)
-                return None, None, None, None, into.permute(0, 3, 1, 2), before, own.view(weight.shape), bias, *found
             gradient, before, own = _pointwise(gradient, weight, x)
             found = [own, bias, *found]
             bias = before
         x, weight, own_input = given[0], weights[0], None
         if weight.shape == ctx.shape:
-            ours = WEIGHTS and spec.stride == 1 and weight.shape[0] <= 192 and weight.shape[1] <= 96
-            strides, pads, wanted = [spec.stride] * 2, [spec.pad] * 2, [ctx.needs_input_grad[0], not ours, False]
+            strides, pads, wanted = [spec.stride] * 2, [spec.pad] * 2, [ctx.needs_input_grad[0], True, False]
             own_input, own, _ = torch.ops.aten.convolution_backward(
                 gradient, x, weight, None, strides, pads, [1, 1], False, [0, 0], 1, wanted
             )
-            own = kernels.weights(gradient, x, spec.kernel, spec.pad) if ours else own.float()
+            own = own.float()
         else:
             outputs, channels, *kernel = ctx.shape
             own = _weights(_matrix(gradient), _matrix(x))[:, : channels * kernel[0] * kernel[1]]
             own = own.reshape(outputs, *kernel, channels).permute(0, 3, 1, 2)
         return own_input, None, None, None, own, bias, *found
-
-
-def _is_first(x: Tensor, spec: Mlpconv, weights: list[Tensor]) -> bool:
-    same = spec.stride == 1 and spec.kernel == 2 * spec.pad + 1 and 64 < spec.kernel**2 * x.shape[1] <= 80
-    return same and [len(w) for w in weights] == [192, 160, 96]
-
-
-def _chains(x: Tensor, weights: list[Tensor]) -> bool:
-    rows = x.shape[0] * x.shape[2] * x.shape[3]
-    return rows >= CHAINED and len(weights) > 2 and max(weights[-2].shape[1], len(weights[-1])) <= 192
-
-
-def _chain(x: Tensor, first: Tensor, bias: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    count, _, high, wide = x.shape
-    found = kernels.chain(_matrix(x), first.view(first.shape[:2]), bias, second.view(second.shape[:2]))
-    middle, last = (each.view(count, high, wide, -1).permute(0, 3, 1, 2) for each in found)
-    return middle, last
 
 
 def _rows(weight: Tensor, width: int) -> Tensor:

@@ -362,17 +362,19 @@ class Trainer:
         total = self.rate.epochs * len(self.batches)
         if self.limits.max_steps is not None:
             total = min(total, self.limits.max_steps)
-        per_step = (time.monotonic() - epoch_started) / steps_done
-        left = per_step * (total - self.progress.step)
-        most = "at most " if self.rate.drops is None or self.rate.schedule.stop != "never" else ""
         silent = silent_classes(len(self.progress.silent))
         text = (
             f"epoch {self.rate.epoch + 1}/{self.rate.epochs}  step {self.progress.step}/{total}  "
-            f"loss {loss / seen:.4f}  error {100 * wrong / seen:.2f} %{silent}  "
-            f"{self.batches.batch_size / per_step:,.0f} images/s  {most}{duration(left)} left"
+            f"loss {loss / seen:.4f}  error {100 * wrong / seen:.2f} %{silent}"
         )
         figures = {"epoch": self.rate.epoch + 1, "epochs": self.rate.epochs, "error": round(100 * wrong / seen, 2)}
-        return text, figures | {"images_per_second": round(self.batches.batch_size / per_step, 1), "left": round(left)}
+        if steps_done == 1:  # which may have compiled kernels: that would be days left
+            return text, figures | {"images_per_second": None, "left": None}
+        per_step = (time.monotonic() - epoch_started) / steps_done
+        speed, left = self.batches.batch_size / per_step, per_step * (total - self.progress.step)
+        most = "at most " if self.rate.drops is None or self.rate.schedule.stop != "never" else ""
+        text += f"  {speed:,.0f} images/s  {most}{duration(left)} left"
+        return text, figures | {"images_per_second": round(speed, 1), "left": round(left)}
 
     def save(self) -> None:
         """Write a checkpoint of exactly this point. A state after a fault is never saved."""
