@@ -17,7 +17,7 @@ from nin_repro import claims as command_module
 from nin_repro.files import UsageError, read_json, write_json
 from nin_repro.probes.translation import DIRECTIONS
 from nin_repro.results import arms, claim_page, measurements
-from nin_repro.results.arms import NOT_ENOUGH, NOT_SUPPORTED, REDUCED, SUPPORTED
+from nin_repro.results.arms import NOT_ENOUGH, NOT_SUPPORTED, REDUCED, SUPPORTED, UNDECIDED
 from nin_repro.results.claim_costs import Cost, judge_cost
 from nin_repro.results.claimplots import draw_translation
 from nin_repro.results.claims import Page
@@ -90,7 +90,7 @@ def test_dropout_must_cut_a_fifth_beyond_luck(tmp_path: Path) -> None:
 
     word, text = judged("a", [10.3, 10.4, 10.5])
     assert word == SUPPORTED and "-28.3 %" in text and "n=3 and 3" in text
-    assert judged("b", [11.4, 11.6, 11.5])[0] == NOT_SUPPORTED  # a fifth, but not more than luck says
+    assert judged("b", [11.4, 11.6, 11.5])[0] == UNDECIDED  # a fifth, but not more than luck says
     assert judged("c", [14.4, 14.5, 14.6])[0] == NOT_SUPPORTED
     assert judged("d", [10.3, 10.4])[0] == NOT_ENOUGH
     assert judged("e", [10.3, 10.4, 10.5], budget="short")[0] == SUPPORTED + REDUCED
@@ -173,7 +173,9 @@ def test_pooling_has_to_beat_both_other_heads(tmp_path: Path) -> None:
     assert best.verdict.word == SUPPORTED and "2 of 2 support it" in best.verdict.text
     assert "10.90 ± 0.10 % with FC + dropout, 10.50 ± 0.10 % with GAP" in best.verdict.text
     second = page(stored(tmp_path / "b", *fully, *dropped, *runs(recipe(), [10.9, 11.0, 11.1]))).gap_is_best()
-    assert second.verdict.word == NOT_SUPPORTED and "1 of 2 support it" in second.verdict.text
+    assert second.verdict.word == UNDECIDED and "1 of 2 support it" in second.verdict.text
+    last = page(stored(tmp_path / "c", *fully, *dropped, *runs(recipe(), [11.4, 11.5, 11.6]))).gap_is_best()
+    assert last.verdict.word == NOT_SUPPORTED and "the opposite" in last.verdict.text
 
 
 def test_translation_compares_how_much_the_error_rises(tmp_path: Path) -> None:
@@ -208,7 +210,7 @@ def test_maps_need_half_of_the_mass_and_the_lead_in_every_class(tmp_path: Path) 
 
     assert judged("a", [60.0, 61.0, 62.0]) == SUPPORTED
     assert judged("b", [40.0, 41.0, 42.0]) == NOT_SUPPORTED
-    assert judged("c", [40.0, 60.0, 80.0]) == NOT_SUPPORTED  # the interval reaches below a half
+    assert judged("c", [40.0, 60.0, 80.0]) == UNDECIDED  # the interval has a half in it
     assert judged("d", [60.0, 61.0, 62.0], class_share=[60.0, 30.0], rival_share=[20.0, 31.0]) == NOT_SUPPORTED
     assert judged("e", [60.0, 61.0]) == NOT_ENOUGH
 
@@ -334,7 +336,7 @@ def test_the_page_states_the_rule_before_the_numbers_and_hostile_words_do_no_har
     assert hostile not in text and "<script>" not in text
     assert text.index("How a verdict is reached") < text.index("## Verdicts") < text.index("must fall by more than")
     assert text.index("must fall by more than") < text.index("14.50 ± 0.10")
-    words = [SUPPORTED, NOT_SUPPORTED, NOT_ENOUGH]
+    words = [SUPPORTED, UNDECIDED, NOT_SUPPORTED, NOT_ENOUGH]
     assert sum(text.count(f"| **{word}** |") for word in words) == len(shown.claims()) == 8
     assert f"[{digest(values[0]['family'] + ' 0')}](table5/gap/" in text
 

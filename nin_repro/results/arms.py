@@ -14,8 +14,9 @@ from nin_repro.results.records import Record
 from nin_repro.results.render import clean
 from nin_repro.results.tables import FEWEST_RUNS, PAPER_BUDGET, Verdict, luck_of_means, spanned
 
-SUPPORTED, NOT_SUPPORTED, NOT_ENOUGH = "supported", "not supported", "not enough runs"
-REDUCED = " at a reduced budget"  # after one of the first two: of networks that were trained briefly
+SUPPORTED, UNDECIDED, NOT_SUPPORTED, NOT_ENOUGH = "supported", "undecided", "not supported", "not enough runs"
+REDUCED = " at a reduced budget"  # after one of the first three: of networks that were trained briefly
+SIGNED = {1: SUPPORTED, 0: UNDECIDED, -1: NOT_SUPPORTED}
 PAPER_DATASETS = ("cifar10", "cifar100", "mnist", "svhn")
 
 
@@ -112,10 +113,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Judged:
-    """One comparison, or one arm, with what it says about its claim: None if there are too few runs."""
+    """One comparison, or one arm, and what it says about its claim."""
 
     label: str
-    supports: bool | None
+    sign: int | None  # 1: supports it; 0: leaves it open; -1: speaks against it; None: too few runs
     full: bool  # at the paper's budget on one of its data sets
     why: str
     dataset: str
@@ -123,7 +124,7 @@ class Judged:
 
 def decide(found: Sequence[Judged], said_of: Sequence[str] = PAPER_DATASETS) -> Verdict:
     """One verdict from several comparisons, by RULE. `said_of`: the data sets that the paper claims it of."""
-    judged = [one for one in found if one.supports is not None]
+    judged = [one for one in found if one.sign is not None]
     full = [one for one in judged if one.full]
     best = [one for one in full if one.dataset in said_of] or full or judged
     if not best:
@@ -131,10 +132,11 @@ def decide(found: Sequence[Judged], said_of: Sequence[str] = PAPER_DATASETS) -> 
         if found:
             what = f"none of the {len(found)} to be judged has the {FEWEST_RUNS} living runs that it takes"
         return Verdict(NOT_ENOUGH, what)
-    word = SUPPORTED if all(one.supports for one in best) else NOT_SUPPORTED
+    signs = [one.sign for one in best if one.sign is not None]
+    word = SIGNED[min(signs)]
     others = sorted({one.dataset for one in best} - {*said_of})
     scale = REDUCED if not full else f" on {', '.join(others)}" if others else ""
-    agree = sum(bool(one.supports) for one in best)
+    agree = signs.count(1)
     count = "" if len(best) == 1 else f"{agree} of {len(best)} support it: "
     return Verdict(word + scale, count + "; ".join(f"{one.label}: {one.why}" for one in best))
 

@@ -77,9 +77,9 @@ def judge_cost(costs: Sequence[Cost]) -> Claim:
                 continue
             fewer = nin.parameters < other.parameters
             work = nin.work / other.work
-            supports, why = _longer(nin, other, fewer)
+            sign, why = _longer(nin, other, fewer)
             name = f"{nin.dataset}, {nin.experiments[0]} and {other.experiments[0]}"
-            judged.append(Judged(name, supports, True, why, nin.dataset))
+            judged.append(Judged(name, sign, True, why, nin.dataset))
             share = f"{nin.parameters / other.parameters:.2f}"
             pair = [plain(nin.experiments[0]), plain(other.experiments[0])]
             compared.append([nin.dataset, *pair, share, f"{work:.2f}", why])
@@ -98,8 +98,8 @@ def judge_cost(costs: Sequence[Cost]) -> Claim:
     )
 
 
-def _longer(nin: Cost, other: Cost, fewer: bool) -> tuple[bool | None, str]:
-    """Whether NIN has fewer parameters and takes longer on every machine that timed both, and in words."""
+def _longer(nin: Cost, other: Cost, fewer: bool) -> tuple[int | None, str]:
+    """Whether NIN has fewer parameters and takes longer on every machine that timed both, as a sign and in words."""
     ratios = {}
     for machine in sorted({*nin.times} & {*other.times}):
         ours, theirs = nin.seconds(machine), other.seconds(machine)
@@ -108,4 +108,5 @@ def _longer(nin: Cost, other: Cost, fewer: bool) -> tuple[bool | None, str]:
     if not ratios:
         return None, NOT_ENOUGH
     words = ", ".join(f"{ratio:.2f} times as long on {plain(machine)}" for machine, ratio in ratios.items())
-    return fewer and min(ratios.values()) > 1, f"{'fewer' if fewer else 'more'} parameters, {words}"
+    sign = -1 if not fewer or max(ratios.values()) <= 1 else 1 if min(ratios.values()) > 1 else 0
+    return sign, f"{'fewer' if fewer else 'more'} parameters, {words}"

@@ -29,12 +29,13 @@ RULE = (
     "recipe, for claims 1 and 2 all that were measured. Two arms are judged if both have at least "
     f"{FEWEST_RUNS} living runs. Their difference d counts if it is larger than its limit, t(0.975, m) * sqrt(s1^2 / "
     "n1 + s2^2 / n2): Welch's 95 % interval over seeds, s the standard deviations, m Satterthwaite's degrees of "
-    "freedom, rounded down. d is taken so that the claim says d > 0. A comparison supports its claim if d > limit; if "
-    "it does not, it was either contradicted (d < -limit) or not seen. A claim is supported if every comparison that "
-    "could be judged supports it. Comparisons at the paper's budget on the data set that the paper says it of outrank "
-    "those on its other data sets, and these all others; the verdict says on which it rests where it is not the "
-    "first. Runs that died, or ended with a dead class, are counted and otherwise left out. All runs are tested on the "
-    "same images: the verdicts are about these."
+    "freedom, rounded down. d is taken so that the claim says d > 0. A comparison supports its claim if d > limit, "
+    "speaks against it if d < -limit, and else leaves it open: what is claimed may be true and too small for so few "
+    "runs. A claim is supported if every comparison that could be judged supports it, not supported if one speaks "
+    "against it, and else undecided. Comparisons at the paper's budget on the data set that the paper says it of "
+    "outrank those on its other data sets, and these all others; the verdict says on which it rests where it is not "
+    "the first. Runs that died, or ended with a dead class, are counted and otherwise left out. All runs are tested "
+    "on the same images: the verdicts are about these."
 )
 
 TRANSLATION = Text(
@@ -55,10 +56,11 @@ MAPS = Text(
     "Of each test image's last maps the largest 10 % of all values are kept, as in Figure 4. Measured is the share of"
     " their sum that lies in the map of the true class; by chance it would be 1 / classes. An image for which no map "
     "answers has the share 0. That the true class's map is the strongest nearly follows from a right answer, which is"
-    " the map with the largest mean; so we ask for more. The claim is supported by the runs of a recipe if the 95 %"
-    " interval of their mean share, mean - t(0.975, n - 1) * s / sqrt(n), lies over one half, and if in every run, "
-    "for the images of every class, the true class's map has a larger share than any other (the least lead is over "
-    "0). Shares in percent, also over the images that the network gets right, and in the class that has the lowest.",
+    " the map with the largest mean; so we ask for more. The claim is supported by the runs of a recipe if the 95 % "
+    "interval of their mean share, mean ± t(0.975, n - 1) * s / sqrt(n), lies over one half, and if in every run, for"
+    " the images of every class, the true class's map has a larger share than any other (the least lead is over 0); "
+    "it is not supported if the interval lies under one half, or without that lead. Shares in percent, also over the "
+    "images that the network gets right, and in the class that has the lowest.",
 )
 
 GAP_REGULARISES = Text(

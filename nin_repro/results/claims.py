@@ -13,6 +13,7 @@ from nin_repro.results import claim_texts as texts
 from nin_repro.results.arms import (
     NOT_ENOUGH,
     NOT_SUPPORTED,
+    SIGNED,
     SUPPORTED,
     Arm,
     Comparison,
@@ -120,16 +121,17 @@ class Page:
         arms, judged, rows = arms_of(measured, values, self.records), [], []
         for arm in arms:
             mean, std, lead = arm.mean(), arm.std(), min((one[3] for one in arm.living), default=0.0)
-            low = None
+            low = sign = None
             if mean is not None and std is not None and arm.n >= FEWEST_RUNS:
-                low = mean - t975(arm.n - 1) * std / math.sqrt(arm.n)
-            supports = None if low is None else low > 50 and lead > 0
+                luck = t975(arm.n - 1) * std / math.sqrt(arm.n)
+                low = mean - luck
+                sign = -1 if lead <= 0 or mean + luck < 50 else 1 if low > 50 else 0
             chance = f"{100 / arm.living[0][4]:.0f}" if arm.living else ""
             most = "more than in any other, for every class" if lead > 0 else "for some class not the most"
             why = f"{arm.shown()} % of the mass lies in the true map ({most}; chance {chance} %, our bar 50 %)"
-            judged.append(Judged(f"{label(arm, self.bases)}, n={arm.n}", supports, arm.full, why, arm.dataset))
+            judged.append(Judged(f"{label(arm, self.bases)}, n={arm.n}", sign, arm.full, why, arm.dataset))
             shown = [arm.shown(i) for i in (0, 1, 2)] + [f"{lead:+.2f}" if arm.n else "", _two(low), chance]
-            word = NOT_ENOUGH if supports is None else SUPPORTED if supports else NOT_SUPPORTED
+            word = NOT_ENOUGH if sign is None else SIGNED[sign]
             rows.append([*self._about(arm), *_counts(arm), *shown, f"{arm.images:,}", word, self._runs(arm)])
         names = f"{ABOUT}|n|Dead|Share|Of images it gets right|Weakest class|Least lead|95 % low|Chance|Images|"
         return Claim(
@@ -166,7 +168,7 @@ class Page:
             if not dropped:
                 words = f"the gap is {_two(found.difference)} points smaller with GAP"
                 words += f", but its test error is {_two(-(tested.difference or 0))} points higher" if worse else ""
-                judged.append(self._judge(found, words, found.sign > 0 and not worse))
+                judged.append(self._judge(found, words, -1 if worse else found.sign))
             seen = "test error higher" if worse and found.sign > 0 else _seen(found, not dropped)
             rows.append([*self._about(second, f"{head_name(first)} - GAP"), *_numbers(found), seen])
         table = [
@@ -294,7 +296,7 @@ class Page:
         self,
         found: Comparison,
         words: str,
-        supports: bool | None = None,
+        sign: int | None = None,
         also: str = "",
         signs: Mapping[int, str] = SIGNS,
     ) -> Judged:
@@ -304,7 +306,7 @@ class Page:
         if not found.enough:
             return Judged(name, None, found.full, "", arm.dataset)
         limits = f"{words} (d {found.difference:+.2f}, limit {found.limit:.2f}: {_seen(found, signs=signs)})"
-        return Judged(name, found.sign > 0 if supports is None else supports, found.full, limits, arm.dataset)
+        return Judged(name, found.sign if sign is None else sign, found.full, limits, arm.dataset)
 
     def _about(self, arm: Arm, *more: str) -> list[str]:
         changed = setting(arm, self.bases)
