@@ -209,6 +209,7 @@ def test_figure_3_is_compared_where_runs_followed_the_papers_schedule(tmp_path: 
     # Paper: testing with dropout 0.3487 and 0.2285, training with dropout 0.3487 and 0.2639.
     assert "| 8 | 27.6 |  | 34.9 | 43.0 (43.0 to 43.0) | 29.9 |  | 34.9 | 34.0 (34.0 to 34.0) |" in text
     assert "| 16 | 14.8 |  | 26.4 | 35.0 (35.0 to 35.0) | 24.5 |  | 22.9 | 22.5 (22.0 to 23.0) |" in text
+    assert "| all |  |  |  | +8.4 (0 of 2 lower) |  |  |  | -0.6 (2 of 2 lower) |" in text
     assert "| 24 |" not in text
 
 
