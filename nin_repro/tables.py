@@ -110,7 +110,8 @@ def main() -> None:
     print(f"{out / 'analysis.md'}: what follows from it")
     prices = Prices(options.gpu_hour, options.core_hour)
     ours_to_publish = ("figure3*.png", "figure4-digits-*.png", "figure4-maps-*.png")
-    figures = sorted(path for names in ours_to_publish for path in options.figures.glob(names))
+    drawn = (path for names in ours_to_publish for path in options.figures.glob(names))
+    figures = sorted(drawn, key=lambda path: path.stem)  # that at the paper's budget first
     write_page(out / "report.html", html(report, compared, judged, figures, found, recipes, prices))
     print(f"{out / 'report.html'}: all of it as one page, with curves")
     readme = Path("README.md")
