@@ -19,13 +19,13 @@ from nin_repro.training.schedule import plan
 #   NIN      CIFAR-10: 72 and 137. MNIST: 301 and 579.
 #   CNN      CIFAR-10: 420 and 687.
 #   maxout   MNIST: 646 and 1,000. CIFAR-10: 25 and 52, which is fewer multiply-adds in fp32 and more in bf16.
-# GPU: the H100 of results/benchmarks, one run at a time; five at once take a fifth less each. CIFAR-10 in fp32, TF32
-# and bf16: 14,600, 36,400 and 115,000. MNIST in bf16: 234,000.
+# GPU: the H200 of results/benchmarks, one run at a time; five at once take a fifth less each. CIFAR-10 in fp32, TF32
+# and bf16: 15,700, 40,500 and 142,000. MNIST in bf16: 299,000.
 RATES: dict[type[Architecture], dict[str, dict[str, float]]] = {
     Nin: {
-        "fp32": {"1 CPU core": 47e9, "2 CPU cores": 94e9, "1 H100": 10e12},
-        "tf32": {"1 CPU core": 47e9, "1 H100": 26.6e12},  # a CPU, which has none, stands for fp32
-        "bf16": {"1 CPU core": 90e9, "2 CPU cores": 180e9, "1 H100": 114e12},
+        "fp32": {"1 CPU core": 47e9, "2 CPU cores": 94e9, "1 H200": 10.6e12},
+        "tf32": {"1 CPU core": 47e9, "1 H200": 29.1e12},  # a CPU, which has none, stands for fp32
+        "bf16": {"1 CPU core": 90e9, "2 CPU cores": 180e9, "1 H200": 135e12},
     },
     Cnn: {"fp32": {"1 CPU core": 46e9}, "bf16": {"1 CPU core": 76e9}},
     Maxout: {"fp32": {"1 CPU core": 56e9}, "bf16": {"1 CPU core": 103e9}},
@@ -33,7 +33,7 @@ RATES: dict[type[Architecture], dict[str, dict[str, float]]] = {
 # A layer of fewer maps than this does not fill the CPU's vectors; its time grows with the square of how many are
 # missing. The staged networks of 10 and 20 maps: 2,150 images/s of 28x28 on one core, the other one busy.
 NARROW = 24
-PER_STEP = {"1 H100": 0.00038}  # seconds that an update takes besides, however small the network
+PER_STEP = {"1 H200": 0.00029}  # seconds that an update takes besides, however small the network
 PER_STEP_CPU = 0.004
 
 
@@ -90,8 +90,10 @@ def _slowness(network: list[Layer]) -> float:
 
 
 def _rough(seconds: float) -> str:
-    """An estimate says no more than it knows: 15 s, 27 min, 14.7 h, 362 h."""
+    """An estimate says no more than it knows: 15 s, 1.5 min, 27 min, 14.7 h, 362 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     hours = seconds / 3600
-    return f"{seconds / 60:.0f} min" if hours < 1.5 else f"{hours:.{1 if hours < 100 else 0}f} h"
+    if hours < 1.5:
+        return f"{seconds / 60:.{1 if seconds < 600 else 0}f} min"
+    return f"{hours:.{1 if hours < 100 else 0}f} h"

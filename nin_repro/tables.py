@@ -46,7 +46,7 @@ def cell(name: str, config: Config, word: str | None = None, *deviations: str) -
     more = [] if word is None else [word]
     before = parents(config, [f"experiment={name}", *more])
     stages = [config, *(one for parent, one in before.items() if parent not in SHOWN)]  # what no other cell trains
-    network = layers(config.dataset, config.architecture, config.regularizer)
+    network, taken = layers(config.dataset, config.architecture, config.regularizer), [*map(seconds, stages)]
     return Cell(
         name,
         family(config),
@@ -56,7 +56,7 @@ def cell(name: str, config: Config, word: str | None = None, *deviations: str) -
         sum(layer.parameters for layer in network),
         sum(layer.multiply_adds for layer in network),
         recipe(config),
-        sum(seconds(stage)["1 CPU core"] for stage in stages),
+        {machine: sum(one[machine] for one in taken) for machine in taken[0] if all(machine in one for one in taken)},
     )
 
 

@@ -26,7 +26,7 @@ BASES = {"table4/nin": BASE}
 
 def page(records: list[Record], claims: list[Claim] | None = None) -> str:
     compared = ablations.choices(records, BASES)
-    cells = {name: replace(cell, core_seconds=3600.0) for name, cell in CELLS.items()}
+    cells = {name: replace(cell, seconds={"1 CPU core": 3600.0}) for name, cell in CELLS.items()}
     return analysis.markdown(tables.build(records, cells), compared, claims or [], records, BASES)
 
 
@@ -82,7 +82,7 @@ def test_a_verdict_says_what_would_overturn_it_and_too_few_runs_are_not_judged(t
     reproduced = page(stored(tmp_path / "a", *(record(seed=seed, error=10.4 + seed / 10) for seed in range(5))))
     assert "with runs at the paper's budget: 2 (2 reproduced)" in reproduced  # Table 1's row and Table 5's
     assert "another verdict needs a mean outside 9.81 to 11.01" in reproduced
-    assert "`table1/nin` |" in reproduced and "| `table2/nin` | `run table2/nin` | 60 |" in reproduced
+    assert "`table1/nin` |" in reproduced and "| `table2/nin` | `run table2/nin` | 60 |  |  |" in reproduced
     worse = page(stored(tmp_path / "b", *(record(seed=seed, error=15 + seed / 10) for seed in range(3))))
     assert "is *worse*" in worse and "another verdict needs a mean inside" in worse
     few = page(stored(tmp_path / "c", record()))

@@ -59,7 +59,7 @@ def curve(epochs: int) -> dict[str, list[float]]:
 
 
 def made(records: list[Record], figures: tuple[Path, ...] = (), claims: tuple[Claim, ...] = ()) -> str:
-    cells = {name: replace(cell, core_seconds=3600.0) for name, cell in CELLS.items()}
+    cells = {name: replace(cell, seconds={"1 CPU core": 3600.0}) for name, cell in CELLS.items()}
     report = tables.build(records, cells, ["x.json: not used: broken"])
     bases = {"table1/nin": records[0].recipe} if records else {}
     compared = ablations.choices(records, bases)

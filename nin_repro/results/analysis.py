@@ -11,7 +11,7 @@ from typing import Any
 
 from nin_repro.results import figure3
 from nin_repro.results.ablations import Alike, Choice, alike
-from nin_repro.results.changes import precision
+from nin_repro.results.changes import FP32, precision
 from nin_repro.results.claim_texts import Claim
 from nin_repro.results.contradictions import CONTRADICTIONS, Contradiction
 from nin_repro.results.curves import Band, band, undistorted
@@ -132,20 +132,25 @@ def _missing(report: Report) -> list[str]:
     return [
         "## What is missing",
         "",
-        "Cells without runs at the paper's budget, each recipe once, what fills each, and minutes of one seed on one "
-        "CPU core: all epochs that its schedule may take, in fp32, at rates measured on a machine that did nothing "
-        "else. In bf16 it is some half of that, beside another training a third to a half more. `python "
+        "Cells without runs at the paper's budget, each recipe once, what fills each, and minutes of one seed: all "
+        "epochs that its schedule may take, at rates measured on a machine that did nothing else (no figure: nothing "
+        "of its kind was measured there). On a CPU it is a third to a half more beside another training, on a GPU a "
+        "fifth less for each of five at once. Runs in another `precision` than fp32 fill the cell too. `python "
         "scripts/reproduce.py --plan` says what each takes on its own machine; without `--plan` it trains them, most "
         "useful first.",
         "",
-        *grid("Cell|Command|Minutes", "llr", map(_empty, report.empty)),
+        *grid("Cell|Command|Minutes: CPU core, fp32|CPU core, bf16|H200, bf16", "llrrr", map(_empty, report.empty)),
         "",
     ]
 
 
 def _empty(cell: Cell) -> list[str]:
-    minutes = "" if cell.core_seconds is None else f"{cell.core_seconds / 60:,.0f}"
-    return [code(cell.experiment), code(cell.command), minutes]
+    """Its experiment, what fills it, and minutes of one seed."""
+    places = ((FP32, "1 CPU core"), ("bf16", "1 CPU core"), ("bf16", "1 H200"))
+    by_precision = {precision(one.recipe): one.seconds for one in (cell, *cell.stand_ins)}
+    taken = [by_precision.get(kind, {}).get(machine) for kind, machine in places]
+    minutes = ["" if seconds is None else f"{seconds / 60:,.{0 if seconds > 600 else 1}f}" for seconds in taken]
+    return [code(cell.experiment), code(cell.command), *minutes]
 
 
 def beginnings(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]], name: str) -> list[Record]:

@@ -361,7 +361,7 @@ def _costs(records: Iterable[Record], prices: Prices) -> _Markup:
 def _missing(report: Report, prices: Prices) -> _Markup:
     rows = []
     for cell in report.empty:
-        taken = cell.core_seconds
+        taken = cell.seconds.get("1 CPU core")
         dollars = "" if taken is None else f"{SEEDS * taken / 3600 * prices.core:,.2f}"
         rows.append(_line(cell.experiment, _tag("code", cell.command), cell.cost, dollars, numbers=(2,)))
     all_ = _tag("p", "All of them, most useful first: ", _tag("code", "python scripts/reproduce.py"))

@@ -42,7 +42,8 @@ class Cell:
     parameters: int | None = None
     multiply_adds: int | None = None  # of one image, forward
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    core_seconds: float | None = None  # of one run on one CPU core, estimated, and of parents that no cell shows
+    # Of one run and of parents that no cell shows, estimated, by machine: "1 CPU core", "1 H200".
+    seconds: Mapping[str, float] = field(default_factory=dict)
     # The same in other precisions: they fill the row while the cell's own has too few runs to be judged.
     stand_ins: tuple["Cell", ...] = ()
 
