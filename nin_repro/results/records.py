@@ -195,7 +195,7 @@ def told(record: Record) -> str:
     """What tells a result from another one of the same key, in words."""
     error = "no error" if record.error is None else f"error {record.error} %"
     modified = " modified" * record.dirty
-    return f"{error}, weights {record.weights_sha256[:8]}, commit {record.commit[:12]}{modified}, on {record.device}"
+    return f"{error}, weights {record.weights_sha256[:8]}, commit {record.commit[:10]}{modified}, on {record.device}"
 
 
 def compare(new: Record, stored: Record) -> str:

@@ -334,7 +334,7 @@ def _extremes(records: Sequence[Record], stats: Stats, folder: Path) -> list[str
 
 
 def _md_record(record: Record, folder: Path) -> list[str]:
-    commit = code(record.commit[:12]) + (" (modified)" if record.dirty else "")
+    commit = code(record.commit[:10]) + (" (modified)" if record.dirty else "")
     commit += "".join(f"; {plain(words)}" for words in record.earlier)
     numbers = [str(record.seed), error(record.error), error(record.train_error)]
     hours = f"{record.seconds / 3600:.1f}"
