@@ -94,6 +94,23 @@ def test_the_page_says_what_was_asked_for_and_whether_it_is_met(found: dict[str,
     assert "| the network for MNIST, 8 seeds at once over one | 4.2 x | 2.5 | 4 |  | the aim |" in page(gpu, "there")
 
 
+def test_the_page_says_what_whole_runs_take_by_its_rates(found: dict[str, Any]) -> None:
+    assert "260 epochs" not in page(found, "here")  # on a CPU nobody waits for a hundred
+    steps = {"ours": 0.001, "ours_5": 0.0008}
+    arms = {name: found["arms"]["ours"] | {"step": quartiles([step], "s")} for name, step in steps.items()}
+    gpu = found | {
+        "device": "NVIDIA H200",
+        "arms": arms,
+        "batch": 128,
+        "evaluation": quartiles([500_000.0], "images/s"),
+    }
+    # 260 epochs of 391 updates, and 20 ms of evaluation in each
+    assert (
+        "260 epochs with an evaluation after each take 107 s, and 100 such runs, five at a time, 144 minutes"
+        in page(gpu, "there")
+    )
+
+
 def test_what_got_slower_is_named(found: dict[str, Any]) -> None:
     for _, entry in entries(found):
         entry["q1"] = entry["q3"] = entry["median"]
