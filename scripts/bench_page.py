@@ -320,12 +320,13 @@ def chart(found: dict[str, Any], path: Path) -> None:
     axes = figure.subplots()
     medians = [entry["median"] for entry in arms.values()]
     whiskers = [[e["median"] - e["q1"] for e in arms.values()], [e["q3"] - e["median"] for e in arms.values()]]
-    colours = ["#0072b2" if name.startswith("ours") else "#999999" for name in arms]
+    colours = ["#999999" if name in ("usual", "good") else "#0072b2" for name in found["arms"]]
     axes.barh(list(arms), medians, xerr=whiskers, color=colours, height=0.6, capsize=3)
     for i, entry in enumerate(arms.values()):
-        axes.annotate(f"{entry['median']:,.3g}", (entry["q3"], i), (6, 0), textcoords="offset points", va="center")
+        axes.annotate(_digits(entry["median"]), (entry["q3"], i), (6, 0), textcoords="offset points", va="center")
     axes.invert_yaxis()
     axes.margins(x=0.12)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel(f"training images a second on {found['device']}")
     axes.spines[["top", "right"]].set_visible(False)
     with matplotlib.rc_context({"svg.hashsalt": "nin_repro"}), atomic(path, "wb") as file:
