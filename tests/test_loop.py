@@ -218,6 +218,18 @@ def test_it_learns(make: Make) -> None:
     assert run.final is not None and run.final[0].error < 10 and run.final[1].error < 5
 
 
+def test_progress_tells_speed_and_time_left_but_not_by_a_first_step_that_may_have_compiled(make: Make) -> None:
+    trainer = make()
+    told: list[tuple[str, dict[str, Any]]] = []
+    trainer.console.due = lambda: True  # type: ignore[method-assign]
+    trainer.console.status = lambda *status: told.append(status)  # type: ignore[method-assign]
+    trainer.run()
+    (first, unknown), (second, figures) = [one for one in told if one[0].startswith("epoch 1/")][:2]
+    assert "step 1/" in first and "left" not in first and unknown["left"] is unknown["images_per_second"] is None
+    assert "step 2/" in second and second.endswith(" left") and "images/s" in second
+    assert figures["images_per_second"] > 0 and figures["left"] >= 0
+
+
 def test_running_error_is_that_of_the_training_pass(make: Make) -> None:
     run = make("optimizer.lr=1e-12", "regularizer=gap", "optimizer.schedule.epochs=1", "optimizer.schedule.drops=[]")
     run.run()
