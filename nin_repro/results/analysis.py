@@ -170,7 +170,6 @@ def _figure3(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]]) 
     runs = {dropout: beginnings(records, bases, name) for dropout, name in figure3.EXPERIMENTS.items()}
     ours = {curve.name: band(runs[curve.dropout], curve.measure) for curve in figure3.CURVES}
     rows = []
-    apart: dict[str, list[float]] = {curve.name: [] for curve in figure3.CURVES}  # ours less the paper's, in points
     for place, epoch in enumerate(figure3.EPOCHS[1:], start=1):  # the first is the error of guessing
         cells, any_ = [str(epoch)], False
         for curve in figure3.CURVES:
@@ -179,13 +178,11 @@ def _figure3(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]]) 
             measured = found is not None and epoch in found.epochs
             any_ |= measured
             cells.append(_point(found, epoch) if found is not None and measured else "")
-            if found is not None and measured and rate is not None:
-                apart[curve.name].append(100 * (found.mean[found.epochs.index(epoch)] - rate))
         if any_:
             rows.append(cells)
     if not rows:
         return []
-    rows.append(["all", *(cell for curve in figure3.CURVES for cell in ("", _apart(apart[curve.name])))])
+    rows.append(["all", *(cell for curve in figure3.CURVES for cell in ("", _apart(curve, ours[curve.name])))])
     counts = {dropout: precision(some[0].recipe) if some else "none" for dropout, some in runs.items()}
     return [
         "## Figure 3, point by point",
@@ -207,7 +204,11 @@ def _point(found: Band, epoch: int) -> str:
     return f"{mean:.1f}" + (f" ({low:.1f} to {high:.1f})" if found.runs > 1 else "")
 
 
-def _apart(points: Sequence[float]) -> str:
+def _apart(curve: figure3.Curve, found: Band | None) -> str:
+    """Ours less the paper's, in points, at the epochs that both have: the median, and how often it is below 0."""
+    rates = dict(zip(figure3.EPOCHS, curve.rates, strict=True))
+    both = [] if found is None else [(mean, rates.get(at)) for at, mean in zip(found.epochs, found.mean, strict=True)]
+    points = [100 * (mean - rate) for mean, rate in both if rate is not None]
     if not points:
         return ""
     return f"{median(points):+.1f} ({sum(point < 0 for point in points)} of {len(points)} lower)"
