@@ -18,7 +18,7 @@ from nin_repro.results.claim_texts import Claim
 from nin_repro.results.curves import last_attempt
 from nin_repro.results.lottery import Lottery, lottery, percent, versus
 from nin_repro.results.overview import svg
-from nin_repro.results.records import Record
+from nin_repro.results.records import Record, commit_of
 from nin_repro.results.render import clean, difference, error, how, remarks, span, spread, state
 from nin_repro.results.tables import RULE, Group, Report, Row, Table
 
@@ -220,7 +220,7 @@ def _runs(name: str, records: Sequence[Record], notes: Sequence[str] = ()) -> _M
 
 
 def _commit(record: Record) -> _Markup:
-    last = _tag("code", record.commit[:10] + (" modified" if record.dirty else ""))
+    last = _tag("code", commit_of(record.commit, record.dirty))
     return _tag("span", last, *(f"; {words}" for words in record.earlier)) if record.earlier else last
 
 

@@ -81,8 +81,7 @@ class Record:
         for part, after in zip(parts, [*parts[1:], self.environment], strict=False):
             start, update = after["since"]
             where = f"update {update:,}" + (f" of start {start + 1}" if start else "")
-            commit = part["commit"][:10] + (" (modified)" if part["dirty"] else "")
-            torch = part["versions"]["torch"]
+            commit, torch = commit_of(part["commit"], part["dirty"]), part["versions"]["torch"]
             found.append(f"up to {where} by commit {commit} on {machine(part)}, torch {torch}")
         return found
 
@@ -102,6 +101,11 @@ def machine(environment: Mapping[str, Any]) -> str:
     if environment["device"] == "cpu":
         return f"{environment['threads']} x {environment['processor']}"
     return str(environment["device"])
+
+
+def commit_of(commit: str, modified: bool) -> str:
+    """A commit in ten digits, and whether what ran differed from it."""
+    return commit[:10] + " (modified)" * modified
 
 
 def read_all(folder: Path) -> tuple[list[Record], list[str]]:
@@ -194,8 +198,8 @@ def write(folder: Path, record: dict[str, Any]) -> Path:
 def told(record: Record) -> str:
     """What tells a result from another one of the same key, in words."""
     error = "no error" if record.error is None else f"error {record.error} %"
-    modified = " modified" * record.dirty
-    return f"{error}, weights {record.weights_sha256[:8]}, commit {record.commit[:10]}{modified}, on {record.device}"
+    commit = commit_of(record.commit, record.dirty)
+    return f"{error}, weights {record.weights_sha256[:8]}, commit {commit}, on {record.device}"
 
 
 def compare(new: Record, stored: Record) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from nin_repro.results.changes import FP32
-from nin_repro.results.records import Record
+from nin_repro.results.records import Record, commit_of
 from nin_repro.results.tables import RULE, Group, Report, Result, Row, Stats, Table, Timing
 
 WIDTH = 120  # columns of the terminal text, at most
@@ -334,7 +334,7 @@ def _extremes(records: Sequence[Record], stats: Stats, folder: Path) -> list[str
 
 
 def _md_record(record: Record, folder: Path) -> list[str]:
-    commit = code(record.commit[:10]) + (" (modified)" if record.dirty else "")
+    commit = code(commit_of(record.commit, record.dirty))
     commit += "".join(f"; {plain(words)}" for words in record.earlier)
     numbers = [str(record.seed), error(record.error), error(record.train_error)]
     hours = f"{record.seconds / 3600:.1f}"
