@@ -1,10 +1,11 @@
 """What a run costs, before it is run: arithmetic from the geometry of the network, time from measured rates.
 
 The time is that of the updates, on a machine that does nothing else. Evaluation is a twentieth more, and a training
-beside another one takes a third to a half longer (`table4/nin` on record: 277 to 309 s an epoch instead of 210).
+beside another one takes a third to two thirds longer (on record: `table4/nin` 277 to 309 s an epoch instead of 210,
+`text/cnn_gap` 4.6 hours instead of 2.8).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from nin_repro.data.sources import DATASETS
 from nin_repro.models.shape import Layer
@@ -67,19 +68,27 @@ def seconds(config: Config) -> dict[str, float]:
     }
 
 
-def in_words(config: Config, parents: Mapping[str, Config] | None = None) -> str:
-    """Such as "17 PFLOP and 50.6 h on 1 CPU core, 25.2 h on 2 CPU cores a seed", and what its parents take."""
+def in_words(config: Config, parents: Mapping[str, Config] | None = None, others: Sequence[Config] = ()) -> str:
+    """Such as "17 PFLOP and 50.6 h on 1 CPU core, 25.2 h on 2 CPU cores a seed in fp32", and what its parents take.
+
+    Args:
+        others: the same in other precisions, whose times are told after it.
+    """
     after = ", after ".join(["", *(f"{name} ({_work(parent)})" for name, parent in (parents or {}).items())])
-    return f"{_work(config)} a seed{after}"
+    besides = "".join(f"; {_times(other)} in {other.precision}" for other in others)
+    return f"{_work(config)} a seed in {config.precision}{after}{besides}"
 
 
 def _work(config: Config) -> str:
     network = layers(config.dataset, config.architecture, config.regularizer)
     flops = 2 * images_seen(config) * training_multiply_adds(network)
     most = "for all of its epochs " if open_ended(config) else ""
-    times = ", ".join(f"{_rough(taken)} on {machine}" for machine, taken in seconds(config).items())
     unit, words = next((u, w) for u, w in ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP")) if flops >= u or u == 1e9)
-    return f"{most}{flops / unit:.3g} {words} and {times}"
+    return f"{most}{flops / unit:.3g} {words} and {_times(config)}"
+
+
+def _times(config: Config) -> str:
+    return ", ".join(f"{_rough(taken)} on {machine}" for machine, taken in seconds(config).items())
 
 
 def _slowness(network: list[Layer]) -> float:

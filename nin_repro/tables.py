@@ -46,13 +46,15 @@ def cell(name: str, config: Config, word: str | None = None, *deviations: str) -
     more = [] if word is None else [word]
     before = parents(config, [f"experiment={name}", *more])
     stages = [config, *(one for parent, one in before.items() if parent not in SHOWN)]  # what no other cell trains
+    fastest = [one for one in stand_ins(config) if one.precision == "bf16"]
     network, taken = layers(config.dataset, config.architecture, config.regularizer), [*map(seconds, stages)]
     return Cell(
         name,
         family(config),
         shlex.join(["python", "-m", "nin_repro.train", "-m", f"experiment={name}", "seed=0,1,2,3,4", *more]),
-        in_words(config, before),
+        in_words(config, before, fastest),
         (*config.about.deviations, *deviations),
+        tuple(config.about.assumptions),
         sum(layer.parameters for layer in network),
         sum(layer.multiply_adds for layer in network),
         recipe(config),

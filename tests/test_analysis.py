@@ -78,10 +78,25 @@ def test_starts_are_counted_by_how_they_died_and_compared_with_the_experiments_o
     assert told in ablations.markdown(ablations.choices(runs, BASES))
 
 
+def test_single_classes_after_a_few_epochs_do_not_make_more_deaths_by_themselves(tmp_path: Path) -> None:
+    classes = [DIED[0] | {"died": "classes"}]
+
+    def against(count: int, dead: list[dict[str, Any]], budget: str) -> str:
+        others = (run(90.0, with_(seed, 3, clip_norm=None), status="dead", attempts=dead) for seed in range(count))
+        own = (run(1.0, with_(seed, 3), attempts=LIVED) for seed in range(10))
+        runs = stored(tmp_path / f"{dead[0]['died']} {budget}", *(one | {"budget": budget} for one in (*own, *others)))
+        return versus(lottery(runs, BASES)[0], lottery(runs, BASES))
+
+    assert against(8, classes, "short") == "more, by single classes alone"
+    assert against(8, classes, "paper") == against(8, DIED[:1], "short") == "more"
+
+
 def test_a_verdict_says_what_would_overturn_it_and_too_few_runs_are_not_judged(tmp_path: Path) -> None:
     reproduced = page(stored(tmp_path / "a", *(record(seed=seed, error=10.4 + seed / 10) for seed in range(5))))
     assert "with runs at the paper's budget: 2 (2 reproduced)" in reproduced  # Table 1's row and Table 5's
     assert "another verdict needs a mean outside 9.81 to 11.01" in reproduced
+    assert "They rest on 1 recipe:" in reproduced
+    assert "| reproduced: within 0.60 of the paper | mlpconv + Fully Connected + Dropout (10.88) |" in reproduced
     assert "`table1/nin` |" in reproduced and "| `table2/nin` | `run table2/nin` | 60 |  |  |" in reproduced
     worse = page(stored(tmp_path / "b", *(record(seed=seed, error=15 + seed / 10) for seed in range(3))))
     assert "is *worse*" in worse and "another verdict needs a mean inside" in worse
@@ -110,6 +125,11 @@ def test_effects_are_called_so_only_beyond_their_limit_and_count_for_the_contrad
     assert told["regularizer.convention=inverted"] == ("raises the error", pytest.approx(0.2267, abs=1e-4))
     assert [seen for changed, (seen, _) in told.items() if "lr=0.2" in changed] == ["none seen"]
     assert told["regularizer.head=fc"][0] == "raises the error" and "head=fc" not in text  # no unstated choice
+    # p of lr=0.2 is 0.29; those of inverted (2.6e-4) and fc (1.7e-5) hold beside it.
+    corrected = (
+        "Corrected for all 3 choices that were judged (Holm, 5 %): `regularizer.convention=inverted` (table4/nin)."
+    )
+    assert corrected in text
     line = next(line for line in text.splitlines() if line.startswith("| X3."))
     assert "convention=inverted: +1.00, limit 0.23" in line
     assert text.count("not yet") == 11 and text.count("nothing to run") == 1  # of 13 contradictions

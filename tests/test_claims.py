@@ -208,10 +208,11 @@ def test_maps_need_half_of_the_mass_and_the_lead_in_every_class(tmp_path: Path) 
         values[0]["maps"] |= maps
         return page([], written(tmp_path / name, *values)).maps().verdict.word
 
-    assert judged("a", [60.0, 61.0, 62.0]) == SUPPORTED
-    assert judged("b", [40.0, 41.0, 42.0]) == NOT_SUPPORTED
-    assert judged("c", [40.0, 60.0, 80.0]) == UNDECIDED  # the interval has a half in it
-    assert judged("d", [60.0, 61.0, 62.0], class_share=[60.0, 30.0], rival_share=[20.0, 31.0]) == NOT_SUPPORTED
+    assert judged("a", [60.0, 61.0, 62.0]) == f"{SUPPORTED} by our bar"
+    assert judged("b", [40.0, 41.0, 42.0]) == f"{NOT_SUPPORTED} by our bar"
+    assert judged("c", [40.0, 60.0, 80.0]) == f"{UNDECIDED} by our bar"  # the interval has a half in it
+    lead = {"class_share": [60.0, 30.0], "rival_share": [20.0, 31.0]}
+    assert judged("d", [60.0, 61.0, 62.0], **lead) == f"{NOT_SUPPORTED} by our bar"
     assert judged("e", [60.0, 61.0]) == NOT_ENOUGH
 
 

@@ -47,7 +47,15 @@ def test_every_experiment_has_an_estimate() -> None:
 
 
 def test_long_estimates_have_no_decimals() -> None:
-    assert "and 420 h on 1 CPU core a seed" in in_words(load(["experiment=table1/maxout"]))
+    assert "and 420 h on 1 CPU core a seed in fp32" in in_words(load(["experiment=table1/maxout"]))
+
+
+def test_what_another_precision_takes_is_told_after_it() -> None:
+    config, fast = load(["experiment=table1/nin"]), load(["experiment=table1/nin", "precision=bf16"])
+    words = in_words(config, others=[fast])
+    assert words.startswith(in_words(config) + "; ") and words.endswith(" on 1 H200 in bf16")
+    assert in_words(fast).endswith(" in bf16")
+    assert cells({"table1/nin": config})["table1/nin"].cost == words
 
 
 def test_a_run_with_a_parent_costs_what_both_take() -> None:
@@ -55,7 +63,7 @@ def test_a_run_with_a_parent_costs_what_both_take() -> None:
     config = load(words)
     told = in_words(config, parents(config, words))
     own, first = (in_words(load([f"experiment={name}"])) for name in ("table3/maxout", "table3/maxout_first"))
-    assert told == f"{own}, after table3/maxout_first ({first.removesuffix(' a seed')})"
+    assert told == f"{own}, after table3/maxout_first ({first.removesuffix(' a seed in fp32')})"
     found = {name: cell.seconds["1 CPU core"] for name, cell in cells({words[0][11:]: config}).items()}
     both = seconds(config)["1 CPU core"] + seconds(load(["experiment=table3/maxout_first"]))["1 CPU core"]
     assert found == {"table3/maxout": pytest.approx(both)}

@@ -8,7 +8,7 @@ import pytest
 from fake_records import record, stored
 from test_tables import CELLS
 
-from nin_repro.results import overview, tables
+from nin_repro.results import luck, overview, tables
 from nin_repro.results.overview import LEFT, REACH, RIGHT, svg
 
 MIDDLE, PER_PERCENT = (LEFT + RIGHT) / 2, (RIGHT - LEFT) / (2 * REACH)
@@ -41,7 +41,7 @@ def test_seeds_mean_spread_and_luck_stand_where_the_numbers_say(tmp_path: Path) 
 def test_a_row_without_runs_shows_what_its_test_images_could_tell(tmp_path: Path) -> None:
     picture = drawn(tmp_path)
     first = kind(picture, "luck")[0]  # 10.41 % of 10,000 images
-    width = 2 * 100 * tables.luck_of_images(10.41, 10_000) / 10.41 * PER_PERCENT
+    width = 2 * 100 * luck.luck_of_images(10.41, 10_000) / 10.41 * PER_PERCENT
     assert float(first.get("width", "")) == pytest.approx(width, abs=0.06)
     own = sum(len(row.results) for table in tables.build([], CELLS).tables for row in table.rows if row.paper.own)
     assert len(kind(picture, "luck")) == own == "".join(picture.itertext()).count("no runs yet")

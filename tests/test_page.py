@@ -58,12 +58,15 @@ def curve(epochs: int) -> dict[str, list[float]]:
     return {"epoch": [*range(1, epochs + 1)], "test_error": errors, "train_error_running": [2 * e for e in errors]}
 
 
+PRICES = page.Prices(gpu=3.0, core=0.05)
+
+
 def made(records: list[Record], figures: tuple[Path, ...] = (), claims: tuple[Claim, ...] = ()) -> str:
     cells = {name: replace(cell, seconds={"1 CPU core": 3600.0}) for name, cell in CELLS.items()}
     report = tables.build(records, cells, ["x.json: not used: broken"])
     bases = {"table1/nin": records[0].recipe} if records else {}
     compared = ablations.choices(records, bases)
-    return page.html(report, compared, claims, figures, records, bases, page.Prices(gpu=3.0, core=0.05))
+    return page.html(report, compared, claims, figures, records, bases, PRICES)
 
 
 def test_the_page_holds_every_run_with_its_curve_and_what_is_missing(tmp_path: Path) -> None:
@@ -88,10 +91,11 @@ def test_nothing_is_loaded_and_nothing_from_a_record_becomes_a_tag(tmp_path: Pat
     runs = stored(tmp_path, plain | {name: HOSTILE for name in names} | {"deviations": [HOSTILE]})
     found = Parsed(made(runs, claims=(Claim(Text(HOSTILE, HOSTILE, ""), Verdict(HOSTILE, HOSTILE)),)))
     assert found.seen["script"] == 1 and "img" not in found.seen and not found.open
-    assert all(link.startswith("#") for link in found.links)
+    beside = {"claims/claims.md", "fidelity.md", "analysis.md"}  # files that are written with it
+    assert {link for link in found.links if not link.startswith("#")} == beside
     assert "\x1b" not in "".join(found.words)
     targets = made(runs)
-    assert all(f'id="{link[1:]}"' in targets for link in found.links)
+    assert all(f'id="{link[1:]}"' in targets for link in {*found.links} - beside)
 
 
 def test_what_computed_the_first_part_of_a_run_is_told_in_both_reports(tmp_path: Path) -> None:
@@ -122,7 +126,21 @@ def test_claims_dead_starts_and_costs_are_in_the_page(tmp_path: Path) -> None:
     assert "2 x AMD EPYC 1 2.0 0.20" in words and "NVIDIA H200 1 0.5 1.50" in words  # hours, USD
     (shared,) = stored(tmp_path / "shared", record(seconds=1800.0, device="NVIDIA H200, 4 at once"))
     assert page.Prices(gpu=3.0, core=0.05).of(shared) == 1.5 / 4
-    assert "run table2/nin 5 h 0.25" in words  # 5 seeds of an hour
+    assert "run table2/nin 5 h 0.25 (1 CPU core, fp32)" in words  # 5 seeds of an hour
+
+
+def test_what_a_cell_costs_at_the_least_is_where_it_costs_least() -> None:
+    fast = replace(CELLS["table2/nin"], recipe={"precision": "bf16"}, seconds={"1 CPU core": 36000.0, "1 H200": 60.0})
+    cell = replace(CELLS["table2/nin"], seconds={"2 CPU cores": 36000.0}, stand_ins=(fast,))
+    words = " ".join(Parsed(page.html(tables.build([], {"table2/nin": cell}), [], [], [], [], {}, PRICES)).words)
+    assert "0.25 (1 H200, bf16)" in words  # 5 minutes at 3 USD an hour
+
+
+def test_a_verdict_stands_with_what_it_hangs_on(tmp_path: Path) -> None:
+    cells = {"table1/nin": replace(CELLS["table1/nin"], deviations=("clipped",), assumptions=("one", "two"))}
+    runs = stored(tmp_path, *(record(seed=seed, error=10.4) for seed in range(3)))
+    text = page.html(tables.build(runs, cells), [], [], [], runs, {}, PRICES)
+    assert '<small class="soft"> (clipped; 2 assumptions)</small>' in text
 
 
 def test_the_curve_of_a_run_is_that_of_the_start_that_lived(tmp_path: Path) -> None:
@@ -154,7 +172,7 @@ def test_figures_are_in_the_page_unless_they_are_too_large(tmp_path: Path) -> No
     large.write_bytes(bytes(page.LARGEST))
     text = made([], (small, large))
     assert f"data:image/png;base64,{base64.b64encode(b'png').decode()}" in text and "Too large to show here" in text
-    assert len(text) < page.LARGEST
+    assert len(text) < page.LARGEST and 'alt="Figure 3. Training and testing error' in text
 
 
 def test_a_browser_opens_it_without_a_word_in_its_console(tmp_path: Path) -> None:

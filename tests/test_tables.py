@@ -13,7 +13,7 @@ from fake_records import digest, record, stored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nin_repro.results import tables
+from nin_repro.results import luck, tables
 from nin_repro.results.tables import Cell, Report, Result, Stats
 
 ROOT = Path(__file__).parents[1]
@@ -46,7 +46,24 @@ def test_statistics_agree_with_the_standard_library(errors: list[float]) -> None
 def test_t_quantiles() -> None:
     scipy = pytest.importorskip("scipy.stats")
     for df in [*range(2, 41), 100, 1000]:
-        assert tables.t975(df) == pytest.approx(scipy.t.ppf(0.975, df), abs=1e-3)
+        assert luck.t975(df) == pytest.approx(scipy.t.ppf(0.975, df), abs=1e-3)
+
+
+def test_how_likely_luck_is() -> None:
+    scipy = pytest.importorskip("scipy.stats")
+    for df in [*range(1, 30), 100]:
+        for t in (0.0, 0.5, -1.3, 2.2, 7.0):
+            assert luck.beyond(t, df) == pytest.approx(2 * scipy.t.sf(abs(t), df), abs=1e-12)
+    stds, counts = (0.3, 0.5), (3, 5)
+    limit = luck.luck_of_means(stds, counts)
+    assert luck.chance_of_means(limit, stds, counts) == pytest.approx(0.05, abs=1e-4)
+    assert luck.chance_of_means(-1.1 * limit, stds, counts) < 0.05 < luck.chance_of_means(0.9 * limit, stds, counts)
+
+
+def test_which_of_several_findings_hold() -> None:
+    assert luck.hold([0.03, 0.001, 0.02]) == [True, True, True]  # 0.001 < 0.05 / 3, 0.02 < 0.05 / 2, 0.03 < 0.05
+    assert luck.hold([0.04, 0.001, 0.03]) == [False, True, False]  # 0.03 > 0.05 / 2, so what comes after falls too
+    assert luck.hold([]) == []
 
 
 # Errors 10.3 to 10.7 in steps of 0.1: s = sqrt(0.025) = 0.15811; t(0.975, 4) = 2.7764; sqrt(1 + 1/5) = 1.09545
@@ -55,9 +72,9 @@ FIVE = (10.3, 10.4, 10.5, 10.6, 10.7)
 
 
 def test_the_two_kinds_of_luck_by_hand() -> None:
-    assert tables.luck_of_run(5, math.sqrt(0.025)) == pytest.approx(0.48090, abs=1e-4)
-    assert tables.luck_of_images(10.41, 10_000) == pytest.approx(0.59855, abs=1e-4)
-    assert tables.luck_of_images(2.35, 26_032) == pytest.approx(0.18402, abs=1e-4)
+    assert luck.luck_of_run(5, math.sqrt(0.025)) == pytest.approx(0.48090, abs=1e-4)
+    assert luck.luck_of_images(10.41, 10_000) == pytest.approx(0.59855, abs=1e-4)
+    assert luck.luck_of_images(2.35, 26_032) == pytest.approx(0.18402, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +134,7 @@ def test_verdict_at_the_edges(stats: Stats, word: str) -> None:
 def test_reproduced_never_means_more_than_the_rule_promises(errors: list[float], value: float, images: int) -> None:
     stats = Stats(errors=tuple(errors))
     assert stats.mean is not None
-    far = abs(stats.mean - value) > 2 * tables.luck_of_images(value, images) + 1e-9
+    far = abs(stats.mean - value) > 2 * luck.luck_of_images(value, images) + 1e-9
     assert not (far and tables.judge(stats, value, images).word == "reproduced")
 
 
@@ -217,7 +234,8 @@ def test_the_summary_counts_verdicts(tmp_path: Path) -> None:
     runs = stored(tmp_path, *(record(seed=seed) for seed in range(3)), record("table5/fc"))
     own = {name: cell for name, cell in CELLS.items() if not name.startswith("extra/")}
     summary = tables.build(runs, own).summary
-    assert summary == "20 cells to measure: 2 reproduced, 1 with too few runs, 17 without runs."
+    counts = "2 reproduced, 1 with too few runs, 17 without runs."
+    assert summary == f"20 cells to measure, 15 of them of the authors' own systems: {counts}"
 
 
 def test_where_nothing_was_published_there_is_a_value_and_no_verdict(tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from nin_repro.results.changes import FP32, changes, precision
+from nin_repro.results.luck import chance_of_means, luck_of_means
 from nin_repro.results.records import Record
 from nin_repro.results.render import clean, difference, error, grid, how, plain, spread
-from nin_repro.results.tables import FEWEST_RUNS, Stats, luck_of_means, spanned, statistics
+from nin_repro.results.tables import FEWEST_RUNS, Stats, spanned, statistics
 
 MOST = 3  # keys that may differ; more is another experiment, not an ablation
 STATED = ("regularizer.dropout", "regularizer.head", "regularizer.head_dropout")  # what the paper itself compares
@@ -46,10 +47,10 @@ class Choice:
     stats: Stats
     starts: int
     effect: float | None  # our mean less theirs, in points
-    limit: float | None  # an effect of this size or less may be luck (`tables.luck_of_means`); None: too few runs
-    scattered: bool = (
-        False  # the limit is over twice what it would be if these runs lay as close together as those beside
-    )
+    limit: float | None  # an effect of this size or less may be luck (`luck.luck_of_means`); None: too few runs
+    # The limit is over twice what it would be if these runs lay as close together as those beside.
+    scattered: bool = False
+    chance: float | None = None  # that luck alone makes an effect of this size or more (`luck.chance_of_means`)
 
     @property
     def changed(self) -> str:
@@ -109,23 +110,23 @@ def choices(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]]) -
     for one, runs in groups.items():
         if one not in beside and one not in beside.values():
             continue
-        stats, effect, limit, scattered = statistics(runs), None, None, False
-        if one in beside:
-            effect, limit, scattered = _effect(stats, statistics(groups[beside[one]]))
         epochs, starts = spanned([run.epochs for run in runs]), sum(len(run.attempts) for run in runs)
-        found.append(Choice(one, beside.get(one), epochs, stats, starts, effect, limit, scattered))
+        choice = Choice(one, beside.get(one), epochs, statistics(runs), starts, None, None)
+        found.append(_compared(choice, statistics(groups[beside[one]])) if one in beside else choice)
     return found
 
 
-def _effect(ours: Stats, theirs: Stats) -> tuple[float | None, float | None, bool]:
-    """The difference of two means and its limit, where there are enough runs for them; and `Choice.scattered`."""
+def _compared(choice: Choice, theirs: Stats) -> Choice:
+    """With the difference of two means, and what luck may do where there are enough runs to say so."""
+    ours = choice.stats
     if ours.mean is None or theirs.mean is None:
-        return None, None, False
-    effect = ours.mean - theirs.mean
-    if ours.std is None or theirs.std is None or min(ours.n, theirs.n) < FEWEST_RUNS:
-        return effect, None, False
-    limit, usual = (luck_of_means((std, theirs.std), (ours.n, theirs.n)) for std in (ours.std, theirs.std))
-    return effect, limit, limit > 2 * usual
+        return choice
+    effect, counts = ours.mean - theirs.mean, (ours.n, theirs.n)
+    if ours.std is None or theirs.std is None or min(counts) < FEWEST_RUNS:
+        return replace(choice, effect=effect)
+    limit, usual = (luck_of_means((std, theirs.std), counts) for std in (ours.std, theirs.std))
+    chance = chance_of_means(effect, (ours.std, theirs.std), counts)
+    return replace(choice, effect=effect, limit=limit, scattered=limit > 2 * usual, chance=chance)
 
 
 def text(found: list[Choice]) -> str:

@@ -16,6 +16,7 @@ from nin_repro.results.claim_texts import Claim
 from nin_repro.results.contradictions import CONTRADICTIONS, Contradiction
 from nin_repro.results.curves import Band, band, undistorted
 from nin_repro.results.lottery import Lottery, lottery, percent, versus
+from nin_repro.results.luck import hold
 from nin_repro.results.records import Record
 from nin_repro.results.render import code, difference, error, grid, how, plain, spread
 from nin_repro.results.tables import FEWEST_RUNS, Cell, Report, Result, Row
@@ -73,17 +74,21 @@ def _short(
 ) -> list[str]:
     words = Counter(one.verdict.word for _, one in own if one.records)
     told = ", ".join(f"{count} {word}" for word, count in words.most_common()) or "none of them has run"
+    recipes = len({one.cell.family for _, one in own if one.records})
+    same = f" They rest on {recipes} recipe{'s' * (recipes > 1)}: what two cells ask for is run once."
     lines = [
         f"- Cells of the paper's own systems: {len(own)}; with runs at the paper's budget: {words.total()} ({told})."
+        + same * (recipes < words.total())
     ]
     if claims:
         verdicts = Counter(claim.verdict.word for claim in claims)
         told = ", ".join(f"{count} {word}" for word, count in verdicts.most_common())
         lines.append(f"- Claims beside the tables: {told}.")
     if starts:
-        died, total = sum(one.share.count for one in starts), sum(one.share.of for one in starts)
+        as_is, changed = ([one for one in starts if bool(one.about.changes) == side] for side in (False, True))
         lines.append(
-            f"- Of {total} starts of {len(starts)} recipes, {died} died; which recipes lose them stands below."
+            f"- Starts that died: {_died(as_is)} of recipes as their experiments have them, {_died(changed)} of those "
+            "with something changed; which lose them stands below."
         )
     tested = [one for one in compared if one.unstated]
     if tested:
@@ -95,8 +100,29 @@ def _short(
         lines.append(
             f"- Unstated choices tried: {len(tested)}; with an effect on the error larger than its limit: {len(found)}"
             + (f": {', '.join(found)}." if found else ".")
+            + _corrected(compared)
         )
     return [*lines, ""]
+
+
+def _died(starts: Sequence[Lottery]) -> str:
+    return f"{sum(one.share.count for one in starts)} of {sum(one.share.of for one in starts)}"
+
+
+def _judged(compared: Sequence[Choice]) -> list[Choice]:
+    """The choices that have a verdict; those too scattered for one have none."""
+    return [one for one in compared if one.changed and one.sign is not None and not (one.sign == 0 and one.scattered)]
+
+
+def _corrected(compared: Sequence[Choice]) -> str:
+    """Which effects are left if it is reckoned with that so many choices were tried; empty if there are none at all."""
+    judged = _judged(compared)
+    if not any(one.sign for one in judged):
+        return ""
+    holding = hold([one.chance or 0.0 for one in judged])
+    kept = [one for one, holds in zip(judged, holding, strict=True) if holds and one.unstated]
+    names = ", ".join(f"{code(one.changed)} ({plain(one.about.experiment)})" for one in kept) or "none"
+    return f" Corrected for all {len(judged)} choices that were judged (Holm, 5 %): {names}."
 
 
 def _reproduced(own: Sequence[Own]) -> list[str]:
@@ -108,16 +134,18 @@ def _reproduced(own: Sequence[Own]) -> list[str]:
             could = error(one.verdict.limit)
             cells = [code(one.cell.experiment), plain(row.paper.method), error(row.paper.value)]
             cells += [spread(one.stats), str(one.stats.n), difference(one.difference), could, mean]
-            rows.append([*cells, plain(one.verdict.text), plain("; ".join(one.deviations))])
+            cells += map(plain, (one.verdict.text, ", ".join(one.near), "; ".join(one.reservations)))
+            rows.append(cells)
     lines = ["## What reproduced and what did not", ""]
     if rows:
-        names = "Experiment|Method|Paper|Ours|n|Difference|Could have been seen|Training error|Verdict|Deviations"
+        names = "Experiment|Method|Paper|Ours|n|Difference|Could have been seen|Training error|Verdict|As near|"
         lines += [
-            "A difference smaller than *could have been seen* is luck as far as these runs can tell. The training "
-            "error is that of the final weights without dropout: where it is near 0, what is left of the test error is "
-            "no matter of training longer.",
+            "A difference smaller than *could have been seen* may be luck: *reproduced* says that none was seen, not "
+            "that there is none. *As near* are other rows of the same table within that of our mean, from which these "
+            "runs cannot be told either. The training error is that of the final weights without dropout. What is "
+            "assumed stands in [fidelity.md](fidelity.md#experiments).",
             "",
-            *grid(names, "llrrrrrrll", rows),
+            *grid(names + "Hangs on", "llrrrrrrlll", rows),
             "",
         ]
     missing = [one.cell.experiment for _, one in own if not one.records]
@@ -134,8 +162,8 @@ def _missing(report: Report) -> list[str]:
         "",
         "Cells without runs at the paper's budget, each recipe once, what fills each, and minutes of one seed: all "
         "epochs that its schedule may take, at rates measured on a machine that did nothing else (no figure: nothing "
-        "of its kind was measured there). On a CPU it is a third to a half more beside another training, on a GPU a "
-        "fifth less for each of five at once. Runs in another `precision` than fp32 fill the cell too. `python "
+        "of its kind was measured there). On a CPU it is a third to two thirds more beside another training, on a GPU "
+        "a fifth less for each of five at once. Runs in another `precision` than fp32 fill the cell too. `python "
         "scripts/reproduce.py --plan` says what each takes on its own machine; without `--plan` it trains them, most "
         "useful first.",
         "",
@@ -252,8 +280,9 @@ def _starts(starts: Sequence[Lottery]) -> list[str]:
         "class's map at zero for every image (single classes), or when its loss or gradient is not finite (diverged). "
         "A dead start is followed by a fresh one as often as `restarts` says; for single classes at the paper's budget "
         "only, as after a few epochs they may yet begin to learn. A run is lost when its last start died. In brackets: "
-        "Wilson's interval. The last column but one compares with the experiment as it is, at the same budget and in "
-        "the same precision, by Newcombe's interval of the difference.",
+        "Wilson's interval, near enough where runs start anew until one lives. The last column but one compares with "
+        "the experiment as it is, at the same budget and in the same precision, by Newcombe's interval of the "
+        "difference; where single classes alone make it, it says so.",
         "",
         *(grid(names, "llrlrrllr", rows) if rows else []),
         *([""] * bool(rows)),
@@ -335,8 +364,14 @@ def _change(own: Sequence[Own], compared: Sequence[Choice], starts: Sequence[Lot
                 f"- {name} has {one.stats.n} living run{'s' * (one.stats.n != 1)}: {FEWEST_RUNS} are judged, "
                 f"{FEWEST_RUNS + 2} are wanted."
             )
+    cells = len({one.cell.family for _, one in own if one.verdict.limit is not None})
+    if cells:
+        lines.append(
+            f"- {cells} recipes are judged beside the paper's values, each by itself and at 95 % or more, and so is "
+            "each claim: nothing is corrected for how many they are."
+        )
     compared = [one for one in compared if one.changed]
-    judged = sum(one.sign is not None for one in compared)
+    judged = len(_judged(compared))
     if judged:
         lines.append(
             f"- {judged} of [{len(compared)} choices](tables/ablations.md), stated ones among them, were judged, each "

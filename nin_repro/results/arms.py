@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from nin_repro.results.changes import FP32, changes, leaves, precision
+from nin_repro.results.luck import luck_of_means
 from nin_repro.results.measurements import Measurement
 from nin_repro.results.records import Record
 from nin_repro.results.render import clean
-from nin_repro.results.tables import FEWEST_RUNS, PAPER_BUDGET, Verdict, luck_of_means, spanned
+from nin_repro.results.tables import FEWEST_RUNS, PAPER_BUDGET, Verdict, spanned
 
 SUPPORTED, UNDECIDED, NOT_SUPPORTED, NOT_ENOUGH = "supported", "undecided", "not supported", "not enough runs"
 REDUCED = " at a reduced budget"  # after one of the first three: of networks that were trained briefly

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from nin_repro.results.ablations import Alike, alike
+from nin_repro.results.luck import Z975
 from nin_repro.results.records import Record
-from nin_repro.results.tables import Z975, statistics
+from nin_repro.results.tables import PAPER_BUDGET, statistics
+
+NONE_SEEN = "no difference seen"
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Lottery:
     lost: int
     died: Mapping[str, int]  # starts by how they died
     share: Share  # of starts that died
+    certain: Share  # the same without single classes at a reduced budget, which may yet begin to learn
 
 
 def lottery(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]]) -> list[Lottery]:
@@ -54,8 +58,10 @@ def lottery(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]]) -
     for about, runs in alike(records, bases).items():
         starts, stats = sum(len(run.attempts) for run in runs), statistics(runs)
         if starts:
-            share, epochs = Share(stats.died.total(), starts), max(run.epochs for run in runs)
-            found.append(Lottery(about, epochs, len(runs), stats.dead, stats.died, share))
+            dead, epochs = stats.died.total(), max(run.epochs for run in runs)
+            certain = dead if about.budget == PAPER_BUDGET else dead - stats.died["classes"]
+            shares = Share(dead, starts), Share(certain, starts)
+            found.append(Lottery(about, epochs, len(runs), stats.dead, stats.died, *shares))
     return sorted(found, key=lambda one: (-one.share.value, -one.share.of, one.about))
 
 
@@ -67,8 +73,13 @@ def versus(one: Lottery, others: Iterable[Lottery]) -> str:
     own = next((other for other in others if other.about == one.about._replace(changes=())), one)
     if own is one:
         return ""
-    low, high = one.share.above(own.share)
-    return "more" if low > 0 else "fewer" if high < 0 else "no difference seen"
+    seen, certain = _beside(one.share, own.share), _beside(one.certain, own.certain)
+    return seen if seen in (certain, NONE_SEEN) else f"{seen}, by single classes alone"
+
+
+def _beside(one: Share, other: Share) -> str:
+    low, high = one.above(other)
+    return "more" if low > 0 else "fewer" if high < 0 else NONE_SEEN
 
 
 def percent(share: Share) -> str:

@@ -7,20 +7,22 @@ shown relative to the paper's value.
 from collections.abc import Sequence
 from html import escape
 
+from nin_repro.results.luck import luck_of_images
 from nin_repro.results.render import clean, error, spread
-from nin_repro.results.tables import Report, Result, Table, luck_of_images
+from nin_repro.results.tables import Report, Result, Table
 
 REACH = 40.0  # percent of the paper's value to either side; what is farther stands at the edge, as an arrow
 WIDE, HEAD, ROW, FOOT = 1000, 44, 34, 46  # pixels
 LEFT, RIGHT, PAPER, OURS = 420, 690, 390, 724  # of the plot; where the paper's values end and ours begin
 
 STYLE = """
-.ov { --ink: #1b1f24; --soft: #59636e; --paper: #fff; --line: #d1d9e0; --band: #e4e9ee; --mark: #0550ae;
-  font-family: system-ui, sans-serif; background: var(--paper); }
+.ov { --ink: #1b1f24; --soft: #59636e; --paper: #fff; --line: #d1d9e0; --band: #e4e9ee; --edge: #848d97;
+  --mark: #0550ae; font-family: system-ui, sans-serif; background: var(--paper); }
 @media (prefers-color-scheme: dark) { .ov { --ink: #e6edf3; --soft: #9aa4af; --paper: #0d1117; --line: #3d444d;
-  --band: #262d36; --mark: #79b8ff; } }
+  --band: #262d36; --edge: #6b7681; --mark: #79b8ff; } }
 .ov .ink { fill: var(--ink); font-size: 14px; } .ov .soft { fill: var(--soft); font-size: 12px; }
-.ov .rule { stroke: var(--line); } .ov .zero { stroke: var(--ink); } .ov .luck { fill: var(--band); }
+.ov .rule { stroke: var(--line); } .ov .zero { stroke: var(--ink); }
+.ov .luck { fill: var(--band); stroke: var(--edge); }
 .ov .bar { stroke: var(--mark); stroke-width: 2; } .ov .mean { fill: var(--mark); }
 .ov .seed { fill: none; stroke: var(--mark); stroke-width: 1.2; }
 """
@@ -47,7 +49,10 @@ def svg(report: Report) -> str:
         before = table
     drawn += [_text(12, HEAD + ROW * len(rows) + 18 + 16 * i, line, "soft") for i, line in enumerate(NOTE)]
     measured = sum(result.stats.n > 0 for *_, result in rows)
-    words = f"Test errors relative to the paper's: {measured} of {len(rows)} numbers measured; all stand in the tables."
+    words = (
+        f"Test errors relative to the paper's: {measured} of {len(rows)} of the authors' own are measured. The tables "
+    )
+    words += "have all that is drawn here."
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDE} {height}" class="ov" role="img" '
         f'aria-label="{escape(words)}"><style>{STYLE}</style>{"".join(drawn)}</svg>\n'

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from nin_repro.results.ablations import Alike, Choice
+from nin_repro.results.changes import precision
 from nin_repro.results.claim_texts import Claim
 from nin_repro.results.curves import last_attempt
 from nin_repro.results.lottery import Lottery, lottery, percent, versus
 from nin_repro.results.overview import svg
 from nin_repro.results.records import Record, commit_of
 from nin_repro.results.render import clean, difference, error, how, remarks, span, spread, state
-from nin_repro.results.tables import RULE, Group, Report, Row, Table
+from nin_repro.results.tables import RULE, Cell, Group, Report, Row, Table
 
 LARGEST = 3_000_000  # bytes of the page; figures that would not fit are linked instead
 WIDE, HIGH, POINTS = 520, 200, 130  # of a curve: pixels, and points of each line at most
@@ -41,17 +42,26 @@ nav ul { display: flex; flex-wrap: wrap; gap: .3rem 1rem; padding: 0; list-style
 caption { text-align: left; color: var(--soft); padding-bottom: .4rem; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 thead th { background: var(--band); } .n { text-align: right; white-space: nowrap; } .own th { font-weight: 700; }
-.wide table { min-width: 40rem; } .wide svg.ov { min-width: 52rem; } tbody th { font-weight: 400; }
+.wide table { min-width: 40rem; } .wide td:last-child:not(.n) { min-width: 16rem; }
+.wide svg.ov { min-width: 52rem; } tbody th { font-weight: 400; }
 details { margin: .5rem 0; } details details { margin-left: 1rem; } summary { cursor: pointer; }
 code { overflow-wrap: anywhere; font-size: .9em; } .soft { color: var(--soft); } figure { margin: 1rem 0; }
+.skip:not(:focus) { position: absolute; left: -100rem; }
+@media (min-width: 56rem) { .narrow { display: none; } }
 .curves { display: flex; flex-wrap: wrap; gap: 1rem; } .curves figure { margin: 0; flex: 0 1 22rem; }
 svg { width: 100%; height: auto; } svg text { fill: var(--soft); font-size: 12px; }
 img { max-width: 100%; background: #fff; }
 .grid { stroke: var(--line); } .a { stroke: var(--a); } .b { stroke: var(--b); stroke-dasharray: 5 3; }
 polyline { fill: none; stroke-width: 1.5; } figcaption { color: var(--soft); font-size: .9rem; }
 @media print { body { max-width: none; } nav { display: none; } .wide { overflow: visible; }
-  h2 { break-after: avoid; } }
+  h2 { break-after: avoid; } .narrow, .skip { display: none; } }
 """
+# What a figure shows, by the beginning of its file's name: for those who do not see it.
+SHOWN = {
+    "figure3": "Training and testing error of NIN on CIFAR-10 over epochs, with and without dropout: the paper's "
+    "curves dotted, ours as the mean of several seeds with a band from the lowest to the highest",
+    "figure4": "The ten confidence maps of the last mlpconv layer for test images, a row each, the true class's marked",
+}
 SCRIPT = "addEventListener('beforeprint', () => document.querySelectorAll('details').forEach(one => one.open = true))"
 
 
@@ -129,8 +139,10 @@ def html(
         "row's runs for seeds, commits, commands and curves. Written by python -m nin_repro.tables from the records."
     )
     body = [
+        _tag("a", "Skip to the results", href="#overview", class_="skip"),
         _tag("h1", "Network In Network, measured again"),
         _tag("p", lead),
+        _tag("p", "The picture and the tables are wider than this screen and scroll sideways.", class_="soft narrow"),
         _tag("nav", _tag("ul", *links), aria_label="Contents"),
         _tag("main", *parts),
         _Markup(f"<script>{SCRIPT}</script>"),
@@ -142,14 +154,17 @@ def _section(anchor: str, title: str, *inner: object) -> _Markup:
     return _tag("section", _tag("h2", title, id=anchor), *inner, aria_labelledby=anchor)
 
 
-def _grid(caption: str, names: Sequence[str], rows: Iterable[_Markup]) -> _Markup:
-    """A table that scrolls by itself where the screen is narrow. Names that end in "|" are of numbers."""
+def _grid(caption: str, names: Sequence[str], rows: Iterable[_Markup], label: str = "") -> _Markup:
+    """A table that scrolls by itself where the screen is narrow. Names that end in "|" are of numbers.
+
+    `label` tells the region from others, where the caption does not.
+    """
     head = [
         _tag("th", name.rstrip("|"), scope="col", class_="n") if name.endswith("|") else _tag("th", name, scope="col")
         for name in names
     ]
     table = _tag("table", _tag("caption", caption), _tag("thead", _tag("tr", *head)), _tag("tbody", *rows))
-    return _tag("div", table, class_="wide", tabindex="0", role="region", aria_label=caption)
+    return _tag("div", table, class_="wide", tabindex="0", role="region", aria_label=label or caption)
 
 
 def _line(name: object, *cells: object, numbers: Sequence[int] = (), own: bool = False) -> _Markup:
@@ -173,7 +188,7 @@ def _table(table: Table) -> _Markup:
     return _section(
         table.paper.id,
         table.paper.heading,
-        _grid(size, names, rows),
+        _grid(size, names, rows, f"{table.paper.heading}: results"),
         _tag("ul", *notes) if notes else "",
         *(_runs(result.cell.experiment, result.records, remarks(result)) for result in results),
     )
@@ -186,7 +201,12 @@ def _rows(row: Row) -> list[_Markup]:
         return [_line(f"{row.paper.method}{who}", value, "cited", "", "", "", "", numbers=(0, 1), own=own)]
     lines = []
     for result in row.results:
-        stats, verdict = result.stats, result.verdict.text if result.records else ""
+        stats, verdict = result.stats, ""
+        if result.records:
+            hangs_on = (
+                _tag("small", f" ({'; '.join(result.reservations)})", class_="soft") if result.reservations else ""
+            )
+            verdict = _Markup(f"{_text(result.verdict.text)}{hangs_on}")
         name = _Markup(f"{_text(row.paper.method + who)} {_tag('code', result.cell.experiment)}")
         counts = (str(stats.n), str(stats.dead)) if result.records else ("", "")
         ours = spread(stats) if result.records else "no runs yet"
@@ -284,10 +304,13 @@ def _epochs(count: object) -> str:
 def _claims(claims: Sequence[Claim]) -> _Markup:
     title = "What the paper says besides"
     rows = [_line(one.text.title, one.verdict.word, one.verdict.text, one.text.where) for one in claims]
-    note = "Each judged by its own rule, which stands with all numbers in claims/claims.md."
+    note = "Each judged by its own rule, which stands with all numbers in "
     if not rows:
         return _section("claims", title, _tag("p", "Not judged yet: ", _tag("code", "python -m nin_repro.claims")))
-    return _section("claims", title, _tag("p", note), _grid(title, ("Claim", "Verdict", "Why", "Where"), rows))
+    page = _tag("a", "claims/claims.md", href="claims/claims.md")
+    return _section(
+        "claims", title, _tag("p", note, page, "."), _grid(title, ("Claim", "Verdict", "Why", "Where"), rows)
+    )
 
 
 def _ablations(compared: Sequence[Choice]) -> _Markup:
@@ -330,7 +353,8 @@ def _figures(paths: Sequence[Path]) -> _Markup:
         source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
         figure, *of = path.stem.replace("figure", "Figure ").split("-")
         name = f"{figure} ({', '.join(of)})" if of else figure
-        drawn.append(_Markup(f'<figure><img src="{source}" alt="{escape(name)}">{_tag("figcaption", name)}</figure>'))
+        alt = f"{name}. {SHOWN.get(path.stem[:7], '')}"
+        drawn.append(_Markup(f'<figure><img src="{source}" alt="{escape(alt)}">{_tag("figcaption", alt)}</figure>'))
     if not drawn:
         drawn.append(_tag("p", "None drawn yet: ", _tag("code", "python -m nin_repro.figures")))
     note = "Figure 4 shows images. Those of the paper's data sets are not ours to publish. "
@@ -361,18 +385,32 @@ def _costs(records: Iterable[Record], prices: Prices) -> _Markup:
 def _missing(report: Report, prices: Prices) -> _Markup:
     rows = []
     for cell in report.empty:
-        taken = cell.seconds.get("1 CPU core")
-        dollars = "" if taken is None else f"{SEEDS * taken / 3600 * prices.core:,.2f}"
-        rows.append(_line(cell.experiment, _tag("code", cell.command), cell.cost, dollars, numbers=(2,)))
+        rows.append(_line(cell.experiment, _tag("code", cell.command), cell.cost, _least(cell, prices)))
     all_ = _tag("p", "All of them, most useful first: ", _tag("code", "python scripts/reproduce.py"))
-    names = ("Experiment", "Command", "Cost", f"USD, {SEEDS} seeds on CPU cores|")
+    names = ("Experiment", "Command", "Cost", f"USD of {SEEDS} seeds, at the least")
     return _section(
         "missing", "What is missing", all_, _grid("Cells without runs", names, rows) if rows else "Nothing."
     )
 
 
+def _least(cell: Cell, prices: Prices) -> str:
+    """What its seeds cost where they cost least: such as "0.38 (1 H200, bf16)"; empty where nothing was measured."""
+    found = [
+        (SEEDS * taken / 3600 * (prices.core * int(place.split()[0]) if "CPU" in place else prices.gpu), place, one)
+        for one in (cell, *cell.stand_ins)
+        for place, taken in one.seconds.items()
+    ]
+    if not found:
+        return ""
+    dollars, place, one = min(found, key=lambda each: each[0])
+    return f"{dollars:,.2f} ({place}, {precision(one.recipe)})"
+
+
 def _rule(report: Report) -> _Markup:
     problems = [_tag("li", problem) for problem in report.problems]
     unused = [_tag("h3", "Not used"), _tag("ul", *problems)] if problems else []
-    more = "Where each number of each recipe is from, and what is assumed: fidelity.md. What follows: analysis.md."
-    return _section("rule", "How it is judged", _tag("p", RULE), _tag("p", more), *unused)
+    fidelity, analysis = (_tag("a", name, href=name) for name in ("fidelity.md", "analysis.md"))
+    more = _tag(
+        "p", "Where each number is from, and what is assumed: ", fidelity, ". What follows from it: ", analysis, "."
+    )
+    return _section("rule", "How it is judged", _tag("p", RULE), more, *unused)

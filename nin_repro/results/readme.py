@@ -41,7 +41,7 @@ def _six_columns(table: Table, folder: Path) -> str:
         for result in row.results:
             ours, verdict = "no runs yet", ""
             if result.records:
-                ours, verdict = spread(result.stats), "; ".join([result.verdict.text, *result.deviations])
+                ours, verdict = spread(result.stats), "; ".join([result.verdict.text, *result.reservations])
             seeds = ", ".join(link(f"{record.seed}", record.path, folder) for record in result.records)
             lines.append([*head, code(result.cell.experiment), ours, seeds, plain(verdict)])
             head = ["", ""]
@@ -58,7 +58,7 @@ def _others(report: Report, folder: Path) -> str:
             for result in row.results:
                 if row.paper.own and result.records:
                     where, _, _ = table.paper.heading.partition(". ")
-                    told = "; ".join([result.verdict.text, *result.deviations])
+                    told = "; ".join([result.verdict.text, *result.reservations])
                     seeds = ", ".join(link(f"{record.seed}", record.path, folder) for record in result.records)
                     lines.append(
                         f"- {plain(where)}, {plain(row.paper.method)}, paper {error(row.paper.value)}: "

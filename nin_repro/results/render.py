@@ -111,11 +111,12 @@ def state(record: Record) -> str:
 
 
 def remarks(result: Result) -> list[str]:
-    """What a reader must know beside the numbers: deviations, deaths, code or data in doubt, the machines."""
+    """What a reader must know beside the numbers: what they hang on, deaths, code or data in doubt, the machines."""
     modified = sum(record.dirty for record in result.records)
     files = {str(record.data.get("digest")) for record in result.records}
     died = result.stats.died
-    notes = [*result.deviations, f"{_starts(died.total())} ({how(died)})" if died else ""]
+    notes = [f"as near to our mean: {', '.join(result.near)}" if result.near else "", *result.reservations]
+    notes += [f"{_starts(died.total())} ({how(died)})" if died else ""]
     notes.append(f"{modified} of {len(result.records)} runs from modified code" if modified else "")
     origins = sorted({str(record.data.get("provenance", "")) for record in result.records} - {"official files", ""})
     notes += [f"data: {origin}" for origin in origins]

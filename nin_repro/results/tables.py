@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from nin_repro.results import paper
 from nin_repro.results.changes import FP32, all_changes, precision
+from nin_repro.results.luck import luck_of_images, luck_of_run
 from nin_repro.results.records import Record
 
 PAPER_BUDGET = "paper"
@@ -24,9 +25,11 @@ RULE = (
     "the 95% binomial interval of the paper's value p on its N test images. The larger of the two is the limit. Both "
     "sides are tested on the same images, so (b) is more than luck alone would part them by: it is how finely a test "
     "set of N images tells two methods apart, and what lies between (a) and (b) is called reproduced and said to be "
-    "more than the scatter of seeds. If d lies within (a) but (a) is more than twice (b), the runs scatter too much to "
-    "judge; so 'reproduced' always means at most twice (b) away. Fewer than 3 runs are not judged. Runs that died, or "
-    "ended with a dead class, are counted but kept out of mean and spread."
+    "more than the scatter of seeds. 'Reproduced' says that no difference was seen, not that there is none; other rows "
+    "of the table that lie within the limit of our mean are named, as these runs cannot be told from them either. If d "
+    "lies within (a) but (a) is more than twice (b), the runs scatter too much to judge; so 'reproduced' always means "
+    "at most twice (b) away. Fewer than 3 runs are not judged. Runs that died, or ended with a dead class, are counted "
+    "but kept out of mean and spread."
 )
 
 
@@ -37,8 +40,9 @@ class Cell:
     experiment: str
     family: str
     command: str
-    cost: str = ""  # in words: "17 PFLOP and 50.4 h on 1 CPU core a seed"
+    cost: str = ""  # in words: "17 PFLOP and 50.4 h on 1 CPU core a seed in fp32"
     deviations: tuple[str, ...] = ()  # from the paper or the released recipe
+    assumptions: tuple[str, ...] = ()  # of what neither of them says
     parameters: int | None = None
     multiply_adds: int | None = None  # of one image, forward
     recipe: Mapping[str, Any] = field(default_factory=dict)
@@ -120,11 +124,18 @@ class Result:
     difference: float | None  # our mean minus the paper's value, in points
     verdict: Verdict
     timings: tuple[Timing, ...] = ()  # of `records`; without any, of the same recipe at a reduced budget
+    near: tuple[str, ...] = ()  # other rows of the table whose values lie within the verdict's limit of our mean
 
     @property
     def deviations(self) -> tuple[str, ...]:
         """The cell's, and any that only its runs know of."""
         return tuple(dict.fromkeys([*self.cell.deviations, *(one for run in self.records for one in run.deviations)]))
+
+    @property
+    def reservations(self) -> tuple[str, ...]:
+        """What the number hangs on, in words: which deviations, and how many assumptions."""
+        assumed = len(self.cell.assumptions)
+        return (*self.deviations, *[f"{assumed} assumption{'s' * (assumed > 1)}"] * (assumed > 0))
 
 
 @dataclass(frozen=True)
@@ -198,12 +209,15 @@ class Report:
     @property
     def summary(self) -> str:
         """One sentence: how many of the rows' cells are filled, and what the verdicts are."""
-        words = [one.verdict.word for table in self.tables for row in table.rows for one in row.results]
+        rows = [(row, one) for table in self.tables for row in table.rows for one in row.results]
+        words, own = [one.verdict.word for _, one in rows], sum(row.paper.own for row, _ in rows)
         names = {"reproduced": "reproduced", "better": "better than the paper", "worse": "worse than the paper"}
         names |= {"too scattered": "too scattered to judge", "too few": "with too few runs"}
         names |= {"died": "with dead runs only", "no runs": "without runs", "unpublished": "with nothing to compare"}
         counts = [f"{words.count(word)} {name}" for word, name in names.items() if word in words]
-        return f"{len(words)} cells to measure: {', '.join(counts) or 'none'}."
+        return (
+            f"{len(words)} cells to measure, {own} of them of the authors' own systems: {', '.join(counts) or 'none'}."
+        )
 
 
 def statistics(records: Iterable[Record]) -> Stats:
@@ -249,44 +263,6 @@ def _whole_epochs(record: Record, cell: Cell) -> bool:
     return bool(theirs) and ours == theirs and not cut
 
 
-# Quantiles of Student's t at 0.975 for 2 to 9 degrees of freedom; above, the expansion in 1/df is good to 3 digits
-# (Abramowitz & Stegun 26.7.5).
-_T975 = {2: 4.3027, 3: 3.1824, 4: 2.7764, 5: 2.5706, 6: 2.4469, 7: 2.3646, 8: 2.3060, 9: 2.2622}
-Z975 = 1.959964
-
-
-def t975(df: int) -> float:
-    """The 0.975 quantile of Student's t with `df` >= 2 degrees of freedom."""
-    z = Z975
-    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return _T975.get(df) or z + first / df + second / df**2 + third / df**3
-
-
-def luck_of_run(n: int, std: float) -> float:
-    """(a) of RULE: how far one more run may lie from the mean of `n` runs, in points, at 95%."""
-    return t975(n - 1) * std * math.sqrt(1 + 1 / n)
-
-
-def luck_of_means(stds: Sequence[float], counts: Sequence[int]) -> float:
-    """How far two means over seeds may lie apart by luck, in points, at 95%: Welch's interval, its degrees of freedom
-    (Satterthwaite's) rounded down.
-
-    Args:
-        stds: sample standard deviations of the two groups.
-        counts: how many runs they have, at least 3 each.
-    """
-    parts = [std**2 / n for std, n in zip(stds, counts, strict=True)]
-    below = sum(part**2 / (n - 1) for part, n in zip(parts, counts, strict=True))
-    freedom = int(sum(parts) ** 2 / below * (1 + 1e-12)) if below else min(counts) - 1
-    return t975(freedom) * math.sqrt(sum(parts))
-
-
-def luck_of_images(error: float, images: int) -> float:
-    """(b) of RULE: how far `error` (%) on `images` test images may lie from its expectation, in points, at 95%."""
-    return Z975 * math.sqrt(error * (100 - error) / images)
-
-
 def judge(stats: Stats, value: float | None, images: int) -> Verdict:
     """Apply RULE to our runs and the paper's `value` (%) on a test set of `images`."""
     if value is None and stats.n:
@@ -307,6 +283,14 @@ def judge(stats: Stats, value: float | None, images: int) -> Verdict:
         return Verdict("too scattered", f"{short}: one more run could lie {run:.2f} from our mean", limit, short)
     beyond = "" if abs(difference) <= run else f", though the scatter of seeds allows {run:.2f} only"
     return Verdict("reproduced", f"reproduced: within {limit:.2f} of the paper{beyond}", limit)
+
+
+def _near(printed: paper.Row, table: paper.Table, mean: float | None, limit: float | None) -> tuple[str, ...]:
+    """`Result.near` of one row: such as "Stochastic Pooling (0.47)"."""
+    if mean is None or limit is None:
+        return ()
+    others = [(one.method, one.value) for one in table.rows if one is not printed and one.value is not None]
+    return tuple(f"{method} ({value:.2f})" for method, value in others if abs(value - mean) <= limit)
 
 
 def filled_by(living: Sequence[int], enough: int = FEWEST_RUNS) -> int:
@@ -342,21 +326,22 @@ def build(records: Iterable[Record], cells: Mapping[str, Cell], problems: Iterab
         offered = (cell, *cell.stand_ins)
         chosen[name] = offered[filled_by([living.get(one.family, -1) for one in offered])]
 
-    def result(name: str, value: float | None, images: int) -> Result:
+    def result(name: str, printed: paper.Row, table: paper.Table) -> Result:
         cell = chosen[name]
         runs = tuple(record for record in full if record.family == cell.family)
         stats = statistics(runs)
-        difference = None if stats.mean is None or value is None else stats.mean - value
+        difference = None if stats.mean is None or printed.value is None else stats.mean - printed.value
         taken = timings(runs)
         if not taken:
             reduced = timings(record for record in records if _whole_epochs(record, cell))
             taken = tuple(replace(timing, run=None) for timing in reduced)
-        return Result(cell, runs, stats, difference, judge(stats, value, images), taken)
+        verdict = judge(stats, printed.value, table.test_set_size)
+        return Result(cell, runs, stats, difference, verdict, taken, _near(printed, table, stats.mean, verdict.limit))
 
-    def row(printed: paper.Row, images: int) -> Row:
-        return Row(printed, tuple(result(name, printed.value, images) for name in printed.experiments if name in shown))
+    def row(printed: paper.Row, table: paper.Table) -> Row:
+        return Row(printed, tuple(result(name, printed, table) for name in printed.experiments if name in shown))
 
-    tables = tuple(Table(one, tuple(row(printed, one.test_set_size) for printed in one.rows)) for one in paper.TABLES)
+    tables = tuple(Table(one, tuple(row(printed, one) for printed in one.rows)) for one in paper.TABLES)
     used = {cell.family for cell in chosen.values()}
     reduced: dict[_Recipe, list[Record]] = defaultdict(list)
     other: dict[_Recipe, list[Record]] = defaultdict(list)
