@@ -40,7 +40,7 @@ PER_STEP_CPU = 0.004
 
 def images_seen(config: Config) -> int:
     """Images of all epochs; an upper bound where the schedule may end earlier."""
-    images = config.budget.train_images or DATASETS[config.dataset.name].for_training
+    images = config.budget.train_images or DATASETS[config.dataset.name].for_training(config.protocol)
     seen = plan(config.optimizer.schedule, config.budget)[0] * images
     limit = config.budget.max_steps
     return seen if limit is None else min(seen, limit * config.optimizer.batch_size)

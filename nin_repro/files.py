@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+UMASK = os.umask(0)  # read once: asking sets it for the whole process
+os.umask(UMASK)
+
 
 class UsageError(Exception):
     """Something the user can put right. The message is one line: what was wrong, the nearest choice, where to look.
@@ -31,9 +34,7 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)  # mkstemp makes private files; results are for everyone
+        os.chmod(name, 0o666 & ~UMASK)  # mkstemp makes private files; results are for everyone
         os.replace(name, path)
     except BaseException as error:
         with contextlib.suppress(OSError):

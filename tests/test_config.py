@@ -5,7 +5,9 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +191,20 @@ def test_what_is_composed_without_hydra_is_what_hydra_composes(words: str) -> No
     assert repr(conf.composed(words.split())) == repr(hydras(words))  # types and order too
 
 
+def test_threads_may_compose_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    slowly = hydra.compose
+
+    def later(*words: Any) -> Any:
+        time.sleep(0.02)  # so that without a lock they would meet
+        return slowly(*words)
+
+    monkeypatch.setattr(hydra, "compose", later)
+    words = [["experiment=extra/staged/v0", f"seed={seed}"] for seed in range(4000, 4006)]
+    with ThreadPoolExecutor(6) as threads:
+        found = threads.map(compose.load_with_text, words)
+    assert [config.seed for config, _ in found] == [*range(4000, 4006)]
+
+
 def test_an_experiment_may_build_on_another_and_override_its_choices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,13 +343,15 @@ def test_bad_file_is_one_line_that_says_where(name: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", compose.experiments())
 def test_experiment_file_composes_and_opens_with_claim_command_and_cost(name: str) -> None:
-    compose.load([f"experiment={name}"])
+    config = compose.load([f"experiment={name}"])
+    clips = "clipped" in " ".join(config.about.deviations)
+    assert clips == (config.optimizer.clip_norm is not None), "what the paper does not do is said"
     lines = (ROOT / "conf/experiment" / f"{name}.yaml").read_text().splitlines()
     for line, start in zip(lines[1:], ("# Claim: ", "# Command: ", "# Cost: "), strict=False):
         assert line.startswith(start)
     assert f"experiment={name}" in lines[2]
     for number in (word for word in lines[1].split() if word.rstrip("%.,").replace(".", "").isdigit() and "." in word):
-        assert number.rstrip(".,") in (compose.load([f"experiment={name}"]).about.claim or "")
+        assert number.rstrip(".,") in (config.about.claim or "")
     for path in re.findall(r"\[([^]]*)\]\"$", "\n".join(lines), re.MULTILINE):
         assert compose._is_key(path), f"a deviation is about {path}, which is no key"
 

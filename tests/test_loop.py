@@ -296,9 +296,23 @@ def test_without_restarts_a_dead_run_ends_dead(make: Make, monkeypatch: pytest.M
 
 
 def test_death_between_two_looks_is_found_at_the_end(make: Make) -> None:
-    run = make()
+    run, said = make(), list[str]()
+    run.console.line = said.append  # type: ignore[method-assign,assignment]
     kill_hidden_units(run)
-    assert run.run() == "dead"
+    assert run.run() == "dead" and run.progress.attempts[0]["epoch"] == 3
+    assert said[-1].startswith("the network is dead at epoch 3, step ") and said[-1].endswith(
+        ": this was the last start"
+    )
+
+
+def test_a_network_that_answers_by_the_frequency_of_the_classes_is_dead(make: Make) -> None:
+    run = make("architecture.last_relu=false")
+    kill_hidden_units(run)
+    last, labels = convolutions(run)[-1], torch.zeros(70, dtype=torch.int64)
+    last.weight.data.zero_()
+    last.bias.data[0] = 5.0  # as all images are of this class
+    assert evaluate.is_dead(run.network, run.batches.images, labels)[0]
+    assert not evaluate.is_dead(run.network, run.batches.images, labels + 1)[0]  # far from having learned anything
 
 
 def test_a_dead_class_is_counted_at_the_end(make: Make) -> None:
@@ -312,8 +326,17 @@ def test_a_dead_class_is_counted_at_the_end(make: Make) -> None:
     assert all(row["silent_classes"] == 1 for row in run.progress.rows)
 
 
-@pytest.mark.parametrize(("words", "starts"), [([], 2), (["budget.epochs=2"], 1), (["restarts=0"], 1)])
-def test_a_dead_class_costs_a_start_unless_the_run_is_reduced(words: list[str], starts: int, make: Make) -> None:
+@pytest.mark.parametrize(
+    ("words", "starts", "then"),
+    [
+        ([], 2, "start 2 of 2"),
+        (["budget.epochs=2"], 1, "a run at a reduced budget does not start anew for that"),
+        (["restarts=0"], 1, "this was the last start"),
+    ],
+)
+def test_a_dead_class_costs_a_start_unless_the_run_is_reduced(
+    words: list[str], starts: int, then: str, make: Make
+) -> None:
     run = make("restarts=1", "optimizer.lr=1e-6", *words)
     start = run.network.initialise
 
@@ -324,9 +347,13 @@ def test_a_dead_class_costs_a_start_unless_the_run_is_reduced(words: list[str], 
         if attempt == 0:
             last.weight.data[3], last.bias.data[3] = 0.0, -1.0
 
+    said: list[str] = []
+    run.console.line = said.append  # type: ignore[method-assign,assignment]
     run.network.initialise = initialise  # type: ignore[method-assign]
     run._begin_attempt()
     assert run.run() == "done"
+    (told,) = [line for line in said if line.startswith("classes [3] are silent at epoch")]
+    assert told.endswith(f": {then}")
     assert run.progress.attempt + 1 == starts
     assert [one["died"] for one in run.progress.attempts] == ["classes"]
     assert run.progress.silent == ([] if starts == 2 else [3])
@@ -346,6 +373,22 @@ def test_a_plateau_is_not_death(make: Make) -> None:
 def test_a_network_without_last_relu_is_never_silent(make: Make) -> None:
     run = make("architecture.last_relu=false")
     assert evaluate.evaluate(run.network, *run.evaluation).silent == []
+
+
+def test_weights_that_explode_at_an_epochs_end_cost_a_start_and_not_the_run(make: Make) -> None:
+    run = make("restarts=1", "architecture.last_relu=false")
+    original = run._end_epoch
+
+    def end(images_per_second: float | None) -> None:
+        if run.progress.attempt == 0:  # finite they are, but what they make of an image is not
+            for parameter in run.network.parameters():
+                parameter.data.mul_(1e25)
+        original(images_per_second)
+
+    run._end_epoch = end  # type: ignore[method-assign]
+    assert run.run() == "done" and [one["died"] for one in run.progress.attempts] == ["diverged"]
+    losses = [row["test_loss"] for row in run.progress.rows]
+    assert losses[0] is None and None not in losses[1:]
 
 
 # --- faults ---------------------------------------------------------------------------------------------------------

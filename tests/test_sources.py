@@ -360,6 +360,7 @@ def test_the_validation_images_of_svhn(tmp_path: Path, monkeypatch: pytest.Monke
     labels = dict(zip(range(5_000), arrays["train_labels"], strict=True))
     labels |= dict(zip(range(20_000, 24_000), arrays["extra_labels"], strict=True))
     assert sorted([*chosen, *train]) == sorted(labels)  # every image once
+    assert [sources.DATASETS["svhn"].for_training(protocol) for protocol in ("final", "validate")] == [len(train)] * 2
     assert np.bincount(validate.eval_labels[chosen < 10_000]).tolist() == [400] * 10
     assert np.bincount(validate.eval_labels[chosen >= 20_000]).tolist() == [200] * 10
     assert [labels[number] for number in chosen] == validate.eval_labels.tolist()

@@ -171,7 +171,11 @@ def test_a_parent_whose_weights_are_gone_is_told_in_one_line(command: Command, t
     run = directory(load(["experiment=extra/staged/v0", *words]))
     (tmp_path / run / "checkpoint.pt").unlink()
     found = command("train", "experiment=extra/staged/v1", *words)
-    assert found.returncode == 1 and "checkpoint.pt is missing" in found.stdout.splitlines()[-1]
+    said = found.stdout.splitlines()[-1]
+    assert found.returncode == 1 and "checkpoint.pt is missing" in said and f"move {run}/result.json away" in said
+    (tmp_path / run / "result.json").rename(tmp_path / "away.json")
+    assert command("train", "experiment=extra/staged/v0", *words).returncode == 0
+    assert command("train", "experiment=extra/staged/v1", *words).returncode == 0
 
 
 def test_a_run_that_stops_by_the_validation_error_ends_with_the_weights_of_its_best_epoch(

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from nin_repro.config import conf
@@ -341,24 +342,28 @@ def load_with_text(overrides: Sequence[str]) -> tuple[Config, str]:
     return found, to_yaml(composed)
 
 
+ONE_HYDRA = Lock()  # it is one for the whole process, and runs in threads (`together`) ask for their parents'
+
+
 @cache
 def _composed(overrides: tuple[str, ...]) -> tuple[Config, "DictConfig"]:
     """Hydra's composition."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    offer_own()
-    running = GlobalHydra.instance().hydra  # inside of a command that Hydra runs there is one, which must step aside
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            composed = compose("train", list(overrides))
-    except UsageError:
-        raise
-    except Exception as error:
-        raise UsageError(explain(error)) from None
-    finally:
-        GlobalHydra.instance().hydra = running
+    with ONE_HYDRA:
+        offer_own()
+        running = GlobalHydra.instance().hydra  # inside of a command that Hydra runs there is one: it must step aside
+        GlobalHydra.instance().clear()
+        try:
+            with initialize_config_dir(str(CONF), version_base="1.3"):
+                composed = compose("train", list(overrides))
+        except UsageError:
+            raise
+        except Exception as error:
+            raise UsageError(explain(error)) from None
+        finally:
+            GlobalHydra.instance().hydra = running
     return checked(composed, overrides), composed
 
 

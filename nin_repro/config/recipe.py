@@ -100,7 +100,7 @@ def require_sense(config: Config) -> None:
         )
     _require_head(config)
     _require_schedule(config)
-    images, asked = DATASETS[config.dataset.name].for_training, config.budget.train_images
+    images, asked = DATASETS[config.dataset.name].for_training(config.protocol), config.budget.train_images
     if asked is not None and asked >= images:
         raise UsageError(
             f"budget.train_images={asked}: {config.dataset.name} has {images:,} of them: give fewer, or null"

@@ -32,6 +32,11 @@ OFFICIAL, SKLEARN = "official files", "scikit-learn"
 HERE = "nin_repro/data/sources.py"  # for those who are told to look here
 
 
+Protocol = Literal["final", "validate"]
+SVHN_EACH = {"train": 400, "extra": 200}  # images of each of ten classes that validate: section 4.4
+SVHN_VALIDATION = 10 * sum(SVHN_EACH.values())
+
+
 @dataclass(frozen=True)
 class Facts:
     """What there is to know about a data set before it is read."""
@@ -45,10 +50,12 @@ class Facts:
     known: dict[str, str] = field(default_factory=dict)  # SHA-256 of the arrays of a copy that is known to be good
     known_as: str = OFFICIAL  # how true that copy is to the original; if official, no other is accepted
 
-    @property
-    def for_training(self) -> int:
-        """Images in all parts but the test set."""
-        return sum(count for part, count in self.sizes.items() if part != "test")
+    def for_training(self, protocol: Protocol) -> int:
+        """How many images are trained on."""
+        images = sum(count for part, count in self.sizes.items() if part != "test")
+        if self.validation is None:
+            return images - SVHN_VALIDATION
+        return images - self.validation * (protocol == "validate")
 
     @property
     def provenance(self) -> str:
@@ -101,14 +108,12 @@ DATASETS = {  # 10,000 images for validation: section 4.2
     "mnist": Facts(10, (28, 28, 1), MNIST, 10_000, "MNIST", KNOWN["mnist"]),
     "fashion_mnist": Facts(10, (28, 28, 1), MNIST, 10_000, "FashionMNIST", KNOWN["fashion_mnist"]),
     "svhn": Facts(10, (32, 32, 3), {"train": 73_257, "test": 26_032, "extra": 531_131}, None, "SVHN"),
-    # 8x8 images of 17 grey levels; the last 360 in the order of the file are our test set
-    "digits": Facts(10, (8, 8, 1), {"train": 1_438, "test": 359}, 288, SKLEARN),  # the split is ours, see `_digits`
+    # 8x8 images of 17 grey levels; every fifth in the order of the file is for testing: a split of ours
+    "digits": Facts(10, (8, 8, 1), {"train": 1_438, "test": 359}, 288, SKLEARN),
 }
 
 
 # --- splits ---------------------------------------------------------------------------------------------------------
-
-Protocol = Literal["final", "validate"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,9 +201,8 @@ def _split_svhn(loaded: Loaded) -> tuple[tuple[Images, Array], tuple[Images, Arr
     """
     import numpy as np
 
-    draw, parts = np.random.RandomState(0), ("train", "extra")
-    validates = []
-    for part, each in zip(parts, (400, 200), strict=True):
+    draw, parts, validates = np.random.RandomState(0), tuple(SVHN_EACH), []
+    for part, each in SVHN_EACH.items():
         labels = loaded.labels[part]
         validates.append(np.zeros(len(labels), dtype=bool))
         for digit in range(10):

@@ -10,6 +10,8 @@ import torch
 
 from nin_repro.files import UsageError, atomic
 
+AGAIN = "to train it again, move {}/result.json away and give the run's own command"
+
 KIND, VERSION = b"nin_repro checkpoint ", 1
 MAGIC = KIND + b"%d\n" % VERSION
 OTHER = "use that version, or move the file away to start from the beginning"
@@ -86,10 +88,10 @@ def final_weights(path: Path, record: dict[str, Any]) -> dict[str, torch.Tensor]
         same = weights is not None and fingerprint(weights) == record.get("weights_sha256")
     except Exception as error:  # damaged, or sound but nothing that a training wrote
         text = " ".join(str(error).split())[:200]
-        raise UsageError(f"{path} cannot be used: {text}; the run's own command trains it again") from None
+        raise UsageError(f"{path} cannot be used: {text}; {AGAIN.format(path.parent)}") from None
     if weights is None or not same:
         what = "is missing" if weights is None else "does not hold the weights that result.json tells of"
-        raise UsageError(f"{path} {what}: name another run")
+        raise UsageError(f"{path} {what}; {AGAIN.format(path.parent)}")
     return weights
 
 

@@ -16,7 +16,7 @@ from nin_repro.data.batches import Pictures
 
 BATCH = {"cpu": 100, "cuda": 500}  # a CPU is as fast with few, and they take less memory than a training step
 PROBE, CONFIRM = 256, 2000  # images that a suspicion of death is raised and confirmed on
-NEAR = 0.1  # how near ln K the loss of a dead network is, in nats; its last biases still move a little
+NEAR = 0.1  # how far over ln K the loss of a dead network may be, in nats: its last biases still move a little
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,15 @@ def _silent(found: Tensor) -> Tensor:
 def is_dead(network: nn.Module, images: Pictures, labels: Tensor) -> tuple[bool, list[int]]:
     """(the whole network is dead, the classes that look dead) by the first images of [N, H, W, C].
 
-    A network is dead when its logits are equal to the last bit for all images and its loss is near ln K. On the
-    plateau at the start of a run the logits differ little, but they differ.
+    A network is dead when its logits are equal to the last bit for all images and its loss is about ln K, or less by
+    what its last biases learn of how frequent the classes are. On the plateau at the start of a run the logits differ
+    little, but they differ.
     """
     for count in (PROBE, CONFIRM):
         found = logits(network, images[:count])
         if count == PROBE:
             silent = _silent(found).nonzero().flatten().tolist()
         loss = F.cross_entropy(found, labels[:count]).item()
-        if not bool((found == found[0]).all()) or abs(loss - math.log(found.shape[1])) > NEAR:
+        if not bool((found == found[0]).all()) or loss > math.log(found.shape[1]) + NEAR:
             return False, silent
     return True, silent

@@ -1,6 +1,7 @@
 """The training loop, from top to bottom: `Trainer.run` makes attempts, an attempt is epochs, an epoch is steps."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -143,11 +144,13 @@ class Trainer:
 
     def _note_death(self, died: str, again: bool) -> None:
         progress, starts = self.progress, self.limits.restarts + 1
-        epoch = self.rate.epoch if died == "classes" else self.rate.epoch + 1
+        epoch = self.rate.epoch + (died == "diverged" or self._within_an_epoch())
         progress.attempts.append({"attempt": progress.attempt, "died": died, "epoch": epoch, "step": progress.step})
         what = {"network": "the network is dead", "classes": f"classes {progress.silent} are silent"}
         what |= {"diverged": "the loss or the gradient is not finite"}
         then = f"start {progress.attempt + 2} of {starts}" if again else "this was the last start"
+        if not again and progress.attempt + 1 < starts:
+            then = "a run at a reduced budget does not start anew for that"
         self.console.line(f"{what[died]} at epoch {epoch}, step {progress.step}: {then}")
 
     def _begin_attempt(self) -> None:
@@ -320,6 +323,8 @@ class Trainer:
             row |= {"train_error": found.error}
         row |= {"silent_classes": len(self.progress.silent), "seconds": round(self.progress.seconds, 3)}
         row |= {"images_per_second": images_per_second and round(images_per_second, 1)}
+        # Weights may be finite and yet so large that the loss on other images is not, which JSON has no word for.
+        row = {name: value if value is None or math.isfinite(value) else None for name, value in row.items()}
         self.progress.rows.append(row)
         self.record_row(row)
         self.console.line(epoch_line(row, self.rate.epochs, self.eval_name))
@@ -349,8 +354,9 @@ class Trainer:
             rates = ", ".join(f"{group.lr * group.scale:g}" for group in self.sgd.groups)
             raise NotFinite(
                 f"the loss or the gradient is not finite at epoch {self.rate.epoch + 1}, step "
-                f"{self.sgd.updates.item() + 1}, learning rates {rates}: the update was not made, and the last good "
-                f"state is in {self.checkpoint_path}"
+                f"{self.sgd.updates.item() + 1}, learning rates {rates}: the update was not made"
+                + f", and the last good state is in {self.checkpoint_path}"
+                * self.checkpoint_path.exists()
             )
 
     def _where(self) -> str:
