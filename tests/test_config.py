@@ -192,13 +192,13 @@ def test_what_is_composed_without_hydra_is_what_hydra_composes(words: str) -> No
 
 
 def test_threads_may_compose_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    slowly = hydra.compose
+    initialize = hydra.initialize_config_dir
 
-    def later(*words: Any) -> Any:
+    def later(*words: Any, **settings: Any) -> Any:
         time.sleep(0.02)  # so that without a lock they would meet
-        return slowly(*words)
+        return initialize(*words, **settings)
 
-    monkeypatch.setattr(hydra, "compose", later)
+    monkeypatch.setattr(hydra, "initialize_config_dir", later)
     words = [["experiment=extra/staged/v0", f"seed={seed}"] for seed in range(4000, 4006)]
     with ThreadPoolExecutor(6) as threads:
         found = threads.map(compose.load_with_text, words)
