@@ -225,6 +225,7 @@ def trainer(
         evaluation=(eval_images, eval_labels),
         limits=Limits(
             key=key(config),
+            data=split.digest,
             seed=config.seed,
             restarts=config.restarts,
             # In a reduced run a silent class may only be one that has not begun to learn.

@@ -16,7 +16,7 @@ from nin_repro.config.compose import experiments, load
 from nin_repro.config.recipe import budget_name, family, key, recipe, stand_ins
 from nin_repro.cost import images_seen, open_ended
 from nin_repro.data.sources import DATASETS
-from nin_repro.files import UsageError, read_json, write_json
+from nin_repro.files import UsageError, read_json, require_place, write_json
 from nin_repro.finished import final_weights, open_finished, rebuilt
 from nin_repro.models.spec import layers, training_multiply_adds
 from nin_repro.results import claim_page, export, measurements, records
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 Times = dict[str, dict[str, list[float]]]
 
+OUT = Path("results/claims")
 MEASURED, LAYER_FILE = "measurements", "layers.json"  # beside the page
 LAYERS = 1  # goes up when `probes/forms.py` computes something else: numbers that were kept are then not used
 
@@ -272,6 +273,8 @@ def write_page(records_dir: Path, out: Path) -> None:
     from nin_repro.results.figures import save
 
     found = records.read_given(records_dir)
+    records.require_own_place(records_dir, out, OUT)
+    require_place(out)
     configs = {name: load([f"experiment={name}"]) for name in experiments()}
     numbers = layer_numbers(out / LAYER_FILE)
     page = gather(*found, configs, numbers, out)
@@ -296,12 +299,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="test images to measure on, evenly spaced (default: all)")
     parser.add_argument("--data-dir", type=Path, help="where the runs' data sets are, if they have moved")
     parser.add_argument("--device", default="cpu", help="to measure on: cpu, cuda, auto (default %(default)s)")
-    parser.add_argument("--records", type=Path, default=Path("results/records"), help="records (default %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("results/claims"), help="where files go (default %(default)s)")
+    parser.add_argument("--records", type=Path, default=records.STORE, help="records (default %(default)s)")
+    parser.add_argument("--out", type=Path, default=OUT, help="where files go (default %(default)s)")
     options = parser.parse_args()
     if options.measure:
+        require_place(options.out / MEASURED)
         measure(options.measure, options.out / MEASURED, options.images, options.data_dir, options.device)
-        print("next: python -m nin_repro.claims")
+        print("next: python -m nin_repro.claims" + f" --out {options.out}" * (options.out != OUT))
     else:
         write_page(options.records, options.out)
 

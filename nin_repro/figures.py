@@ -16,7 +16,7 @@ from nin_repro.config.compose import load
 from nin_repro.config.recipe import budget_name, directory, family, stand_ins
 from nin_repro.cost import in_words
 from nin_repro.data.sources import DATASETS
-from nin_repro.files import UsageError
+from nin_repro.files import UsageError, require_place
 from nin_repro.finished import error_name, final_weights, open_finished, rebuilt
 from nin_repro.results import records
 from nin_repro.results.curves import Comparison, Runs, choose
@@ -39,6 +39,7 @@ CLASSES = {
     ],
 }
 PRINTED = {"cifar10": "CIFAR-10", "mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "svhn": "SVHN"}
+OUT = Path("results/figures")
 MOST_CLASSES = 10  # a row and a column each
 
 
@@ -136,10 +137,8 @@ def main() -> None:
         allow_abbrev=False,
         description="Figures 3 and 4 of the paper, with our runs in them.",
     )
-    parser.add_argument("--records", type=Path, default=Path("results/records"), help="records (default %(default)s)")
-    parser.add_argument(
-        "--out", type=Path, default=Path("results/figures"), help="where files go (default %(default)s)"
-    )
+    parser.add_argument("--records", type=Path, default=records.STORE, help="records (default %(default)s)")
+    parser.add_argument("--out", type=Path, default=OUT, help="where files go (default %(default)s)")
     parser.add_argument(
         "budget", nargs="*", help="of the runs in Figure 3, as they had it: budget=short budget.epochs=4 (default: all)"
     )
@@ -152,6 +151,8 @@ def main() -> None:
     from nin_repro.results.figures import draw_figure3, save  # not before the options are known to be right
 
     found, problems = records.read_given(options.records)
+    records.require_own_place(options.records, options.out, OUT)
+    require_place(options.out)
     comparison, lines = compare(found, options.budget)
     print("\n".join([*map(clean, problems), *lines]))
     name = "-".join(["figure3", *(word.partition("=")[2] for word in options.budget)])

@@ -28,7 +28,11 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     After a crash at any point `path` holds either its old bytes or all of the new ones.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    except OSError as error:
+        error.filename = str(path)  # as below
+        raise
     try:
         with os.fdopen(descriptor, mode) as file:
             yield file
@@ -47,6 +51,22 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def require_place(folder: Path) -> None:
+    """Refuse a folder for files, which need not be there yet, before the work that would fill it.
+
+    Raises:
+        UsageError: nothing can be written there.
+    """
+    try:
+        with tempfile.TemporaryFile(
+            dir=next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        ):
+            pass
+    except OSError as error:
+        why = error.strerror or error
+        raise UsageError(f"nothing can be written in {folder} ({why}): name another place with --out") from None
 
 
 def told(error: OSError) -> str:

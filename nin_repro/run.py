@@ -283,6 +283,9 @@ def _go_on(work: "Trainer", run: RunDirectory, config: Config, console: Console)
     if state is not None:
         if (other := state.get("key", key(config))) != key(config):  # earlier versions left none
             raise UsageError(f"{run.checkpoint} is of the run {other}, not of {key(config)}: move it away")
+        if state.get("data", work.limits.data) != work.limits.data:
+            name, place = config.dataset.name, config.data_dir
+            raise UsageError(f"{run.checkpoint} is of other images of {name} than {place} has: move it away, or those")
         work.resume(state)
         console.line(f"going on after epoch {work.rate.epoch}, step {work.progress.step}")
     with dispensable(console.line):

@@ -16,13 +16,14 @@ from nin_repro.config.compose import CONF, experiments, load, parents
 from nin_repro.config.origins import provenance
 from nin_repro.config.recipe import family, recipe, stand_ins
 from nin_repro.cost import in_words, seconds
+from nin_repro.files import UsageError, require_place
 from nin_repro.models.spec import layers
 from nin_repro.results import ablations, analysis, claim_page, fidelity, records
 from nin_repro.results.export import write_all, write_page
 from nin_repro.results.page import Prices, html
 from nin_repro.results.paper import TABLES
 from nin_repro.results.readme import brief, renew
-from nin_repro.results.render import WIDTH, text
+from nin_repro.results.render import WIDTH, clean, text
 from nin_repro.results.tables import Cell, build
 from nin_repro.schema import Config
 
@@ -68,7 +69,7 @@ def main() -> None:
         allow_abbrev=False,
         description="All tables of the paper, ours beside the paper's, from records.",
     )
-    parser.add_argument("--records", type=Path, default=Path("results/records"), help="records (default %(default)s)")
+    parser.add_argument("--records", type=Path, default=records.STORE, help="records (default %(default)s)")
     parser.add_argument(
         "--claims", type=Path, default=Path("results/claims"), help="measurements (default %(default)s)"
     )
@@ -80,13 +81,19 @@ def main() -> None:
         help="where all pages go (default %(default)s, and then the tables of README.md are renewed too)",
     )
     parser.add_argument(
-        "--gpu-hour", type=float, default=3.0, help="USD that an hour of a GPU costs, assumed (default %(default)s)"
+        "--gpu-hour", type=_price, default=3.0, help="USD that an hour of a GPU costs, assumed (default %(default)s)"
     )
     parser.add_argument(
-        "--core-hour", type=float, default=0.05, help="USD of an hour of a CPU core, assumed (default %(default)s)"
+        "--core-hour", type=_price, default=0.05, help="USD of an hour of a CPU core, assumed (default %(default)s)"
     )
     options = parser.parse_args()
+    for name in ("claims", "figures"):
+        given: Path = getattr(options, name)
+        if given != parser.get_default(name) and not given.is_dir():
+            raise UsageError(f"--{name} {given} is no directory: name one, or leave it out")
     found, problems = records.read_given(options.records)
+    records.require_own_place(options.records, options.out, RESULTS)
+    require_place(options.out)
     configs = {name: load([f"experiment={name}"]) for name in experiments()}
     report = build(found, cells(configs), problems)
     recipes = {name: recipe(config) for name, config in configs.items()}
@@ -117,10 +124,20 @@ def main() -> None:
     write_page(out / "report.html", html(report, compared, judged, figures, found, recipes, prices))
     print(f"{out / 'report.html'}: all of it as one page, with curves")
     readme = Path("README.md")
+    if problems:  # seen above by those who read it all; what many read is not made of a part
+        left = [f"so {readme} is left as it is"] * (out == RESULTS)
+        print("\n".join([*map(clean, problems), *left]), file=sys.stderr)
+        sys.exit(1)
     if out == RESULTS and renew(readme, brief(report, readme.parent, out / "tables")):
         print(f"{readme}: Table 1 as it stands")
-    if problems:
-        sys.exit(1)
+
+
+def _price(word: str) -> float:
+    """USD an hour, for argparse."""
+    value = float(word)
+    if not 0 <= value < float("inf"):
+        raise ValueError
+    return value
 
 
 if __name__ == "__main__":

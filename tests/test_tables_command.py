@@ -63,10 +63,52 @@ def test_records_that_are_not_used_are_told_of_everywhere_and_end_it_with_1(tmp_
     first.write_text(first.read_text()[:-20])
     done = command("tables", "--records", "mine", "--out", "pages")
     assert done.returncode == 1
-    assert done.stderr.startswith("warning: 1 of the records in mine are not used") and done.stderr.count("\n") == 1
+    warning, problem = done.stderr.splitlines()
+    assert warning.startswith("warning: 1 of the records in mine are not used") and first.name in problem
     assert first.name in (tmp_path / "pages/tables/tables.md").read_text()
     assert "**Not used**" in (tmp_path / "pages/analysis.md").read_text()
-    assert "warning: 1 of" in command("figures", "--records", "mine").stderr
+    assert "warning: 1 of" in command("figures", "--records", "mine", "--out", "pages").stderr
+
+
+def test_the_readme_is_not_made_of_a_part_of_the_records(tmp_path: Path, command: Command) -> None:
+    before = (ROOT / "README.md").read_text()
+    (tmp_path / "README.md").write_text(before)
+    stored(tmp_path / "results/records", *(record("table1/nin", seed, 9.0) for seed in range(3)))
+    next((tmp_path / "results/records").rglob("*.json")).write_text("{")
+    done = command("tables")
+    assert done.returncode == 1 and done.stderr.splitlines()[-1] == "so README.md is left as it is"
+    assert (tmp_path / "README.md").read_text() == before
+
+
+@pytest.mark.parametrize("name", ["tables", "claims", "figures"])
+def test_other_records_do_not_take_the_place_of_the_projects_own(name: str, tmp_path: Path, command: Command) -> None:
+    stored(tmp_path / "mine", record("table1/nin"))
+    done = command(name, "--records", "mine")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "name another place with --out" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["tables", "--out", "/proc/pages"],
+        ["figures", "--out", "/proc/pages"],
+        ["claims", "--out", "/proc/pages"],
+        ["claims", "--out", "/proc/pages", "--measure", "run"],
+        ["tables", "--claims", "nowhere"],
+        ["tables", "--figures", "nowhere"],
+    ],
+)
+def test_a_place_that_is_none_is_refused_before_any_work(words: list[str], tmp_path: Path, command: Command) -> None:
+    (tmp_path / "results/records").mkdir(parents=True)
+    done = command(*words)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and words[2] in done.stderr
+
+
+@pytest.mark.parametrize("price", ["nan", "-3", "inf", "three"])
+def test_a_price_is_a_number(price: str, command: Command) -> None:
+    done = command("tables", "--gpu-hour", price)
+    assert done.returncode == 2 and "--gpu-hour" in done.stderr.splitlines()[-1]
 
 
 def test_rows_of_other_tables_are_told_of_where_table_1_stands(tmp_path: Path) -> None:

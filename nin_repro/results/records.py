@@ -12,6 +12,7 @@ from typing import Any
 from nin_repro.files import UsageError, parse_json, write_json
 
 FORMAT = 1
+STORE = Path("results/records")  # the committed ones, where runs put theirs
 
 
 class OtherFormat(ValueError):
@@ -139,6 +140,19 @@ def read_all(folder: Path) -> tuple[list[Record], list[str]]:
     records = [record for record in records if len(seeds[record.family, record.seed]) == 1]
     records.sort(key=lambda record: (record.experiment or "", record.budget, record.family, record.seed))
     return records, problems
+
+
+def require_own_place(folder: Path, out: Path, usual: Path) -> None:
+    """Refuse to put pages that other records make in the place of those of this project's own.
+
+    Args:
+        folder: the records; out: where the pages would go; usual: where they go unless a command is told otherwise.
+
+    Raises:
+        UsageError: they would.
+    """
+    if folder.resolve() != STORE.resolve() and out.resolve() == usual.resolve():
+        raise UsageError(f"--records {folder}: {usual} has what {STORE} makes; name another place with --out")
 
 
 def read_given(folder: Path) -> tuple[list[Record], list[str]]:

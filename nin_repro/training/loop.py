@@ -44,6 +44,7 @@ class Limits:
     """What bounds a run beyond its schedule, and how often it looks up from its work."""
 
     key: str  # of the run, which its checkpoints carry
+    data: str  # the digest of its images, which they carry too
     seed: int
     restarts: int
     restart_for_classes: bool  # a class that is dead at the end costs a start too, not only the whole network
@@ -391,6 +392,7 @@ class Trainer:
     def _state(self) -> dict[str, Any]:
         return {
             "key": self.limits.key,
+            "data": self.limits.data,
             "progress": self.progress.__dict__,
             "weights": self.network.state_dict(),
             "optimizer": self.sgd.state(),
