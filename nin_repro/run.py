@@ -172,6 +172,8 @@ def found(config: Config) -> Outcome:
         words = "nothing was trained"
     elif state == "running":
         words = "a process is training it"
+    elif state == "lost" and not status:
+        words = "its status.json does not say how it ended; its checkpoint is there"
     elif state == "lost":
         words = f"its process, of {status.get('time')} on {status.get('host')}, ended without a word"
     return Outcome(state, 1, words, path=str(run.path))

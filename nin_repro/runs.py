@@ -41,7 +41,7 @@ class Found:
         with contextlib.suppress(OSError, UnicodeDecodeError):
             with open(self.run.path / "config.yaml") as file:
                 line = file.readline()
-            return line.removeprefix("# ").strip() if line.startswith("# ") else None
+            return line.removeprefix("# ").strip() if line.startswith("# ") and line.endswith("\n") else None
         return None
 
     def words(self) -> str:
@@ -53,6 +53,8 @@ class Found:
         if self.state == "running":
             row = " ".join(cell for cell in Row.of("", "", self.told).cells() if cell)
             return f"{row or 'starting'} ({self.told.get('host')}, process {self.told.get('pid')})"
+        if self.state == "lost" and not self.told:
+            return "its status.json does not say how it ended; its checkpoint is there"
         if self.state == "lost":
             return f"its process {self.told.get('pid')} on {self.told.get('host')} is gone without a word"
         return str(self.told.get("why", ""))
@@ -75,7 +77,10 @@ def find(runs: Path) -> list[Found]:
     """
     if not runs.is_dir():
         raise UsageError(f"--runs {runs} is no directory; runs are where runs_dir= of their commands says (runs)")
-    paths = sorted({path.parent for path in runs.glob("*/*") if path.name in ("status.json", "result.json")})
+    names = ("status.json", "result.json", "checkpoint.pt")
+    if any((runs / name).is_file() for name in names):
+        raise UsageError(f"--runs {runs} is a run itself: name the directory that it lies in, {runs.absolute().parent}")
+    paths = sorted({path.parent for path in runs.glob("*/*") if path.name in names})
     return sorted(map(look, paths), key=lambda found: -(found.age or 0))
 
 

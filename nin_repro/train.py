@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from nin_repro.files import UsageError, told, write_json
 from nin_repro.outcome import Outcome, Request
 from nin_repro.run import attempt
 from nin_repro.schema import Config
-from nin_repro.training.stop import listen, signal_of
+from nin_repro.training.stop import STOP, listen, signal_of
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
@@ -210,8 +211,9 @@ def _main() -> int:
         return fail(error)
     except OSError as error:  # Hydra makes one of a choice that is not there, without a number
         return fail(UsageError(told(error) if error.errno else explain(error)))
-    except KeyboardInterrupt as stop:
-        print("stopped before training began; the same command starts again", flush=True)
+    except KeyboardInterrupt as stop:  # before a run listens for it, or once more after one has heard it
+        what, then = ("stopped", "goes on") if STOP.signal else ("stopped before training began", "starts again")
+        print(f"{what}; the same command {then}", flush=True)
         return 128 + signal_of(stop)
     except Exception as error:
         return fail(UsageError(explain(error)))
@@ -258,7 +260,11 @@ def composed_and_run() -> int:
 
 def command() -> None:
     """Entry point of the `nin-train` script."""
-    sys.exit(main())
+    code = main()
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # all is saved and said: an impatient Ctrl-C would only make a traceback
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from nin_repro import train
 from nin_repro.config import compose, conf
 from nin_repro.files import UsageError
 from nin_repro.models.own import own_kinds
+from nin_repro.training.stop import STOP
 
 ROOT = Path(__file__).parents[1]
 
@@ -129,6 +131,19 @@ def test_a_command_line_without_a_word_trains_nothing(
     monkeypatch.chdir(tmp_path)
     assert "no run is named: experiment=quickstart" in refusal(monkeypatch, capsys)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("heard", "said"), [(None, "stopped before training began"), (signal.SIGINT, "stopped; ")])
+def test_a_late_ctrl_c_does_not_say_that_nothing_was_trained(
+    heard: int | None, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def impatient() -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "composed_and_run", impatient)
+    monkeypatch.setattr(STOP, "signal", heard)
+    monkeypatch.setattr(sys, "argv", ["train", "experiment=quickstart"])
+    assert train.main() == 130 and capsys.readouterr().out.startswith(said)
 
 
 def test_a_launcher_that_is_not_installed_is_one_readable_line(

@@ -223,6 +223,19 @@ def test_the_digest_is_that_of_the_images_not_of_the_file(made: Path) -> None:
     assert open_split("stripes", made, "final").digest != first.digest
 
 
+@pytest.mark.parametrize("count", [-5, 0, 240, 600])
+def test_images_for_validation_are_some_and_not_all(made: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setitem(DATASETS, "stripes", dataclasses.replace(DATASETS["stripes"], validation=count))
+    with pytest.raises(UsageError, match="choose final, or give it 1 to 239"):
+        open_split("stripes", made, "validate")
+
+
+def test_a_file_of_words_is_no_file_of_arrays(made: Path) -> None:
+    (made / "stripes.npz").write_text("stripes")
+    with pytest.raises(UsageError, match=r"damaged or not the data set stripes \(it is no file of arrays\)"):
+        open_split("stripes", made, "final")
+
+
 def test_wrong_or_damaged_arrays_are_refused(made: Path) -> None:
     path = made / "stripes.npz"
     with np.load(path) as archive:

@@ -43,6 +43,9 @@ def test_each_run_is_listed_with_what_became_of_it_and_how_to_go_on(
     make(folder, "busy", "running", epoch=3, epochs=60, error=12.5, left=90)
     (folder / "half").mkdir()
     (folder / "half" / "status.json").write_text('{"state": "runn')
+    bare = make(folder, "bare", "running")
+    (bare / "status.json").unlink()
+    (bare / "config.yaml").write_text("# python -m nin_repro.train wandb.mode=disabled th")  # cut
     with locked(folder / "busy" / "lock"):
         shown = command("runs", "--runs", str(folder)).stdout
     lines = {line.split()[0]: " ".join(line.split()[1:]) for line in shown.splitlines() if line.strip()}
@@ -51,9 +54,11 @@ def test_each_run_is_listed_with_what_became_of_it_and_how_to_go_on(
     assert f"3/60 12.50 % 1:30 left ({socket.gethostname()}, process {os.getpid()})" in lines["busy"]
     assert lines["gone"].startswith("lost") and "is gone without a word" in lines["gone"]
     assert lines["half"].startswith("not begun")
+    assert lines["bare"].startswith("lost") and "its checkpoint is there" in lines["bare"]
     commands = [line.split()[-1] for line in shown.splitlines() if line.startswith("  python")]
     assert sorted(commands) == ["broken", "gone", "stopped"]
-    assert "6 runs in" in shown and "1 running, 1 lost, 1 interrupted, 1 failed, 1 not begun, 1 done" in shown
+    assert f"unknown: {folder}/bare/config.yaml cannot be read" in shown
+    assert "7 runs in" in shown and "1 running, 2 lost, 1 interrupted, 1 failed, 1 not begun, 1 done" in shown
 
 
 def test_checkpoints_of_finished_runs_go_when_asked_and_nothing_else(
@@ -69,6 +74,11 @@ def test_an_age_is_never_negative(folder: Path) -> None:
     path = make(folder, "tomorrow", "interrupted", time="2999-01-02T03:04:05+0000")
     assert runs.look(path).age == 0
     assert runs.look(make(folder, "timeless", "interrupted", time="yesterday")).age is None
+
+
+def test_a_run_is_no_directory_of_runs(folder: Path) -> None:
+    with pytest.raises(UsageError, match=f"is a run itself: name the directory that it lies in, {folder}$"):
+        runs.find(folder / "stopped")
 
 
 def test_a_directory_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -175,9 +175,10 @@ def open_split(name: str, data_dir: Path, protocol: Protocol) -> Split:
     """
     loaded = load(name, data_dir, parts_for(name, protocol))
     images, labels = loaded.images, loaded.labels
-    last = DATASETS[name].validation
-    if not last and last is not None and protocol == "validate":
-        raise UsageError(f"protocol=validate: {name} keeps no images for validation (DATASETS in {HERE}): choose final")
+    last, count = DATASETS[name].validation, len(labels["train"])
+    if protocol == "validate" and last is not None and not 0 < last < count:
+        told = f"protocol=validate: {name} keeps {last or 'no'} of {count} images for validation (DATASETS in {HERE})"
+        raise UsageError(f"{told}: choose final, or give it 1 to {count - 1}")
     if last is None:
         train, evaluation = _split_svhn(loaded)
         fit_images = train[0]  # nothing is learned from it: the paper's preprocessing of SVHN is of single images
@@ -254,6 +255,8 @@ def load(name: str, data_dir: Path, parts: Sequence[str]) -> Loaded:
     # Whatever a parser meets in a damaged file: zip, header and number formats each raise their own errors.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        if "allow_pickle" in reason:  # numpy's advice, which would run what is in it
+            reason = "it is no file of arrays"
         again = f"delete the file and run python -m nin_repro.prepare dataset={name} data_dir={path.parent}"
         if facts.origin is None:
             again = f"DATASETS in {HERE} says what it holds, {_wanted(facts)}"

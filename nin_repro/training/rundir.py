@@ -101,7 +101,7 @@ class RunDirectory:
         record, status = self.result(), self.status()
         if record is not None:
             return str(record["status"])
-        state = str(status.get("state", "not begun"))
+        state = str(status.get("state", "lost" if self.checkpoint.exists() else "not begun"))
         if not self.lock.exists():
             return "lost" if state == "running" else state
         with contextlib.suppress(OSError), locked(self.lock, wait=False) as free:
