@@ -1,13 +1,12 @@
 """What a run costs, before it is run: arithmetic from the geometry of the network, time from measured rates.
 
-The time is that of the updates, on a machine that does nothing else. Evaluation is a twentieth more, and a training
-beside another one takes a third to two thirds longer (on record: `table4/nin` 277 to 309 s an epoch instead of 210,
-`text/cnn_gap` 4.6 hours instead of 2.8).
+The time is that of updates and evaluations, on a machine that does nothing else. A training beside another one takes
+a third to two thirds longer (on record: `table4/nin` 277 to 309 s an epoch instead of 210).
 """
 
 from collections.abc import Mapping, Sequence
 
-from nin_repro.data.sources import DATASETS
+from nin_repro.data.sources import DATASETS, SVHN_VALIDATION
 from nin_repro.models.shape import Layer
 from nin_repro.models.spec import layers, training_multiply_adds
 from nin_repro.schema import Architecture, Cnn, Config, Maxout, Nin
@@ -46,6 +45,15 @@ def images_seen(config: Config) -> int:
     return seen if limit is None else min(seen, limit * config.optimizer.batch_size)
 
 
+def images_tested(config: Config) -> int:
+    """Images that are evaluated: after epochs, as `eval_every` has it, and at the end, the training images too."""
+    facts, every = DATASETS[config.dataset.name], config.eval_every
+    trained = config.budget.train_images or facts.for_training(config.protocol)
+    tested = facts.sizes["test"] if config.protocol == "final" else facts.validation or SVHN_VALIDATION
+    epochs = images_seen(config) // trained
+    return tested * (epochs // every if every else 0) + tested + trained
+
+
 def open_ended(config: Config) -> bool:
     """Whether the schedule may end before its last epoch."""
     return plan(config.optimizer.schedule, config.budget)[1] is None or config.optimizer.schedule.stop != "never"
@@ -59,6 +67,7 @@ def seconds(config: Config) -> dict[str, float]:
     """
     seen, network = images_seen(config), layers(config.dataset, config.architecture, config.regularizer)
     adds, updates = seen * training_multiply_adds(network), seen / config.optimizer.batch_size
+    adds += images_tested(config) * sum(layer.multiply_adds for layer in network)
     kind = RATES.get(type(config.architecture), RATES[Nin])  # of a network that is not built in nothing is known
     rates = kind.get(config.precision, kind["fp32"])
     slowness = 1.0 if not isinstance(config.architecture, Nin) else _slowness(network)
@@ -101,7 +110,7 @@ def _slowness(network: list[Layer]) -> float:
 def _rough(seconds: float) -> str:
     """An estimate says no more than it knows: 15 s, 1.5 min, 27 min, 14.7 h, 362 h."""
     if seconds < 90:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.0f} s" if seconds >= 1 else "under 1 s"
     hours = seconds / 3600
     if hours < 1.5:
         return f"{seconds / 60:.{1 if seconds < 600 else 0}f} min"

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from nin_repro.config.compose import experiments, load, parents
-from nin_repro.cost import images_seen, in_words, seconds
+from nin_repro.cost import images_seen, images_tested, in_words, seconds
 from nin_repro.tables import cells
 
 
@@ -36,9 +36,17 @@ def hours(words: str, machine: str) -> float:
     ],
 )
 def test_estimates_are_what_was_measured(name: str, machine: str, images_per_second: float) -> None:
-    config = load(f"experiment={name}".split())
+    config = load(f"experiment={name} eval_every=0".split())
     measured = images_seen(config) / images_per_second / 3600
     assert hours(in_words(config), machine) == pytest.approx(measured, rel=0.1)
+
+
+def test_a_short_run_is_mostly_evaluation() -> None:
+    words = ["experiment=table1/nin", "budget=smoke"]
+    without, once = (seconds(load([*words, f"eval_every={every}"]))["1 CPU core"] for every in (0, 1))
+    config = load(words)
+    assert images_tested(config) == 2 * 10_000 + 10_000 + 512  # after both epochs and at the end
+    assert without > 10_000 * 222e6 / 47e9 and once - without == pytest.approx(20_000 * 222e6 / 47e9, rel=0.01)
 
 
 def test_every_experiment_has_an_estimate() -> None:
@@ -47,7 +55,7 @@ def test_every_experiment_has_an_estimate() -> None:
 
 
 def test_long_estimates_have_no_decimals() -> None:
-    assert "and 420 h on 1 CPU core a seed in fp32" in in_words(load(["experiment=table1/maxout"]))
+    assert "and 449 h on 1 CPU core a seed in fp32" in in_words(load(["experiment=table1/maxout"]))
 
 
 def test_what_another_precision_takes_is_told_after_it() -> None:

@@ -161,11 +161,11 @@ def _missing(report: Report) -> list[str]:
         "## What is missing",
         "",
         "Cells without runs at the paper's budget, each recipe once, what fills each, and minutes of one seed: all "
-        "epochs that its schedule may take, at rates measured on a machine that did nothing else (no figure: nothing "
-        "of its kind was measured there). On a CPU it is a third to two thirds more beside another training, on a GPU "
-        "a fifth less for each of five at once. Runs in another `precision` than fp32 fill the cell too. `python "
-        "scripts/reproduce.py --plan` says what each takes on its own machine; without `--plan` it trains them, most "
-        "useful first.",
+        "epochs that its schedule may take, an evaluation after each, at rates measured on a machine that did nothing "
+        "else (no figure: nothing of its kind was measured there). On a CPU it is a third to two thirds more beside "
+        "another training, on a GPU a fifth less for each of five at once. Runs in another `precision` than fp32 fill "
+        "the cell too. `python scripts/reproduce.py --plan` says what each takes on its own machine; without `--plan` "
+        "it trains them, most useful first.",
         "",
         *grid("Cell|Command|Minutes: CPU core, fp32|CPU core, bf16|H200, bf16", "llrrr", map(_empty, report.empty)),
         "",
