@@ -169,7 +169,7 @@ def test_a_run_that_is_stopped_while_it_is_measured_ends_as_one_that_was_not(mak
         original()
 
     first._stop_if_asked = stop  # type: ignore[method-assign]
-    with pytest.raises(Interrupted):
+    with pytest.raises(Interrupted, match=rf"^epoch 3, step {whole.progress.step}$"):
         first.run()
     assert first.final is None
     second = make(name="cut")

@@ -361,7 +361,7 @@ class Trainer:
             )
 
     def _where(self) -> str:
-        return f"epoch {self.rate.epoch + 1}, step {self.progress.step}"
+        return f"epoch {self.rate.epoch + (not self.rate.finished)}, step {self.progress.step}"
 
     def _status(self, epoch_started: float, steps_done: int) -> tuple[str, dict[str, float | int | None]]:
         """How far the run is, in words and in figures: error in %, seconds left (at most, where that is not known)."""
