@@ -45,7 +45,8 @@ thead th { background: var(--band); } .n { text-align: right; white-space: nowra
 .wide table { min-width: 40rem; } .wide td:last-child:not(.n) { min-width: 16rem; }
 .wide svg.ov { min-width: 52rem; } tbody th { font-weight: 400; }
 details { margin: .5rem 0; } details details { margin-left: 1rem; } summary { cursor: pointer; }
-code { overflow-wrap: anywhere; font-size: .9em; } .soft { color: var(--soft); } figure { margin: 1rem 0; }
+code { overflow-wrap: anywhere; font-size: .9em; } .command { display: inline-block; min-width: 20rem; }
+.soft { color: var(--soft); } figure { margin: 1rem 0; }
 .skip:not(:focus) { position: absolute; left: -100rem; }
 @media (min-width: 56rem) { .narrow { display: none; } }
 .curves { display: flex; flex-wrap: wrap; gap: 1rem; } .curves figure { margin: 0; flex: 0 1 22rem; }
@@ -227,7 +228,7 @@ def _runs(name: str, records: Sequence[Record], notes: Sequence[str] = ()) -> _M
             span(one.seconds),
             one.device,
             _commit(one),
-            _tag("code", one.command),
+            _tag("code", one.command, class_="command"),
             numbers=(0, 1, 3),
         )
         for one in records
@@ -385,7 +386,9 @@ def _costs(records: Iterable[Record], prices: Prices) -> _Markup:
 def _missing(report: Report, prices: Prices) -> _Markup:
     rows = []
     for cell in report.empty:
-        rows.append(_line(cell.experiment, _tag("code", cell.command), cell.cost, _least(cell, prices)))
+        rows.append(
+            _line(cell.experiment, _tag("code", cell.command, class_="command"), cell.cost, _least(cell, prices))
+        )
     all_ = _tag("p", "All of them, most useful first: ", _tag("code", "python scripts/reproduce.py"))
     names = ("Experiment", "Command", "Cost", f"USD of {SEEDS} seeds, at the least")
     return _section(
