@@ -98,6 +98,13 @@ BAD_OVERRIDES = {
     "architecture.blocks.mlpconv3.kernel=11": "mlpconv3",
     "dataset.preprocessing.mean=pixel": "zca",
     "dataset.preprocessing.gcn_std_bias=10": "set one of them to null",
+    # without effect beside the others, but part of the recipe
+    "regularizer.fc_std=0.1": "leave it out, or choose a fully connected head",
+    "regularizer.fc_lr_factor=1": "regularizer=fc",
+    "optimizer.schedule.patience=3": "kind=plateau",
+    "optimizer.schedule.stop_patience=3": "stop=validation",
+    "optimizer.schedule.momentum_final=0.95": "momentum_epochs",
+    "architecture.blocks.mlpconv3.pool_size=2": "pool=max",
     # not of the form key=value
     "optimizer.schedule.drops=[1": "key=value",
     "seed=1,2": "python -m nin_repro.train -m seed=1,2",

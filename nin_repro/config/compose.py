@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from functools import cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from nin_repro.config.known import explain, listed, require_known
 from nin_repro.config.recipe import family, key, require_sense
 from nin_repro.files import UsageError
 from nin_repro.models.own import defaults, own_kinds
-from nin_repro.schema import RECIPE, About, Config, Parent
+from nin_repro.schema import RECIPE, About, Config, Own, Parent
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -86,8 +87,6 @@ def expand(overrides: Sequence[str]) -> list[str]:
     Raises:
         UsageError: nothing matches.
     """
-    from fnmatch import fnmatch
-
     expanded = []
     for override in overrides:
         nested = re.fullmatch(r"(\w+)/(\w+)=([\w,]+)", override)
@@ -95,7 +94,7 @@ def expand(overrides: Sequence[str]) -> list[str]:
             override = f"{nested[1]}=" + ",".join(f"{nested[2]}/{name}" for name in nested[3].split(","))
         match = re.fullmatch(r"(\w+)=glob\((.+)\)", override)
         if match and match[1] in choices():
-            names = [name for name in choices()[match[1]] if fnmatch(name, match[2].strip("'\""))]
+            names = [name for name in choices()[match[1]] if fnmatchcase(name, match[2].strip("'\""))]
             if not names:
                 raise UsageError(f"{override} matches none of {listed(match[1])}")
             override = f"{match[1]}={','.join(names)}"
@@ -131,6 +130,7 @@ def _checked(plain: dict[str, Any], words: Sequence[str]) -> Config:
     config: Config = convert(Config, plain, "")
     config = dataclasses.replace(config, about=_still_true(config.about, plain, words))
     require_sense(config)
+    _require_effect(config, plain, words)
     if config.parent is None or config.parent.key:
         return config
     parent = load(parent_words(config.parent, words))
@@ -149,6 +149,44 @@ def _still_true(about: About, plain: Mapping[str, Any], words: Sequence[str]) ->
         if own is None or not path or _at(plain, path) == _at(own, path):
             kept.append(text)
     return dataclasses.replace(about, deviations=kept)
+
+
+GOES_WITH = {
+    "regularizer.fc_*": "a fully connected head of nin or cnn, such as regularizer=fc",
+    "regularizer.convention": "dropout, such as regularizer=gap_dropout",
+    "optimizer.schedule.drops": "optimizer.schedule.kind=drops",
+    "optimizer.schedule.p*": "optimizer.schedule.kind=plateau",
+    "optimizer.schedule.decay_epochs": "optimizer.schedule.kind=linear",
+    "optimizer.schedule.floor": "optimizer.schedule.kind=exponential",
+    "optimizer.schedule.momentum_final": "optimizer.schedule.momentum_epochs",
+    "optimizer.schedule.stop_patience": "optimizer.schedule.stop=validation",
+    "architecture.blocks.*.pool_*": "pool=max or pool=avg in its block",
+}
+
+
+def _require_effect(config: Config, plain: Mapping[str, Any], words: Sequence[str]) -> None:
+    """Refuse a word that does nothing beside the others: it would make another recipe, whose runs fill no cell. That
+    files have such values is no fault, and no networks or heads but ours are known well enough to tell.
+
+    Raises:
+        UsageError: names what the key goes with.
+    """
+    from nin_repro.results.fidelity import idle
+
+    names = [word.partition("=")[0] for word in words]
+    if isinstance(config.architecture, Own) or config.regularizer.head not in ("gap", "fc"):
+        return
+    if "optimizer.kind" in names:  # a whole recipe, as describe prints it
+        return
+    patterns = idle(config)
+    own = conf.composed([word for word, name in zip(words, names, strict=True) if name in choices()])
+    for name in names:
+        if any(fnmatchcase(name, pattern) for pattern in patterns) and _at(own, name) not in (None, _at(plain, name)):
+            way_out = next((f", or choose {what}" for key, what in GOES_WITH.items() if fnmatchcase(name, key)), "")
+            raise UsageError(
+                f"{name}={_at(plain, name)} does nothing here but make another recipe, which fills no cell: leave it "
+                f"out{way_out}"
+            )
 
 
 def _at(config: Any, path: str) -> Any:
