@@ -154,7 +154,6 @@ def _still_true(about: About, plain: Mapping[str, Any], words: Sequence[str]) ->
 GOES_WITH = {
     "regularizer.fc_*": "a fully connected head of nin or cnn, such as regularizer=fc",
     "regularizer.convention": "dropout, such as regularizer=gap_dropout",
-    "optimizer.schedule.drops": "optimizer.schedule.kind=drops",
     "optimizer.schedule.p*": "optimizer.schedule.kind=plateau",
     "optimizer.schedule.decay_epochs": "optimizer.schedule.kind=linear",
     "optimizer.schedule.floor": "optimizer.schedule.kind=exponential",
@@ -165,8 +164,8 @@ GOES_WITH = {
 
 
 def _require_effect(config: Config, plain: Mapping[str, Any], words: Sequence[str]) -> None:
-    """Refuse a word that does nothing beside the others: it would make another recipe, whose runs fill no cell. That
-    files have such values is no fault, and no networks or heads but ours are known well enough to tell.
+    """Refuse a word of these keys that does nothing beside the others: it would make another recipe, whose runs fill
+    no cell. That files have such values is no fault, and networks and heads that are not built in may mean others.
 
     Raises:
         UsageError: names what the key goes with.
@@ -174,18 +173,18 @@ def _require_effect(config: Config, plain: Mapping[str, Any], words: Sequence[st
     from nin_repro.results.fidelity import idle
 
     names = [word.partition("=")[0] for word in words]
-    if isinstance(config.architecture, Own) or config.regularizer.head not in ("gap", "fc"):
-        return
-    if "optimizer.kind" in names:  # a whole recipe, as describe prints it
+    built_in = not isinstance(config.architecture, Own) and config.regularizer.head in ("gap", "fc")
+    if not built_in or "optimizer.kind" in names:  # which only a whole recipe has, as describe prints it
         return
     patterns = idle(config)
     own = conf.composed([word for word, name in zip(words, names, strict=True) if name in choices()])
     for name in names:
-        if any(fnmatchcase(name, pattern) for pattern in patterns) and _at(own, name) not in (None, _at(plain, name)):
-            way_out = next((f", or choose {what}" for key, what in GOES_WITH.items() if fnmatchcase(name, key)), "")
+        goes_with = next((what for key, what in GOES_WITH.items() if fnmatchcase(name, key)), None)
+        idles = goes_with and any(fnmatchcase(name, pattern) for pattern in patterns)
+        if idles and _at(own, name) not in (None, _at(plain, name)):
             raise UsageError(
                 f"{name}={_at(plain, name)} does nothing here but make another recipe, which fills no cell: leave it "
-                f"out{way_out}"
+                f"out, or choose {goes_with}"
             )
 
 
