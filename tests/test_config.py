@@ -49,6 +49,7 @@ BAD_OVERRIDES = {
     "optimizer.schedule.epoch=3": "optimizer.schedule.epochs",
     "architecture.blocks.mlpconv1.kernal=3": "architecture.blocks.mlpconv1.kernel",
     "architecture.blocks.mlpconv9.kernel=3": "did you mean 'architecture.blocks.mlpconv3'",
+    "parent.fill=fresh": "parent is empty",
     "hydra.launcher.partition=gpu": "add hydra/launcher=slurm",
     "wandb.mod=online": "wandb.mode",
     "dataset.augment.padding=4": "dataset.augment.pad",

@@ -175,4 +175,5 @@ def _no_such_key(error: Any) -> str:
         return f"{name} is of a launcher, and none is chosen: add hydra/launcher=slurm, or see conf/hydra/launcher/"
     prefix = name.removesuffix(str(error.key))
     close = nearest(name, [f"{prefix}{key}" for key in near])
-    return f"there is no {name} in this configuration{close}, but {', '.join(map(str, near))}; see conf/"
+    there = f", but {', '.join(map(str, near))}" if near else f": {prefix.rstrip('.')} is empty"
+    return f"there is no {name} in this configuration{close}{there}; see conf/"
