@@ -50,8 +50,14 @@ def machine(config: Config) -> Machine:
     """Choose the device and set the process up for it.
 
     Raises:
-        UsageError: the device is not there.
+        UsageError: the device is not there, or more threads are asked for than there are cores.
     """
+    there = os.cpu_count()
+    if config.threads and there and config.threads > there:
+        raise UsageError(
+            f"threads={config.threads}: this machine has {there} cores, and more threads only wait for each other; "
+            f"give at most {there}, or leave it out"
+        )
     name = config.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -17,7 +17,7 @@ import pytest
 from hydra.core.config_store import ConfigStore
 
 from nin_repro import train
-from nin_repro.config import compose
+from nin_repro.config import compose, known
 from nin_repro.config.check import convert
 from nin_repro.config.recipe import key, recipe
 from nin_repro.data import sources
@@ -117,7 +117,7 @@ def offer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 
     def forget() -> None:
         compose.choices.cache_clear()
-        compose._all_keys.cache_clear()
+        known._all_keys.cache_clear()
         sys.modules.pop("perceptron", None)
 
     forget()

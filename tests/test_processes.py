@@ -15,6 +15,7 @@ from test_together import SMALL, results
 from nin_repro import processes, train
 from nin_repro.build import machine
 from nin_repro.config.compose import load
+from nin_repro.files import UsageError
 from nin_repro.progress import Row, Table
 
 WORDS = [word for word in SMALL if not word.startswith("budget.")]
@@ -143,6 +144,7 @@ def test_a_table_of_members_fits_the_screen_and_leaves_nothing_behind(
 
 def test_large_networks_share_the_cores_and_small_ones_have_one_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
     for words, threads in (
         (["experiment=table1/nin", "processes=4"], 4),
         (["experiment=table1/nin", "processes=32"], 1),
@@ -150,4 +152,6 @@ def test_large_networks_share_the_cores_and_small_ones_have_one_each(monkeypatch
         (["experiment=quickstart", "processes=2", "threads=3"], 3),
     ):
         assert machine(load(words)).threads == threads
+    with pytest.raises(UsageError, match="threads=17: this machine has 16 cores"):
+        machine(load(["threads=17"]))
     machine(load(["threads=1"]))

@@ -147,10 +147,16 @@ def test_what_a_run_feeds_is_what_its_recipe_fills(words: list[str], expected: s
     assert feeds(compose.load(["experiment=table4/nin", *words])) == expected
 
 
-def test_the_described_recipe_is_words_for_the_command_line() -> None:
-    config = compose.load(["experiment=table2/nin_released", "seed=4", "budget=smoke"])
+@pytest.mark.parametrize("name", ["table2/nin_released", "extra/nin_224"])
+def test_the_described_recipe_is_words_for_the_command_line(name: str) -> None:
+    config = compose.load([f"experiment={name}", "seed=4", "budget=smoke"])
     words = [line.strip() for line in recipe_lines(config)]
     assert key(compose.load(words)) == key(config) != key(compose.load([]))
+
+
+def test_a_word_that_does_nothing_may_say_what_the_files_say() -> None:
+    words = ["regularizer.fc_std=0.05", "optimizer.schedule.patience=1", "architecture.blocks.mlpconv3.pool_size=3"]
+    assert key(compose.load(words)) == key(compose.load([]))
 
 
 def test_a_reduced_budget_never_calls_itself_the_papers() -> None:

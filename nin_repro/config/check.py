@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import functools
 import math
+import re
 import types
 from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -17,13 +18,29 @@ WHERE = "all keys: python -m nin_repro.train --help"
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """` (did you mean 'x'?)` for the closest choice, or nothing when none is close."""
-    pool = list(choices)
-    tails = {choice.rpartition(".")[2]: choice for choice in pool}
-    close = difflib.get_close_matches(word, pool, n=1, cutoff=0.5)
-    if not close:  # a right name in the wrong place: compare last components
-        close = [tails[name] for name in difflib.get_close_matches(word.rpartition(".")[2], tails, n=1, cutoff=0.75)]
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    """` (did you mean 'x'?)` for the closest choice, or nothing when none is close.
+
+    The case of letters does not count. Of a right name in the wrong place all its right places are told.
+    """
+    pool = {choice.lower(): choice for choice in choices}
+    ends: dict[str, list[str]] = {}
+    for lower, choice in pool.items():
+        ends.setdefault(_end(lower), []).append(choice)
+    word, end = word.lower(), _end(word.lower())
+    if word in pool:
+        found = [pool[word]]
+    elif end in ends:
+        found = ends[end]
+    elif close := difflib.get_close_matches(word, pool, n=1, cutoff=0.5):
+        found = [pool[close[0]]]
+    else:
+        found = [name for close in difflib.get_close_matches(end, ends, n=1, cutoff=0.75) for name in ends[close]]
+    return f" (did you mean {' or '.join(map(repr, found))}?)" if found else ""
+
+
+def _end(name: str) -> str:
+    """The last component of a key, or of an experiment's name."""
+    return re.split("[./=]", name)[-1]
 
 
 @functools.cache

@@ -2,19 +2,20 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from functools import cache
-from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from nin_repro.config import conf
-from nin_repro.config.check import WHERE, convert, keys, nearest
+from nin_repro.config.check import WHERE, convert, nearest
 from nin_repro.config.conf import CONF, choices
+from nin_repro.config.known import explain, listed, require_known
 from nin_repro.config.recipe import family, key, require_sense
 from nin_repro.files import UsageError
-from nin_repro.models.own import defaults, own_kinds, settings
-from nin_repro.schema import RECIPE, About, Config, Parent
+from nin_repro.models.own import defaults, own_kinds
+from nin_repro.schema import RECIPE, About, Config, Own, Parent
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -58,8 +59,11 @@ def in_order(words: Sequence[str]) -> list[str]:
     sweep = [word for word in words if word in SWEEP]
     others = [word for word in words if word not in SWEEP]
     for before, word in zip(["", *others], others, strict=False):
-        if before in TAKE_ONE or "=" in word or word in OPTIONS or word[:1] in ("+", "~"):
+        name, equals, _ = word.partition("=")
+        if before in TAKE_ONE or name in OPTIONS or word[:1] in ("+", "~") or (equals and word[:1] != "-"):
             continue
+        if equals:
+            raise UsageError(f"there is no option {name}; all else has no dashes: {word.lstrip('-')}")
         if word.startswith("-"):
             known = [*OPTIONS, *(f"{group}=..." for group in choices())]
             raise UsageError(f"there is no option {word}{nearest(word, known)}; all else is given as key=value")
@@ -83,8 +87,6 @@ def expand(overrides: Sequence[str]) -> list[str]:
     Raises:
         UsageError: nothing matches.
     """
-    from fnmatch import fnmatch
-
     expanded = []
     for override in overrides:
         nested = re.fullmatch(r"(\w+)/(\w+)=([\w,]+)", override)
@@ -92,124 +94,12 @@ def expand(overrides: Sequence[str]) -> list[str]:
             override = f"{nested[1]}=" + ",".join(f"{nested[2]}/{name}" for name in nested[3].split(","))
         match = re.fullmatch(r"(\w+)=glob\((.+)\)", override)
         if match and match[1] in choices():
-            names = [name for name in choices()[match[1]] if fnmatch(name, match[2].strip("'\""))]
+            names = [name for name in choices()[match[1]] if fnmatchcase(name, match[2].strip("'\""))]
             if not names:
-                raise UsageError(f"{override} matches none of {_listed(match[1])}")
+                raise UsageError(f"{override} matches none of {listed(match[1])}")
             override = f"{match[1]}={','.join(names)}"
         expanded.append(override)
     return expanded
-
-
-def require_known(overrides: Sequence[str], sweep: bool = False) -> None:
-    """Refuse overrides of groups, choices and keys that do not exist, `+key` and `~key` included; and several values
-    but in a sweep.
-
-    Raises:
-        UsageError: names the nearest valid word.
-    """
-    for text in overrides:
-        name, values = _name_and_values(text, sweep)
-        if name == "hydra" or name.startswith(("hydra.", "hydra/")):
-            continue
-        if "${" in text:
-            raise UsageError(
-                f"{name} is given as ${{...}}: write its value, which records and config.yaml tell; {WHERE}"
-            )
-        if name in choices() and values is not None:
-            for value in values:
-                _require_choice(name, str(value))
-        elif not _is_key(name):
-            known = [
-                *choices(),
-                *(path for path in _all_keys() if "*" not in path),
-                *_block_keys(name),
-                *_own_keys(name),
-            ]
-            raise UsageError(f"there is no key or group {name}{nearest(name, known)}; {WHERE}")
-
-
-def _name_and_values(text: str, sweep: bool) -> tuple[str, Iterable[Any] | None]:
-    """Key or group of an override, and the values that it asks for; None where it deletes.
-
-    Raises:
-        UsageError: it cannot be read, or asks for several outside of a sweep.
-    """
-    plain = conf.word(text)
-    if plain is not None:
-        return plain[0], [plain[1]]
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    try:
-        override = OverridesParser.create().parse_override(text)
-    except HydraException as error:
-        raise UsageError(
-            f"cannot read {text!r} as key=value: {_first_line(error)}; quote special characters; {WHERE}"
-        ) from None
-    if override.is_delete():
-        return override.key_or_group, None
-    swept = override.is_sweep_override()
-    if swept and not sweep:
-        raise UsageError(
-            f"{text} is more than one value, and so more than one run: python -m nin_repro.train -m {text} ... makes "
-            "them all; a list is written [a,b]"
-        )
-    return override.key_or_group, override.sweep_string_iterator() if swept else [override.value()]
-
-
-def _require_choice(group: str, value: str) -> None:
-    if value not in choices()[group] and value != "None":
-        raise UsageError(
-            f"{group}={value} is not a choice{nearest(value, choices()[group])}: {_listed(group)}; see conf/{group}/"
-        )
-
-
-def _listed(group: str) -> str:
-    return ", ".join(choices()[group])
-
-
-@cache
-def _all_keys() -> list[str]:
-    return keys(Config)
-
-
-def _is_key(name: str) -> bool:
-    if any(re.fullmatch(path.replace(".", r"\.").replace("*", r"[^.]+"), name) for path in _all_keys()):
-        return True
-    return name in _own_keys(name)
-
-
-def _own_keys(name: str) -> list[str]:
-    """The keys of networks that are not built in, if `name` might be one of them: to know them they are imported."""
-    kinds = own_kinds() if name.startswith("architecture.") else []
-    return [path for kind in kinds for path in keys(settings(kind), "architecture.")]
-
-
-def _block_keys(name: str) -> Iterator[str]:
-    """Keys with `*` filled in as `name` has it, so that a typo after it is compared with the right words."""
-    parts = name.split(".")
-    for path in _all_keys():
-        pattern = path.split(".")
-        if "*" in pattern and len(parts) > pattern.index("*"):
-            pattern[pattern.index("*")] = parts[pattern.index("*")]
-            yield ".".join(pattern)
-
-
-def explain(error: Exception) -> str:
-    """One line for an exception that Hydra, OmegaConf or the YAML parser raised while composing."""
-    parts = [_first_line(error)]
-    if error.__cause__ is not None:
-        parts.append(_first_line(error.__cause__))
-    mark = getattr(error, "problem_mark", None)
-    if mark is not None:
-        parts = [f"{Path(mark.name).name}, line {mark.line + 1}: {getattr(error, 'problem', None) or parts[0]}"]
-    return f"the configuration does not compose: {'; '.join(dict.fromkeys(parts))}; see conf/"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).partition("Config search path")[0].splitlines() if line.strip()]
-    several = len(lines) if any(line.startswith("Available options") for line in lines) else 2
-    return " ".join(lines[:several]) if lines else type(error).__name__
 
 
 def checked(composed: "DictConfig", words: Sequence[str] = ()) -> Config:
@@ -240,6 +130,7 @@ def _checked(plain: dict[str, Any], words: Sequence[str]) -> Config:
     config: Config = convert(Config, plain, "")
     config = dataclasses.replace(config, about=_still_true(config.about, plain, words))
     require_sense(config)
+    _require_effect(config, plain, words)
     if config.parent is None or config.parent.key:
         return config
     parent = load(parent_words(config.parent, words))
@@ -258,6 +149,43 @@ def _still_true(about: About, plain: Mapping[str, Any], words: Sequence[str]) ->
         if own is None or not path or _at(plain, path) == _at(own, path):
             kept.append(text)
     return dataclasses.replace(about, deviations=kept)
+
+
+GOES_WITH = {
+    "regularizer.fc_*": "a fully connected head of nin or cnn, such as regularizer=fc",
+    "regularizer.convention": "dropout, such as regularizer=gap_dropout",
+    "optimizer.schedule.p*": "optimizer.schedule.kind=plateau",
+    "optimizer.schedule.decay_epochs": "optimizer.schedule.kind=linear",
+    "optimizer.schedule.floor": "optimizer.schedule.kind=exponential",
+    "optimizer.schedule.momentum_final": "optimizer.schedule.momentum_epochs",
+    "optimizer.schedule.stop_patience": "optimizer.schedule.stop=validation",
+    "architecture.blocks.*.pool_*": "pool=max or pool=avg in its block",
+}
+
+
+def _require_effect(config: Config, plain: Mapping[str, Any], words: Sequence[str]) -> None:
+    """Refuse a word of these keys that does nothing beside the others: it would make another recipe, whose runs fill
+    no cell. That files have such values is no fault, and networks and heads that are not built in may mean others.
+
+    Raises:
+        UsageError: names what the key goes with.
+    """
+    from nin_repro.results.fidelity import idle
+
+    names = [word.partition("=")[0] for word in words]
+    built_in = not isinstance(config.architecture, Own) and config.regularizer.head in ("gap", "fc")
+    if not built_in or "optimizer.kind" in names:  # which only a whole recipe has, as describe prints it
+        return
+    patterns = idle(config)
+    own = conf.composed([word for word, name in zip(words, names, strict=True) if name in choices()])
+    for name in names:
+        goes_with = next((what for key, what in GOES_WITH.items() if fnmatchcase(name, key)), None)
+        idles = goes_with and any(fnmatchcase(name, pattern) for pattern in patterns)
+        if idles and _at(own, name) not in (None, _at(plain, name)):
+            raise UsageError(
+                f"{name}={_at(plain, name)} does nothing here but make another recipe, which fills no cell: leave it "
+                f"out, or choose {goes_with}"
+            )
 
 
 def _at(config: Any, path: str) -> Any:
@@ -332,7 +260,13 @@ def load(overrides: Sequence[str]) -> Config:
 def _loaded(overrides: tuple[str, ...]) -> Config:
     require_known(overrides)
     plain = conf.composed(overrides)
-    return _composed(overrides)[0] if plain is None else _checked(plain, overrides)
+    try:
+        return _composed(overrides)[0] if plain is None else _checked(plain, overrides)
+    except UsageError as error:
+        name = overrides[0].partition("experiment=")[2] if len(overrides) == 1 else ""
+        if not name:
+            raise
+        raise UsageError(f"conf/experiment/{name}.yaml: {error}") from None  # no other word is to blame
 
 
 def load_with_text(overrides: Sequence[str]) -> tuple[Config, str]:

@@ -114,6 +114,15 @@ def _primary(chosen: dict[str, Any]) -> dict[str, Any]:
     return _plain(config)
 
 
+def overridden(experiment: str) -> dict[str, Any]:
+    """The choices of groups that an experiment's file takes.
+
+    Raises:
+        Doubt: Hydra has to say.
+    """
+    return _experiment(experiment)[0]
+
+
 def _experiment(name: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The choices that an experiment overrides, and the keys that it sets."""
     own = _file(f"experiment/{name}", "_global_")
