@@ -49,6 +49,21 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         os.close(folder)
 
 
+def require_writable(path: Path) -> None:
+    """Try, before long work, whether the file that comes of it can be written to `path`. Leaves nothing behind.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if path.is_dir():
+        raise UsageError(f"--out {path} is a directory: name a file")
+    try:
+        there = next(folder for folder in path.absolute().parents if folder.exists())
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise UsageError(f"nothing can be written to {path.parent} ({error.strerror}): choose another --out") from None
+
+
 def told(error: OSError) -> str:
     """What the system says is wrong, and with which file, in one clause."""
     what = error.strerror or str(error)
