@@ -42,6 +42,17 @@ def fail(error: UsageError) -> int:
     return 2
 
 
+def require_positive(**options: float | None) -> None:
+    """Refuse an option that counts or limits something and is not more than 0; None: it was not given.
+
+    Raises:
+        UsageError: one is not.
+    """
+    for name, value in options.items():
+        if value is not None and not value > 0:  # nor is nan
+            raise UsageError(f"--{name.replace('_', '-')} {value:g}: give more than 0, or leave it out (see --help)")
+
+
 def as_command(main: Callable[[], None], usage: str | None = None) -> int:
     """Run a command's main function; its exit code. `usage` is for commands that read no options of their own."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a traceback

@@ -54,19 +54,28 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 def require_place(folder: Path) -> None:
-    """Refuse a folder for files, which need not be there yet, before the work that would fill it.
+    """Refuse a folder for files, which need not be there yet, before the work that would fill it; nothing stays.
 
     Raises:
         UsageError: nothing can be written there.
     """
     try:
-        with tempfile.TemporaryFile(
-            dir=next(place for place in (folder, *folder.absolute().parents) if place.exists())
-        ):
-            pass
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
         why = error.strerror or error
         raise UsageError(f"nothing can be written in {folder} ({why}): name another place with --out") from None
+
+
+def require_file(path: Path) -> None:
+    """The same for one file.
+
+    Raises:
+        UsageError: it is a directory, or nothing can be written where it would be.
+    """
+    if path.is_dir():
+        raise UsageError(f"--out {path} is a directory: name a file")
+    require_place(path.parent)
 
 
 def told(error: OSError) -> str:

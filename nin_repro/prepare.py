@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nin_repro.command import as_command
 from nin_repro.config.compose import load
+from nin_repro.training.stop import listen
 
 USAGE = """python -m nin_repro.prepare dataset=cifar10 [data_dir=data] [experiment=...]
 
@@ -17,6 +18,7 @@ Takes the same words as python -m nin_repro.train.
 
 
 def main() -> None:
+    listen()  # asked to stop, it leaves nothing half-written
     config = load(sys.argv[1:])
     from nin_repro.data.preprocess import preprocess  # not before the words are known to be right
     from nin_repro.data.sources import open_split

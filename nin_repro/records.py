@@ -1,7 +1,7 @@
 """`python -m nin_repro.records import FROM` merges records of other machines; `check` tells whether ours are sound.
 
-FROM is a directory of records, or the file that `scripts/unbundle` packed. It is read whole before anything is written,
-in memory: nothing of it is extracted. A record that is here already stays as it is, whatever FROM says.
+FROM is a directory of records, a record, or the file that `scripts/unbundle` packed. It is read whole before anything
+is written, in memory: nothing of it is extracted. A record that is here already stays as it is, whatever FROM says.
 """
 
 import argparse
@@ -94,6 +94,9 @@ def _contents(source: Path) -> Iterator[tuple[str, bytes | str]]:
             except OSError as error:
                 yield str(path.relative_to(source)), f"{error.strerror}"
         return
+    if source.suffix == ".json" and source.is_file():
+        yield source.name, source.read_bytes()
+        return
     try:
         with tarfile.open(source) as archive:
             for member in archive:
@@ -106,7 +109,8 @@ def _contents(source: Path) -> Iterator[tuple[str, bytes | str]]:
     except (tarfile.TarError, EOFError, zlib.error, OSError, ValueError) as error:
         why = "no such file or directory" if isinstance(error, FileNotFoundError) else f"{error}".partition(":\n")[0]
         raise UsageError(
-            f"{source} cannot be read ({why}): name a directory of records or the file that scripts/unbundle packed"
+            f"{source} cannot be read ({why}): name a directory of records, a record, or the file that "
+            "scripts/unbundle packed"
         ) from None
 
 
@@ -128,7 +132,15 @@ def _require_own_key(record: Record) -> None:
 
 
 def check(store: Path) -> tuple[int, list[str]]:
-    """How many stored records are sound, and one line for each that is not."""
+    """How many stored records are sound, and one line for each that is not.
+
+    Raises:
+        UsageError: there is no such store.
+    """
+    if not store.is_dir():
+        raise UsageError(
+            f"--records {store} is no directory: name one of records, or run this in the directory of the project"
+        )
     found, problems = records.read_all(store)
     for record in found:
         try:
@@ -146,7 +158,9 @@ def main() -> None:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     importing = commands.add_parser("import", help="merge records of another machine; none here is ever changed")
-    importing.add_argument("source", type=Path, metavar="FROM", help="a directory, or the file of scripts/unbundle")
+    importing.add_argument(
+        "source", type=Path, metavar="FROM", help="a directory, a record, or the file of scripts/unbundle"
+    )
     checking = commands.add_parser("check", help="tell whether all records are sound and agree")
     for one in (importing, checking):
         one.add_argument("--records", type=Path, default=Path("results/records"), help="ours (default %(default)s)")

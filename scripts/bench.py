@@ -29,7 +29,7 @@ from bench_page import PAIRS, Entry, chart, compare, page, quartiles, slug  # no
 
 from nin_repro.command import fail  # noqa: E402
 from nin_repro.config.compose import load  # noqa: E402
-from nin_repro.files import UsageError, atomic, write_json  # noqa: E402
+from nin_repro.files import UsageError, atomic, require_place, write_json  # noqa: E402
 from nin_repro.models.spec import layers, training_multiply_adds  # noqa: E402
 from nin_repro.processes import gpus  # noqa: E402
 from nin_repro.results.records import machine  # noqa: E402
@@ -345,6 +345,8 @@ def main() -> int:
     words = parser.parse_args()
     started = time.monotonic()
     try:
+        if not words.keep:
+            require_place(words.out)
         found = measure(settings(words))
     except UsageError as error:
         return fail(error)

@@ -25,7 +25,8 @@ from pathlib import Path
 
 import kills
 
-from nin_repro.command import as_command
+from nin_repro.command import as_command, require_positive
+from nin_repro.files import require_file
 from nin_repro.runs import ENDED, find
 from nin_repro.training.rundir import source_commit
 
@@ -269,7 +270,9 @@ def main() -> None:
         "--out", type=Path, default=kills.ROOT / "results" / "chaos.md", help="the report (%(default)s)"
     )
     parser.add_argument("words", nargs="*", default=[], help="more words for the sweep")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()  # words after options too
+    require_positive(faults=options.faults)
+    require_file(options.out)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the disk is taken down
     report, draw = Report(), random.Random(options.seed)
     words = [*WORDS, *options.words, "processes=3"]

@@ -13,6 +13,7 @@ import dataclasses
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -31,11 +32,11 @@ PACKAGE = str(ROOT / "nin_repro")
 import torch  # noqa: E402
 
 from nin_repro import build  # noqa: E402, F401 - so that every start is a fork of what has it
-from nin_repro.command import as_command  # noqa: E402
+from nin_repro.command import as_command, require_positive  # noqa: E402
 from nin_repro.config.compose import load_with_text  # noqa: E402
 from nin_repro.config.recipe import directory  # noqa: E402
 from nin_repro.data.sources import open_split  # noqa: E402
-from nin_repro.files import read_json  # noqa: E402
+from nin_repro.files import read_json, require_file  # noqa: E402
 from nin_repro.outcome import Outcome, Request  # noqa: E402
 from nin_repro.results.export import write_page  # noqa: E402
 from nin_repro.run import execute  # noqa: E402
@@ -270,11 +271,26 @@ Differences: {differences}
 
 
 def conclude(text: str, found: list[str], out: Path) -> None:
-    """Show a report, and keep it if there are no differences. Raises SystemExit if there are."""
+    """Show a report, and write it if there are no differences. A smaller trial never replaces a larger one's.
+
+    Raises:
+        SystemExit: there are differences.
+    """
     print(text)
     if found:
         raise SystemExit(1)
-    write_page(out, text)
+    before = _trials(out.read_text()) if out.exists() else 0
+    if before > _trials(text):
+        print(f"{out} is of a longer trial ({before:,}), and is kept: this was one of {_trials(text):,}")
+    else:
+        write_page(out, text)
+        print(f"written: {out}")
+
+
+def _trials(text: str) -> int:
+    """How many kills or faults a report is of, by the command on it; 0 if it is none."""
+    told = re.search(r"--(?:kills|faults) (\d+)", text)
+    return int(told[1]) if told else 0
 
 
 def main() -> None:
@@ -283,6 +299,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the points (default %(default)s)")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "kills.md", help="the report (%(default)s)")
     options = parser.parse_args()
+    require_positive(kills=options.kills)
+    require_file(options.out)
     torch.set_num_threads(1)
 
     def progress(report: Report) -> None:

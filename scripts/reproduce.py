@@ -9,6 +9,7 @@ left. After `--minutes` it stops the runs under way, which save themselves.
 import argparse
 import contextlib
 import json
+import math
 import os
 import shlex
 import signal
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nin_repro import cost
-from nin_repro.command import as_command
+from nin_repro.command import as_command, require_positive
 from nin_repro.config.compose import load, parents
 from nin_repro.config.recipe import budget_name, family, stand_ins
 from nin_repro.files import UsageError
@@ -179,10 +180,14 @@ def check_gpu(deadline: float) -> None:
             raise UsageError(f"{command} failed, see above: nothing is trained; --unchecked does so all the same")
 
 
-def train(cell: Cell, at_once: str, words: list[str], deadline: float) -> int | None:
-    """Train the seeds that a cell lacks; the exit code, or None if the time was up."""
-    command = [sys.executable, "-m", "nin_repro.train", "-m", *overrides(cell.name)]
-    command += [f"seed={','.join(map(str, cell.seeds))}", at_once, *words]
+def data_of(cell: Cell) -> Path:
+    """The file that its data set is in, or will be."""
+    return Path(cell.config.data_dir) / f"{cell.config.dataset.name}.npz"
+
+
+def run(words: list[str], deadline: float) -> int | None:
+    """Run a command of this package; its exit code, or None if it was stopped because the time was up."""
+    command = [sys.executable, "-m", *words]
     print(f"\n{shlex.join(['python', *command[1:]])}", flush=True)
     process = subprocess.Popen(command, start_new_session=True)  # Ctrl-C is passed on below, once
     try:
@@ -190,7 +195,7 @@ def train(cell: Cell, at_once: str, words: list[str], deadline: float) -> int | 
     except (subprocess.TimeoutExpired, KeyboardInterrupt) as stop:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(WAIT)
+            code = process.wait(WAIT)
         except subprocess.TimeoutExpired:
             raise UsageError(
                 f"process {process.pid} was asked to stop and still saves its runs; wait for it, then the same command "
@@ -198,7 +203,7 @@ def train(cell: Cell, at_once: str, words: list[str], deadline: float) -> int | 
             ) from None
         if isinstance(stop, KeyboardInterrupt):
             raise
-        return None
+        return code if 0 <= code < 128 else None  # the first: it ended by itself meanwhile, or failed
 
 
 def main() -> None:
@@ -208,7 +213,7 @@ def main() -> None:
         description="Train what the tables lack, most useful first.",
     )
     parser.add_argument("--plan", action="store_true", help="only say what is missing and what it costs here")
-    parser.add_argument("--minutes", type=float, help="stop after so many, runs under way saved")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so many, runs under way saved")
     parser.add_argument("--seeds", type=int, default=5, help="living runs of each cell (default %(default)s)")
     parser.add_argument("--only", metavar="EXPERIMENT,...", help="these cells, in this order")
     parser.add_argument(
@@ -220,18 +225,23 @@ def main() -> None:
         nargs="*",
         help="more words for all runs; without precision=..., bf16 where it has instructions",
     )
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()  # words after options too
+    require_positive(minutes=options.minutes, seeds=options.seeds, at_once=options.at_once)
     listen()
     began, gpu = time.monotonic(), bool(gpus())
     names = options.only.split(",") if options.only else [name for stage in STAGES.values() for name in stage]
     words = [f"precision={'bf16' if gpu or bf16_instructions() else 'fp32'}", *options.words]
     count = options.at_once or (5 if gpu else len(os.sched_getaffinity(0)))
     at_once = f"{'together' if gpu else 'processes'}={count}"
-    seconds = 60 * options.minutes if options.minutes else 1e9
+    seconds = 60 * options.minutes
     deadline = began + seconds - min(WAIT / 3, seconds / 10)
+    place = Path(load(words).records_dir)
+    if not place.is_dir():  # of no records every cell would be trained again
+        raise UsageError(
+            f"records_dir={place} is no directory: run this in the directory of the project, or make it for new records"
+        )
 
     def todo() -> list[Cell]:
-        place = Path(load(words).records_dir)
         return cells(read_all(place)[0], names, words, options.seeds)
 
     machine = this_machine()
@@ -244,19 +254,29 @@ def main() -> None:
         pace = measured_pace(machine, load(words).precision)
     given_up: dict[str, str] = {}
     while open_cells := [cell for cell in todo() if cell.seeds and cell.name not in given_up]:
+        if time.monotonic() >= deadline:
+            print("\nthe time is up; runs under way are saved, and the same command goes on")
+            break
         left = None if pace is None else sum((cell.seconds(pace) or 0) * len(cell.seeds) for cell in open_cells)
         missing = sum(len(cell.seeds) for cell in open_cells)
         print(f"\n{missing} runs in {len(open_cells)} cells to go, {in_words(left)} of this machine for all epochs")
         cell = open_cells[0]
-        code = train(cell, at_once, words, deadline)
+        ready = data_of(cell).exists()
+        if ready:
+            seeds = f"seed={','.join(map(str, cell.seeds))}"
+            code = run(["nin_repro.train", "-m", *overrides(cell.name), seeds, at_once, *words], deadline)
+        else:  # once, and not by each seed of each cell; they are trained in the next round
+            code = run(["nin_repro.prepare", *overrides(cell.name), *words], deadline)
         if code is None:
-            print("the time is up; runs under way are saved, and the same command goes on")
-            return
+            continue  # the time is up
         if code >= 128:
             raise UsageError(f"stopped by {signal.Signals(code - 128).name}; the same command goes on")
-        if code:
+        if code and not ready:
+            why = f"no {data_of(cell)}, see above"
+            given_up |= {one.name: why for one in open_cells if data_of(one) == data_of(cell)}
+        elif code:
             given_up[cell.name] = f"exit code {code}, see above"
-        elif cell.seeds == next(one.seeds for one in todo() if one.name == cell.name):
+        elif ready and cell.seeds == next(one.seeds for one in todo() if one.name == cell.name):
             given_up[cell.name] = "its runs left no record (at a reduced budget they do with record=always)"
     for name, why in given_up.items():
         print(f"{name}: not completed: {why}")

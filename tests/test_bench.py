@@ -151,6 +151,15 @@ def test_what_is_kept_and_what_is_replaced(found: dict[str, Any], tmp_path: Path
     assert json.loads(path.read_text())["date"] == "later"
 
 
+def test_a_place_that_takes_no_page_is_refused_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "measure", lambda setting: pytest.fail("it measures"))
+    monkeypatch.setattr("sys.argv", ["bench.py", "--tiny", "--out", "/dev/null/pages"])
+    assert bench.main() == 2
+    assert capsys.readouterr().err.startswith("error: nothing can be written in /dev/null/pages (Not a directory)")
+
+
 def test_a_failure_is_a_line_and_not_the_end(tmp_path: Path) -> None:
     failures: dict[str, str] = {}
     damaged = tmp_path / "cifar10.npz"

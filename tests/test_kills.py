@@ -3,6 +3,8 @@
 import random
 import signal
 import sys
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,10 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
+import chaos  # noqa: E402
 import kills  # noqa: E402
+
+from nin_repro.files import UsageError  # noqa: E402
 
 
 def test_a_run_killed_before_any_of_its_file_operations_ends_as_undisturbed(tmp_path: Path) -> None:
@@ -48,3 +53,32 @@ def test_a_difference_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         lambda report, draw: ("file operation", report.operations - 60 - report.starts, signal.SIGKILL),
     )
     assert report.differences
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        lambda count: kills.page(kills.Report(kills=count), 0),
+        lambda count: chaos.page(chaos.Report(faults=Counter({"disk full": count})), 0, 12),
+    ],
+    ids=["kills", "chaos"],
+)
+def test_a_smaller_trial_does_not_replace_the_report_of_a_larger_one(
+    page: Callable[[int], str], tmp_path: Path
+) -> None:
+    out = tmp_path / "report.md"
+    for count, kept in ((1200, 1200), (3, 1200), (1201, 1201)):
+        kills.conclude(page(count), [], out)
+        assert out.read_text() == page(kept)
+
+
+@pytest.mark.parametrize("script, count", [(kills, "--kills"), (chaos, "--faults")])
+def test_nothing_is_begun_whose_report_would_be_empty_or_lost(
+    script: Any, count: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "report.md"
+    for words in ([count, "0"], [count, "-1"], ["--out", str(tmp_path)], ["--out", "/dev/null/report.md"]):
+        monkeypatch.setattr("sys.argv", ["", "--out", str(out), *words])
+        with pytest.raises(UsageError, match=words[0]):
+            script.main()
+    assert [*tmp_path.iterdir()] == []

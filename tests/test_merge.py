@@ -104,6 +104,12 @@ def test_unsound_records_are_named_and_the_others_come(tmp_path: Path, value: di
     assert [path.name for path in tmp_path.rglob("*.json") if "there" not in path.parts] == [merged.new[0].name]
 
 
+def test_a_single_record_is_imported_too(tmp_path: Path) -> None:
+    place(tmp_path / "there", true(0), true(1))
+    merged = merge(tmp_path / "there" / f"{true(1)['key']}.json", tmp_path / "store")
+    assert merged.unsound == [] and [one.stem for one in merged.new] == [true(1)["key"]]
+
+
 def test_an_archive_is_read_without_being_extracted(tmp_path: Path) -> None:
     name = f"records/x/{true(1)['key']}.json"
     members = {name: json.dumps(true(1)).encode(), "../../evil.json": b"{}", "runs/a/result.json": b"{}"}
@@ -134,3 +140,8 @@ def test_check_finds_what_was_edited(tmp_path: Path, trained: Path) -> None:
     place(tmp_path, value | {"recipe": value["recipe"] | {"restarts": 3}})
     count, (line,) = check(tmp_path)
     assert count == 1 and "was edited" in line and path.name in line
+
+
+def test_a_store_that_is_not_there_is_not_sound(tmp_path: Path, command: Any) -> None:
+    done = command("records", "check", "--records", "nowhere")
+    assert done.returncode == 2 and done.stdout == "" and "--records nowhere is no directory" in done.stderr

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -48,8 +49,9 @@ def test_every_cell_of_the_tables_is_in_the_campaign(monkeypatch: pytest.MonkeyP
 def give(
     place: Path, *words: str, last: str = "record=always", environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), "--only", "quickstart", "--seeds", "2"]
-    command += [*words, *SMALL, last]
+    (place / "results/records").mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), "--only", "quickstart", last, "--seeds", "2"]
+    command += [*words, *SMALL]  # words between options and after them
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | (environment or {})
     return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=120)
 
@@ -101,10 +103,48 @@ def test_runs_that_leave_no_record_are_not_trained_again_and_again(tmp_path: Pat
     assert done.returncode == 1 and "left no record" in done.stdout
 
 
-@pytest.mark.parametrize("words", [["no.such=1"], ["--only", "table1/nothing"]])
-def test_what_is_not_there_is_refused_in_one_line(words: list[str], tmp_path: Path) -> None:
+def test_a_data_set_that_cannot_be_had_is_tried_once_and_its_cells_are_named(tmp_path: Path) -> None:
+    names = ["quickstart", "quickstart optimizer.weight_decay=0.01"]
+    done = give(tmp_path, "--only", ",".join(names), "data_dir=/dev/null", *SHORT)
+    assert done.returncode == 1 and done.stdout.count("nin_repro.prepare") == done.stderr.count("error: ") == 1
+    assert "nin_repro.train" not in done.stdout
+    for name in names:
+        assert f"{name}: not completed: no /dev/null/digits.npz" in done.stdout
+
+
+def test_what_failed_is_told_when_the_time_is_up_too(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    reproduce = importlib.import_module("reproduce")
+    now, codes = [0.0], iter([2, None])
+
+    def run(words: list[str], deadline: float) -> int | None:
+        code = next(codes)
+        now[0] = deadline if code is None else now[0]
+        return code
+
+    monkeypatch.setattr(reproduce, "run", run)
+    monkeypatch.setattr(reproduce, "listen", lambda: None)
+    monkeypatch.setattr(reproduce, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    names = "quickstart,quickstart optimizer.weight_decay=0.01"
+    monkeypatch.setattr("sys.argv", ["", "--only", names, "--minutes", "1", data, f"records_dir={tmp_path}"])
+    with pytest.raises(SystemExit) as ended:
+        reproduce.main()
+    said = capsys.readouterr().out
+    assert ended.value.code == 1 and "the time is up" in said
+    assert "quickstart: not completed: exit code 2" in said and said.count("not completed") == 1
+
+
+REFUSED = [["no.such=1"], ["--only", "table1/nothing"], ["records_dir=nowhere"], ["--minutes", "0"]]
+REFUSED += [["--minutes", "nan"], ["--seeds", "0"], ["--at-once", "-3"]]
+
+
+@pytest.mark.parametrize("words", REFUSED, ids=" ".join)
+def test_what_makes_no_sense_is_refused_in_one_line(words: list[str], tmp_path: Path) -> None:
     refused = give(tmp_path, *words)
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "error:" in refused.stderr
+    assert refused.stdout == ""
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
