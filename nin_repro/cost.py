@@ -37,18 +37,20 @@ PER_STEP = {"1 H200": 0.00029}  # seconds that an update takes besides, however 
 PER_STEP_CPU = 0.004
 
 
+def _epoch_images(config: Config) -> int:
+    return config.budget.train_images or DATASETS[config.dataset.name].for_training(config.protocol)
+
+
 def images_seen(config: Config) -> int:
     """Images of all epochs; an upper bound where the schedule may end earlier."""
-    images = config.budget.train_images or DATASETS[config.dataset.name].for_training(config.protocol)
-    seen = plan(config.optimizer.schedule, config.budget)[0] * images
+    seen = plan(config.optimizer.schedule, config.budget)[0] * _epoch_images(config)
     limit = config.budget.max_steps
     return seen if limit is None else min(seen, limit * config.optimizer.batch_size)
 
 
 def images_tested(config: Config) -> int:
     """Images that are evaluated: after epochs, as `eval_every` has it, and at the end, the training images too."""
-    facts, every = DATASETS[config.dataset.name], config.eval_every
-    trained = config.budget.train_images or facts.for_training(config.protocol)
+    facts, every, trained = DATASETS[config.dataset.name], config.eval_every, _epoch_images(config)
     tested = facts.sizes["test"] if config.protocol == "final" else facts.validation or SVHN_VALIDATION
     epochs = images_seen(config) // trained
     return tested * (epochs // every if every else 0) + tested + trained

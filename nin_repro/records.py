@@ -137,10 +137,7 @@ def check(store: Path) -> tuple[int, list[str]]:
     Raises:
         UsageError: there is no such store.
     """
-    if not store.is_dir():
-        raise UsageError(
-            f"--records {store} is no directory: name one of records, or run this in the directory of the project"
-        )
+    records.require_store(store)
     found, problems = records.read_all(store)
     for record in found:
         try:
@@ -163,7 +160,7 @@ def main() -> None:
     )
     checking = commands.add_parser("check", help="tell whether all records are sound and agree")
     for one in (importing, checking):
-        one.add_argument("--records", type=Path, default=Path("results/records"), help="ours (default %(default)s)")
+        one.add_argument("--records", type=Path, default=records.STORE, help="ours (default %(default)s)")
     options = parser.parse_args()
     if options.command == "check":
         sound, problems = check(options.records)

@@ -22,7 +22,7 @@ from nin_repro.outcome import Outcome, Request, ended, make_record, verdict
 from nin_repro.results import records
 from nin_repro.schema import Config
 from nin_repro.training.console import Console
-from nin_repro.training.rundir import RunDirectory, bf16_instructions, environment
+from nin_repro.training.rundir import UNTOLD, RunDirectory, bf16_instructions, environment
 from nin_repro.training.stop import signal_of
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def found(config: Config) -> Outcome:
     elif state == "running":
         words = "a process is training it"
     elif state == "lost" and not status:
-        words = "its status.json does not say how it ended; its checkpoint is there"
+        words = UNTOLD
     elif state == "lost":
         words = f"its process, of {status.get('time')} on {status.get('host')}, ended without a word"
     return Outcome(state, 1, words, path=str(run.path))

@@ -13,7 +13,7 @@ from nin_repro.command import as_command
 from nin_repro.files import UsageError
 from nin_repro.progress import Row
 from nin_repro.training.console import duration
-from nin_repro.training.rundir import RunDirectory
+from nin_repro.training.rundir import UNTOLD, RunDirectory
 
 STATES = ("running", "lost", "interrupted", "failed", "not begun", "dead", "done", "unknown")
 ENDED = ("done", "dead")
@@ -54,7 +54,7 @@ class Found:
             row = " ".join(cell for cell in Row.of("", "", self.told).cells() if cell)
             return f"{row or 'starting'} ({self.told.get('host')}, process {self.told.get('pid')})"
         if self.state == "lost" and not self.told:
-            return "its status.json does not say how it ended; its checkpoint is there"
+            return UNTOLD
         if self.state == "lost":
             return f"its process {self.told.get('pid')} on {self.told.get('host')} is gone without a word"
         return str(self.told.get("why", ""))

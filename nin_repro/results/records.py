@@ -142,6 +142,18 @@ def read_all(folder: Path) -> tuple[list[Record], list[str]]:
     return records, problems
 
 
+def require_store(folder: Path) -> None:
+    """Refuse a folder of records that is not there.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if not folder.is_dir():
+        raise UsageError(
+            f"--records {folder} is no directory: name one of records, or run this in the directory of the project"
+        )
+
+
 def require_own_place(folder: Path, out: Path, usual: Path) -> None:
     """Refuse to put pages that other records make in the place of those of this project's own.
 
@@ -161,10 +173,7 @@ def read_given(folder: Path) -> tuple[list[Record], list[str]]:
     Raises:
         UsageError: there is no such folder, and so nothing that pages could be made of.
     """
-    if not folder.is_dir():
-        raise UsageError(
-            f"--records {folder} is no directory: name one of records, or run this in the directory of the project"
-        )
+    require_store(folder)
     found, problems = read_all(folder)
     if problems:
         print(

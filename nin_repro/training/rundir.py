@@ -17,6 +17,7 @@ from nin_repro.files import UsageError, atomic, locked, read_json, told, write_j
 from nin_repro.results import records
 
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "wandb")
+UNTOLD = "its status.json does not say how it ended; its checkpoint is there"  # of a run that is lost
 
 
 @dataclass(frozen=True)
