@@ -89,7 +89,7 @@ def quartiles(values: list[float], unit: str) -> Entry:
 
 def slug(name: str) -> str:
     """Lower case, and a hyphen for all that is neither letter nor digit; processors without clock and trademarks."""
-    name = re.sub(r"\((R|TM)\)|@.*|\bCPU\b|\d+-Core Processor", " ", name)
+    name = re.sub(r"\((R|TM)\)|@[^(]*|\bCPU\b|\d+-Core Processor", " ", name)
     return "-".join(re.findall(r"[a-z0-9]+", name.lower())) or "unknown"
 
 

@@ -174,6 +174,7 @@ def test_a_failure_is_a_line_and_not_the_end(tmp_path: Path) -> None:
 def test_names_of_devices() -> None:
     assert slug("AMD EPYC 9554 64-Core Processor") == "amd-epyc-9554"
     assert slug("Intel(R) Xeon(R) CPU @ 2.50GHz") == "intel-xeon"
+    assert slug("Intel(R) Xeon(R) CPU @ 2.50GHz (AVX-512, bf16)") == "intel-xeon-avx-512-bf16"
     assert slug("NVIDIA H200") == "nvidia-h200"
     assert quartiles([3.0, 1.0, 2.0], "s") == {"median": 2.0, "q1": 1.5, "q3": 2.5, "n": 3, "unit": "s"}
 

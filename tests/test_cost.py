@@ -19,7 +19,7 @@ def hours(words: str, machine: str) -> float:
     ("name", "machine", "images_per_second"),
     [
         ("table1/nin", "1 CPU core", 72),
-        ("table1/nin", "2 CPU cores", 142),  # results/benchmarks/cpu-amd-epyc-2.md
+        ("table1/nin", "2 CPU cores", 142),  # results/benchmarks/cpu-amd-epyc-avx-512-bf16-2.md
         ("table1/nin precision=bf16", "2 CPU cores", 272),
         ("table1/nin precision=bf16", "1 CPU core", 137),
         ("table1/nin", "1 H200", 15_720),  # results/benchmarks/nvidia-h200.md

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -219,6 +220,22 @@ def test_sweep_skips_what_is_done_and_goes_on_after_a_failure(command: Command, 
     (blocked / "checkpoint.pt").rmdir()
     third = command("train", *words, "seed=2")  # a failed one is tried again by the same command
     assert third.returncode == 0
+
+
+def test_a_cpu_is_named_with_what_its_speed_hangs_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    monkeypatch.setattr(rundir, "CPUINFO", cpuinfo)
+    assert rundir.processor() == (platform.processor() or platform.machine())
+    for flags, told in (
+        ("avx2 avx512f avx512_bf16", "A CPU (AVX-512, bf16)"),
+        ("avx2 avx512f", "A CPU (AVX-512)"),
+        ("avx2", "A CPU (AVX2)"),
+        ("sse2", "A CPU"),
+    ):
+        cpuinfo.write_text(f"processor\t: 0\nmodel name\t: A CPU\nflags\t\t: fpu {flags} sse\n" * 2)
+        assert rundir.processor() == told
+    cpuinfo.write_text("processor\t: 0\nFeatures\t: fp asimd bf16\n")  # ARM has no names there
+    assert rundir.processor() == f"{platform.processor() or platform.machine()} (bf16)"
 
 
 def test_bf16_on_a_cpu_without_instructions_for_it_is_warned_of(
