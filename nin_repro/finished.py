@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nin_repro.command import uncollected
 from nin_repro.config.compose import checked, explain
 from nin_repro.config.recipe import key
 from nin_repro.data.sources import Split
@@ -77,7 +78,8 @@ def rebuilt(config: Config, weights: dict[str, "Tensor"]) -> tuple["Network", "T
     Raises:
         UsageError: the data set is not there, or the weights do not fit.
     """
-    from nin_repro.build import machine, trainer
+    with uncollected():
+        from nin_repro.build import machine, trainer
     from nin_repro.data.sources import open_split
     from nin_repro.training.console import Console
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from nin_repro.command import fail
+from nin_repro.command import fail, uncollected
 from nin_repro.config.recipe import budget_name, directory, key, recipe
 from nin_repro.files import UsageError, dispensable, locked, told
 from nin_repro.outcome import Outcome, Request, ended, make_record, verdict
@@ -79,7 +79,8 @@ def _execute(request: Request) -> Outcome:
         outcome = execute(parent)
         if outcome.state != "done":
             return dataclasses.replace(outcome, words=f"the parent of this run is {outcome.state}: {outcome.words}")
-    from nin_repro.build import machine
+    with uncollected():
+        from nin_repro.build import machine
 
     found, split = machine(config), _images(config)
     with locked(run.lock, wait=False) as free:

@@ -1,5 +1,6 @@
 """The contract of a run, through the commands as users type them: start, resume, retry, already done, busy, sweeps."""
 
+import gc
 import json
 import os
 import platform
@@ -16,6 +17,7 @@ from small import SMALL_NETWORK
 
 from nin_repro import build
 from nin_repro import run as run_module
+from nin_repro.command import uncollected
 from nin_repro.config.compose import load, load_with_text
 from nin_repro.config.recipe import directory, key
 from nin_repro.files import read_json
@@ -144,17 +146,30 @@ def test_a_run_that_went_on_elsewhere_says_so(data: str, tmp_path: Path) -> None
     recipe = [*SMALL, "budget.epochs=60"]
     words = [*recipe, data, "checkpoint_seconds=0"]
     run = run_directory(tmp_path, *recipe)
-    with begin(tmp_path, *words, "threads=1") as process:
+    with begin(tmp_path, *words, "threads=2") as process:
         wait_for(run / "checkpoint.pt", process)
         process.send_signal(signal.SIGTERM)
         process.communicate()
-    with begin(tmp_path, *words, "threads=2", "record=always") as process:
+    with begin(tmp_path, *words, "threads=1", "record=always") as process:
         process.communicate()
     (record,) = records.read_all(tmp_path / "results/records")[0]
     (first,) = record.environment["before"]
-    assert (first["threads"], record.environment["threads"]) == (1, 2)
+    assert (first["threads"], record.environment["threads"]) == (2, 1)
     assert record.environment["since"] > [0, 0] and "since" not in first
     assert f"up to update {record.environment['since'][1]:,}" in record.earlier[0]
+
+
+def test_garbage_is_collected_again_once_torch_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen = gc.get_freeze_count()
+    with uncollected():  # torch is there: what an earlier run left must not be kept for ever
+        assert gc.isenabled()
+    assert gc.get_freeze_count() == frozen
+    monkeypatch.delitem(sys.modules, "torch")
+    with pytest.raises(ImportError), uncollected():
+        assert not gc.isenabled()
+        raise ImportError
+    assert gc.isenabled() and gc.get_freeze_count() > frozen
+    gc.unfreeze()
 
 
 def test_what_computed_the_parts_of_a_run(tmp_path: Path) -> None:
