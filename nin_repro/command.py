@@ -15,7 +15,7 @@ from nin_repro.files import UsageError, told
 def uncollected() -> Iterator[None]:
     """Import torch in this: what is imported is no garbage, and Python need not look through it for some.
 
-    It would while it imports, and once more when the process ends: 0.5 of 2.6 s of a CPU for `import torch` alone. Where
+    It would while it imports, and once more when the process ends: 0.5 of the 2.6 s of `import torch` alone. Where
     torch is there already nothing happens, because by then there may be garbage: images of an earlier run.
     """
     if "torch" in sys.modules:
