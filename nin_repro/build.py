@@ -24,6 +24,7 @@ from nin_repro.files import UsageError
 from nin_repro.models.network import Fill, Inheritance, Network, Role, make_network
 from nin_repro.models.shape import Shape
 from nin_repro.models.spec import layers, training_multiply_adds
+from nin_repro.models.spectral import Conv2d
 from nin_repro.schema import Config
 from nin_repro.training.capture import cuda_graph
 from nin_repro.training.console import Console
@@ -108,6 +109,9 @@ def network(config: Config, shape: Shape, classes: int) -> Network:
         shape = Shape(shape.channels, size, size)
     net = make_network(shape, classes, config.architecture, config.regularizer)
     net.resize, net.bf16 = size, config.precision == "bf16"
+    for layer in net.modules():
+        if isinstance(layer, Conv2d):
+            layer.fused = config.fused
     return net
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from nin_repro.models.network import Fill, Network, Start, make_head
 from nin_repro.models.shape import Shape
 from nin_repro.models.spec import cnn_layers
+from nin_repro.models.spectral import Conv2d
 from nin_repro.schema import Cnn, ConvPool, Regularizer, ResponseNorm
 
 
@@ -55,7 +56,7 @@ class ConvNet(Network):
         self.blocks = list(architecture.blocks.values())
         channels = [shape.channels, *(block.maps for block in self.blocks)]
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(before, after, block.kernel, padding=block.pad)
+            Conv2d(before, after, block.kernel, padding=block.pad)
             for (before, after), block in zip(itertools.pairwise(channels), self.blocks, strict=True)
         )
         outputs = {layer.name: layer.output for layer in cnn_layers(shape, classes, architecture, regularizer)}

@@ -13,12 +13,13 @@ from torch.nn import functional as F
 from nin_repro.models.network import Dropout, Fill, Network, Role, Start, make_head
 from nin_repro.models.shape import Shape
 from nin_repro.models.spec import dropped, maxout_layers
+from nin_repro.models.spectral import Conv2d
 from nin_repro.schema import Maxout, MaxoutConv, MaxoutFull, Regularizer
 
 ROUNDING = 1e-6  # by so much a norm that was set to its limit may seem over it; without this it might be set again
 
 
-class MaxoutConv2d(nn.Conv2d):
+class MaxoutConv2d(Conv2d):
     """[N, C, H, W] to [N, maps, H', W']: convolve, add biases, take the maximum of each map's pieces, pool.
 
     Piece p of map m is filter p * maps + m. Biases are [filters], or [filters, rows, columns] before the pooling.
@@ -35,9 +36,9 @@ class MaxoutConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         block = self.block
         if block.tied_bias:
-            x = F.conv2d(x, self.weight, self.bias, padding=block.pad)
+            x = self._conv_forward(x, self.weight, self.bias)
         else:
-            x = F.conv2d(x, self.weight, padding=block.pad)
+            x = self._conv_forward(x, self.weight, None)
             x = x + self.bias.to(x.dtype)  # in bf16 a sum with fp32 would be fp32 from here on
         return F.max_pool2d(_most(x, block.pieces), block.pool_size, block.pool_stride, ceil_mode=True)
 

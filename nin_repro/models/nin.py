@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from nin_repro.models.network import Dropout, Fill, Network, Start, make_head
 from nin_repro.models.shape import Shape
 from nin_repro.models.spec import dropped, nin_layers, relu_ends, widths
+from nin_repro.models.spectral import Conv2d
 from nin_repro.schema import Mlpconv, Nin, Regularizer
 
 
@@ -49,7 +50,7 @@ class MlpconvBlock(nn.Module):
     def __init__(self, channels: int, maps: list[int], block: Mlpconv, relu_last: bool = True) -> None:
         super().__init__()
         self.block, self.relu_last = block, relu_last
-        convolutions = [nn.Conv2d(channels, maps[0], block.kernel, block.stride, block.pad)]
+        convolutions: list[nn.Conv2d] = [Conv2d(channels, maps[0], block.kernel, block.stride, block.pad)]
         convolutions += [nn.Conv2d(before, after, 1) for before, after in itertools.pairwise(maps)]
         self.convolutions = nn.ModuleList(convolutions)
 
