@@ -342,7 +342,8 @@ class Config:
     # mantissa, on a GPU only. bf16: everything between the images and the head.
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     cuda_graphs: bool = True  # launch an update as a whole on a GPU; false: kernel by kernel, with the same result
-    # Mlpconv blocks in bf16 on a GPU by models/fused.py; false: torch's own layers, rounded otherwise.
+    # Mlpconv blocks in bf16 on a GPU by models/fused.py, convolutions in fp32 on a CPU by models/spectral.py; false:
+    # torch's own layers, rounded otherwise.
     fused: bool = True
     # Members of a sweep (-m) that this process trains at the same time; torch has 32 streams for them on a GPU.
     together: Annotated[int, Range(least=1, most=32)] = 1

@@ -39,7 +39,7 @@ class Device:
     """What this device reaches at its best, and with each layer of the network."""
 
     def __init__(self, setting: Setting) -> None:
-        self.config, self.setting = load(setting.words), setting
+        self.config, self.setting = load([*setting.words, "fused=false"]), setting  # torch's own layers
         self.machine = build.machine(self.config)
         self.device, self.gpu = self.machine.device, self.machine.device.type == "cuda"
         self.kind = torch.bfloat16 if self.gpu else torch.float32  # what our fast mode computes in
@@ -53,7 +53,7 @@ class Device:
     def ceiling(self) -> dict[str, float]:
         """GFLOP/s of a large matrix product and of each convolution forward; GB/s of a copy (read + write).
 
-        Convolutions compute in what our fast mode computes in.
+        Convolutions are torch's own, and compute in what our fast mode computes in.
         """
         bytes_copied = (2_048 if self.gpu else self.setting.copied) * MB
         source = torch.ones(int(bytes_copied / 4), device=self.device)

@@ -135,8 +135,11 @@ class OursEager(OnGpu):
     ways = ("precision=bf16", "cuda_graphs=false")
 
 
-class OursPlain(OnGpu):
-    ways = ("precision=bf16", "fused=false")
+class OursPlain(Ours):
+    """Without layers of ours."""
+
+    def words(self) -> list[str]:
+        return [*super().words(), "fused=false"]
 
 
 class Seeds(OnGpu):

@@ -273,8 +273,9 @@ def _ceiling(found: dict[str, Any]) -> list[str]:
         "## The ceiling of this device, measured in the same turns",
         "",
         *_table(["", "measured"], rows),
-        "Large matrix products; copy counts bytes read and written; layers are convolutions forward, as our fast mode "
-        f"computes them. Ours reaches {_words(found['share_of_ceiling'])} of the best, {found['ceiling_is']}.",
+        "Large matrix products; copy counts bytes read and written; layers are torch's convolutions forward, in what "
+        "our fast mode computes in. "
+        f"Ours reaches {_words(found['share_of_ceiling'])} of the best, {found['ceiling_is']}.",
         "",
         f"An epoch of {epoch['images']:,} images is {epoch['tflop']:g} TFLOP: at the ceiling "
         f"{epoch['floor_seconds']:g} s, with ours {epoch['seconds']:g} s, without evaluation.",
@@ -302,7 +303,8 @@ def _layers(found: dict[str, Any]) -> list[str]:
         "Roofline: the larger of FLOP over the best GFLOP/s and bytes over the copy's GB/s. Bytes are the least there "
         "can be, everything fused: forward reads input and weights and writes the output; backward reads the output's "
         "gradient, input and weights, and writes two gradients. Convolutions with their bias and ReLU; a small layer "
-        "that fits into the caches may pass 100 %. Layers are torch's own; on a GPU ours has other kernels for most.",
+        "that fits into the caches may pass 100 %. Layers are torch's own; ours has other kernels for most on a GPU, and "
+        "on a CPU it computes convolutions with large kernels at frequencies, which are fewer products.",
         "",
     ]
 

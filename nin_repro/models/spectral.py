@@ -8,6 +8,7 @@ other, a complex product one of matrices twice as large.
 
 import functools
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -96,53 +97,66 @@ def multiply_adds(x: Tensor, weight: Tensor, pad: int) -> tuple[float, float]:
     return n * math.prod(output) * math.prod(kernel) * channels * maps, n * images + kernels
 
 
+def _by_row(spectra: Tensor, columns: int) -> tuple[Tensor, ...]:
+    """[N, frequencies, values] as the [columns, N, values] of each row of frequencies."""
+    return spectra.transpose(0, 1).split(columns)
+
+
+def _matrices(weight: Tensor, transform: Transform) -> Iterator[Tensor]:
+    """The transform of [maps, C, k, k] as the matrices [columns, 2 C, 2 maps] of each row of frequencies.
+
+    Of the conjugates: what is called a convolution is a correlation.
+    """
+    maps, channels, *size = weight.shape
+    found = transform(weight.permute(2, 3, 1, 0).reshape(1, *size, channels * maps)).view(-1, 2, channels, maps)
+    for real, imaginary in (part.unbind(1) for part in found.split(len(transform.columns) // 2)):
+        count = len(real)
+        matrix = torch.empty(count, 2, channels, 2, maps)
+        matrix[:, 0, :, 0], matrix[:, 1, :, 0] = real, imaginary
+        torch.neg(imaginary, out=matrix[:, 0, :, 1])
+        matrix[:, 1, :, 1] = real
+        yield matrix.view(count, 2 * channels, 2 * maps)
+
+
 class _Convolution(torch.autograd.Function):
+    """A row of frequencies at a time, so that what is between the transforms stays in the caches."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, pad: int) -> Tensor:
         n, maps = len(x), len(weight)
-        ctx.plan = plan(tuple(x.shape[2:]), tuple(weight.shape[2:]), pad)
-        spectra = ctx.plan.image(x.permute(0, 2, 3, 1))
-        real, imaginary = _of_kernel(ctx.plan.kernel(weight.permute(2, 3, 1, 0).flatten(2)[None]), maps).unbind(1)
-        frequencies, channels, _ = real.shape
-        # The kernel's conjugate: what is called convolution is correlation.
-        product = torch.empty(frequencies, 2, channels, 2, maps)
-        product[:, 0, :, 0], product[:, 1, :, 0] = real, imaginary
-        torch.neg(imaginary, out=product[:, 0, :, 1])
-        product[:, 1, :, 1] = real
-        product = product.view(frequencies, 2 * channels, 2 * maps)
-        found = torch.empty(n, frequencies, 2 * maps)
-        torch.bmm(spectra.transpose(0, 1), product, out=found.transpose(0, 1))
-        height, width = ctx.plan.output.rows.shape[1], ctx.plan.output.columns.shape[1] // 2
-        y = torch.empty(n, maps, height, width, memory_format=torch.channels_last)
-        ctx.plan.output.adjoint(found, y.permute(0, 2, 3, 1))
-        if bias is not None:
-            y += bias[:, None, None]
-        ctx.save_for_backward(spectra, product)
-        ctx.sizes = x.shape, weight.shape
-        return y
+        ctx.plan = image, kernel, output = plan(tuple(x.shape[2:]), tuple(weight.shape[2:]), pad)
+        columns = len(image.columns) // 2
+        spectra = image(x.permute(0, 2, 3, 1))
+        ctx.save_for_backward(spectra, weight)
+        found = torch.empty(n, spectra.shape[1], 2 * maps)
+        rows, outs = _by_row(spectra, columns), _by_row(found, columns)
+        for row, matrix, out in zip(rows, _matrices(weight, kernel), outs, strict=True):
+            torch.bmm(row, matrix, out=out)
+        y = torch.empty(n, maps, output.rows.shape[1], output.columns.shape[1] // 2, memory_format=torch.channels_last)
+        output.adjoint(found, y.permute(0, 2, 3, 1))
+        ctx.size = x.shape
+        return y if bias is None else y.add_(bias[:, None, None])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, None]:
-        spectra, product = ctx.saved_tensors
-        (n, channels, height, width), (maps, _, *kernel) = ctx.sizes
-        pushed = ctx.plan.output(gradient.permute(0, 2, 3, 1)).transpose(0, 1)
-        inputs = None
+        spectra, weight = ctx.saved_tensors
+        image, kernel, output = ctx.plan
+        (n, channels, height, width), (maps, _, *size) = ctx.size, weight.shape
+        columns = len(image.columns) // 2
+        pushes, inputs = _by_row(output(gradient.permute(0, 2, 3, 1)), columns), None
         if ctx.needs_input_grad[0]:
             found = torch.empty_like(spectra)
-            torch.bmm(pushed, product.transpose(1, 2), out=found.transpose(0, 1))
-            inputs = ctx.plan.image.adjoint(found, torch.empty(n, height, width, channels)).permute(0, 3, 1, 2)
-        both = torch.bmm(spectra.permute(1, 2, 0), pushed).view(-1, 2, channels, 2, maps)
-        of_kernel = torch.empty(len(both), 2, channels, maps)
-        torch.add(both[:, 0, :, 0], both[:, 1, :, 1], out=of_kernel[:, 0])
-        torch.sub(both[:, 1, :, 0], both[:, 0, :, 1], out=of_kernel[:, 1])
-        weights = ctx.plan.kernel.adjoint(of_kernel, torch.empty(1, *kernel, channels * maps))
-        weights = weights.view(*kernel, channels, maps).permute(3, 2, 0, 1)
-        return inputs, weights, gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None, None
-
-
-def _of_kernel(spectra: Tensor, maps: int) -> Tensor:
-    """[1, frequencies, 2 C maps] as [frequencies, 2, C, maps]."""
-    return spectra.view(spectra.shape[1], 2, -1, maps)
+            for push, matrix, out in zip(pushes, _matrices(weight, kernel), _by_row(found, columns), strict=True):
+                torch.bmm(push, matrix.transpose(1, 2), out=out)
+            inputs = image.adjoint(found, torch.empty(n, height, width, channels)).permute(0, 3, 1, 2)
+        total = torch.empty(spectra.shape[1], 2, channels, maps)
+        for row, push, out in zip(_by_row(spectra, columns), pushes, total.split(columns), strict=True):
+            both = torch.bmm(row.transpose(1, 2), push).view(-1, 2, channels, 2, maps)
+            torch.add(both[:, 0, :, 0], both[:, 1, :, 1], out=out[:, 0])
+            torch.sub(both[:, 1, :, 0], both[:, 0, :, 1], out=out[:, 1])
+        weights = kernel.adjoint(total, torch.empty(1, *size, channels * maps)).view(*size, channels, maps)
+        biases = gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
+        return inputs, weights.permute(3, 2, 0, 1), biases, None
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1, pad: int = 0) -> Tensor:
