@@ -9,26 +9,28 @@ from collections.abc import Mapping, Sequence
 from nin_repro.data.sources import DATASETS, SVHN_VALIDATION
 from nin_repro.models.shape import Layer
 from nin_repro.models.spec import layers, training_multiply_adds
-from nin_repro.schema import Architecture, Cnn, Config, Maxout, Nin
+from nin_repro.schema import Cnn, Config, Maxout, Nin
 from nin_repro.training.schedule import plan
 
-# Multiply-adds a second that this program reached in training, counted as in `training_multiply_adds` and less the
-# time of PER_STEP, by kind of network, precision and machine. A machine that a kind was not measured on is not listed.
-# CPU: the AMD EPYC of results/benchmarks (AVX-512, with instructions for bf16), one core by the CPU time of an update,
-# two by that page. Behind the rates, images a second on one core in fp32 and bf16:
-#   NIN      CIFAR-10: 72 and 137. MNIST: 301 and 579.
-#   CNN      CIFAR-10: 420 and 687.
-#   maxout   MNIST: 646 and 1,000. CIFAR-10: 25 and 52, which is fewer multiply-adds in fp32 and more in bf16.
+# Multiply-adds a second that this program reached in training, counted as in `training_multiply_adds` (whatever they
+# are computed by: models/spectral.py has fewer) and less the time of PER_STEP, by kind of network, precision and
+# machine. A machine that a kind was not measured on is not listed.
+# CPU: those of results/benchmarks, one core by the CPU time of an update, two by its page; fp32 by an AMD EPYC with
+# AVX2, bf16 by one with instructions for it. Behind the rates, images a second on one core in fp32 and bf16:
+#   NIN      CIFAR-10: 87 and 137. MNIST: 387 and 579.
+#   CNN      CIFAR-10: 575 and 687.
+#   maxout   CIFAR-10: 92 and 52. MNIST: 1,149 and 1,000.
 # GPU: the H200 of results/benchmarks, one run at a time; five at once take a fifth less each. CIFAR-10 in fp32, TF32
 # and bf16: 15,700, 40,500 and 142,000. MNIST in bf16: 299,000.
-RATES: dict[type[Architecture], dict[str, dict[str, float]]] = {
-    Nin: {
-        "fp32": {"1 CPU core": 47e9, "2 CPU cores": 94e9, "1 H200": 10.6e12},
-        "tf32": {"1 CPU core": 47e9, "1 H200": 29.1e12},  # a CPU, which has none, stands for fp32
+RATES: dict[str, dict[str, dict[str, float]]] = {
+    "nin": {
+        "fp32": {"1 CPU core": 57e9, "2 CPU cores": 83e9, "1 H200": 10.6e12},
+        "tf32": {"1 CPU core": 57e9, "1 H200": 29.1e12},  # a CPU, which has none, stands for fp32
         "bf16": {"1 CPU core": 90e9, "2 CPU cores": 180e9, "1 H200": 135e12},
     },
-    Cnn: {"fp32": {"1 CPU core": 46e9}, "bf16": {"1 CPU core": 76e9}},
-    Maxout: {"fp32": {"1 CPU core": 56e9}, "bf16": {"1 CPU core": 103e9}},
+    "cnn": {"fp32": {"1 CPU core": 63e9}, "bf16": {"1 CPU core": 76e9}},
+    "maxout": {"fp32": {"1 CPU core": 198e9}, "bf16": {"1 CPU core": 103e9}},
+    "maxout, images of one channel": {"fp32": {"1 CPU core": 103e9}, "bf16": {"1 CPU core": 103e9}},
 }
 # A layer of fewer maps than this does not fill the CPU's vectors; its time grows with the square of how many are
 # missing. The staged networks of 10 and 20 maps: 2,150 images/s of 28x28 on one core, the other one busy.
@@ -70,13 +72,20 @@ def seconds(config: Config) -> dict[str, float]:
     seen, network = images_seen(config), layers(config.dataset, config.architecture, config.regularizer)
     adds, updates = seen * training_multiply_adds(network), seen / config.optimizer.batch_size
     adds += images_tested(config) * sum(layer.multiply_adds for layer in network)
-    kind = RATES.get(type(config.architecture), RATES[Nin])  # of a network that is not built in nothing is known
+    kind = RATES[_kind(config)]
     rates = kind.get(config.precision, kind["fp32"])
     slowness = 1.0 if not isinstance(config.architecture, Nin) else _slowness(network)
     return {
         machine: adds * slowness / rate + updates * PER_STEP.get(machine, PER_STEP_CPU)
         for machine, rate in rates.items()
     }
+
+
+def _kind(config: Config) -> str:
+    """What `RATES` calls its network; one that is not built in, of which nothing is known, counts as NIN."""
+    if isinstance(config.architecture, Maxout):
+        return "maxout" if DATASETS[config.dataset.name].shape[-1] > 1 else "maxout, images of one channel"
+    return "cnn" if isinstance(config.architecture, Cnn) else "nin"
 
 
 def in_words(config: Config, parents: Mapping[str, Config] | None = None, others: Sequence[Config] = ()) -> str:

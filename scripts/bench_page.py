@@ -303,8 +303,8 @@ def _layers(found: dict[str, Any]) -> list[str]:
         "Roofline: the larger of FLOP over the best GFLOP/s and bytes over the copy's GB/s. Bytes are the least there "
         "can be, everything fused: forward reads input and weights and writes the output; backward reads the output's "
         "gradient, input and weights, and writes two gradients. Convolutions with their bias and ReLU; a small layer "
-        "that fits into the caches may pass 100 %. Layers are torch's own; ours has other kernels for most on a GPU, and "
-        "on a CPU it computes convolutions with large kernels at frequencies, which are fewer products.",
+        "that fits into the caches may pass 100 %. Layers are torch's own: ours has other kernels for most on a GPU, "
+        "and on a CPU it computes convolutions with large kernels at frequencies, which takes fewer products.",
         "",
     ]
 

@@ -84,21 +84,31 @@ class Cell:
         free = [seed for seed in range(MOST * self.wanted) if seed not in tried]
         return free[: max(self.wanted - self.living, 0)]
 
-    def seconds(self, pace: float | None) -> float | None:
+    def seconds(self, paces: dict[str, float]) -> float | None:
         """What all epochs of one run take here, and of its parents; None if the pace is not known."""
+        pace = paces.get(self.config.precision)
         return None if pace is None else sum(map(on_a_core, (self.config, *self.parents))) / pace
 
 
-def overrides(name: str) -> list[str]:
-    """What to say on the command line for a name of a cell."""
-    return f"experiment={name}".split()
+def overrides(name: str, words: list[str]) -> list[str]:
+    """What to say on the command line for a cell of this name, with words for all cells.
+
+    Without `precision=...` it is the fastest: bf16 on a GPU, and on a CPU with instructions for it unless fp32 is
+    faster there, as it is for networks whose large kernels fp32 has a better way for.
+    """
+    said = [*f"experiment={name}".split(), *words]
+    if any(word.startswith("precision=") for word in said):
+        return said
+    choices = ["bf16"] if gpus() else ["fp32", "bf16"] if bf16_instructions() else ["fp32"]
+    fastest = min(choices, key=lambda choice: on_a_core(load([*said, f"precision={choice}"])))
+    return [*said, f"precision={fastest}"]
 
 
 def cells(records: list[Record], names: list[str], words: list[str], wanted: int) -> list[Cell]:
     """What there is to do, in order. Of a recipe that two cells share, once."""
     found: dict[str, Cell] = {}
     for name in names:
-        asked = [*overrides(name), *words]
+        asked = overrides(name, words)
         config = load(asked)
         before = parents(config, asked)
         first = tuple(one for parent, one in before.items() if parent not in names)
@@ -120,8 +130,8 @@ def on_a_core(config: Config) -> float:
     return cost.seconds(config)["1 CPU core"]
 
 
-def measured_pace(machine: str, precision: str) -> float | None:
-    """How many times as fast as such a core a machine trains Table 1's network; None without a benchmark of it.
+def measured_paces(machine: str) -> dict[str, float]:
+    """How many times as fast as such a core a machine trains Table 1's network, by precision; empty if never measured.
 
     From its page in results/benchmarks. Where a precision was not measured there, it is the page's own that counts: on
     a CPU fp32, on a GPU bf16. Other networks are taken to be as much faster.
@@ -129,11 +139,13 @@ def measured_pace(machine: str, precision: str) -> float | None:
     pages = [json.loads(path.read_text()) for path in (ROOT / "results" / "benchmarks").glob("*.json")]
     found = [told for told in pages if told["device"] == machine]
     if not found:
-        return None
-    arms = max(found, key=lambda told: str(told["date"]))["arms"]
-    speed = arms.get(f"ours_{precision}", arms["ours"])["images_per_second"]["median"]
-    config = load(["experiment=table1/nin", f"precision={precision}"])
-    return float(speed) * on_a_core(config) / cost.images_seen(config)
+        return {}
+    arms, paces = max(found, key=lambda told: str(told["date"]))["arms"], {}
+    for precision in ("fp32", "tf32", "bf16"):
+        speed = arms.get(f"ours_{precision}", arms["ours"])["images_per_second"]["median"]
+        config = load(["experiment=table1/nin", f"precision={precision}"])
+        paces[precision] = float(speed) * on_a_core(config) / cost.images_seen(config)
+    return paces
 
 
 def this_machine() -> str:
@@ -150,13 +162,13 @@ def in_words(seconds: float | None) -> str:
     return "not measured: python scripts/bench.py" if seconds is None else duration(seconds)
 
 
-def show_plan(todo: list[Cell], pace: float | None) -> None:
+def show_plan(todo: list[Cell], paces: dict[str, float]) -> None:
     """What is missing, and what it costs here: the whole machine's time, if it does nothing else."""
     width = max(len(cell.name) for cell in todo)
     print(f"{'cell':{width}}  living  seeds to train  machine time a run  up to here")
     total: float | None = 0.0
     for cell in todo:
-        one = cell.seconds(pace)
+        one = cell.seconds(paces)
         total = None if total is None or one is None else total + one * len(cell.seeds)
         seeds = ",".join(map(str, cell.seeds)) or "-"
         counts = f"{cell.living}/{cell.wanted:<4}  {seeds:14}"
@@ -223,14 +235,14 @@ def main() -> None:
     parser.add_argument(
         "words",
         nargs="*",
-        help="more words for all runs; without precision=..., bf16 where it has instructions",
+        help="more words for all runs; without precision=..., what is fastest on this machine",
     )
     options = parser.parse_intermixed_args()  # words after options too
     require_positive(minutes=options.minutes, seeds=options.seeds, at_once=options.at_once)
     listen()
     began, gpu = time.monotonic(), bool(gpus())
     names = options.only.split(",") if options.only else [name for stage in STAGES.values() for name in stage]
-    words = [f"precision={'bf16' if gpu or bf16_instructions() else 'fp32'}", *options.words]
+    words = options.words
     count = options.at_once or (5 if gpu else len(os.sched_getaffinity(0)))
     at_once = f"{'together' if gpu else 'processes'}={count}"
     seconds = 60 * options.minutes
@@ -245,28 +257,28 @@ def main() -> None:
         return cells(read_all(place)[0], names, words, options.seeds)
 
     machine = this_machine()
-    pace = measured_pace(machine, load(words).precision)
-    show_plan(todo(), pace)
+    paces = measured_paces(machine)
+    show_plan(todo(), paces)
     if options.plan:
         return
-    if gpu and pace is None and not options.unchecked:
+    if gpu and not paces and not options.unchecked:
         check_gpu(deadline)
-        pace = measured_pace(machine, load(words).precision)
+        paces = measured_paces(machine)
     given_up: dict[str, str] = {}
     while open_cells := [cell for cell in todo() if cell.seeds and cell.name not in given_up]:
         if time.monotonic() >= deadline:
             print("\nthe time is up; runs under way are saved, and the same command goes on")
             break
-        left = None if pace is None else sum((cell.seconds(pace) or 0) * len(cell.seeds) for cell in open_cells)
+        left = sum((cell.seconds(paces) or 0) * len(cell.seeds) for cell in open_cells) if paces else None
         missing = sum(len(cell.seeds) for cell in open_cells)
         print(f"\n{missing} runs in {len(open_cells)} cells to go, {in_words(left)} of this machine for all epochs")
         cell = open_cells[0]
         ready = data_of(cell).exists()
         if ready:
             seeds = f"seed={','.join(map(str, cell.seeds))}"
-            code = run(["nin_repro.train", "-m", *overrides(cell.name), seeds, at_once, *words], deadline)
+            code = run(["nin_repro.train", "-m", *overrides(cell.name, words), seeds, at_once], deadline)
         else:  # once, and not by each seed of each cell; they are trained in the next round
-            code = run(["nin_repro.prepare", *overrides(cell.name), *words], deadline)
+            code = run(["nin_repro.prepare", *overrides(cell.name, words)], deadline)
         if code is None:
             continue  # the time is up
         if code >= 128:

@@ -82,9 +82,9 @@ def test_what_is_wrong_with_an_experiments_file_is_told_with_its_name(
     """As the pages compose them, which ask for all experiments, whichever the user named."""
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     (tmp_path / "conf/experiment/mine.yaml").write_text(text)
+    monkeypatch.setitem(compose.choices(), "experiment", [*compose.experiments(), "mine"])  # kept: of the real files
     for module in (conf, compose):
         monkeypatch.setattr(module, "CONF", tmp_path / "conf")
-    monkeypatch.setitem(compose.choices(), "experiment", [*compose.experiments(), "mine"])
     with pytest.raises(UsageError) as refused:
         compose.load(["experiment=mine"])
     assert str(refused.value).startswith("conf/experiment/mine.yaml: ") and expected in str(refused.value)

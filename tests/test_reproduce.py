@@ -23,6 +23,22 @@ SMALL = ["restarts=0", "architecture.last_relu=false", "wandb.mode=disabled"]
 SHORT = ["budget.epochs=3", "budget.train_images=200"]
 
 
+@pytest.mark.parametrize(
+    ("gpu", "instructions", "nin", "maxout"),
+    [(True, False, "bf16", "bf16"), (False, True, "bf16", "fp32"), (False, False, "fp32", "fp32")],
+)
+def test_cells_are_trained_in_what_is_fastest(
+    gpu: bool, instructions: bool, nin: str, maxout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    reproduce = importlib.import_module("reproduce")
+    monkeypatch.setattr(reproduce, "gpus", lambda: ["a GPU"] * gpu)
+    monkeypatch.setattr(reproduce, "bf16_instructions", lambda: instructions)
+    for name, precision in (("table1/nin", nin), ("table1/maxout", maxout)):
+        assert reproduce.overrides(name, ["threads=1"]) == [f"experiment={name}", "threads=1", f"precision={precision}"]
+        assert reproduce.overrides(name, ["precision=tf32"]) == [f"experiment={name}", "precision=tf32"]
+
+
 def test_a_run_takes_as_long_as_the_benchmark_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     reproduce = importlib.import_module("reproduce")
@@ -32,10 +48,10 @@ def test_a_run_takes_as_long_as_the_benchmark_says(monkeypatch: pytest.MonkeyPat
     ]
     assert {precision for _, precision, _ in measured} == {"fp32", "bf16"}
     for page, precision, arm in measured:
-        assert reproduce.measured_pace("64 x another CPU", precision) is None
-        pace = reproduce.measured_pace(page["device"], precision)
+        assert reproduce.measured_paces("64 x another CPU") == {}
+        paces = reproduce.measured_paces(page["device"])
         (cell,) = reproduce.cells([], ["table1/nin"], [f"precision={precision}"], 5)
-        assert cell.seconds(pace) == pytest.approx(260 * 50_000 / page["arms"][arm]["images_per_second"]["median"])
+        assert cell.seconds(paces) == pytest.approx(260 * 50_000 / page["arms"][arm]["images_per_second"]["median"])
 
 
 def test_every_cell_of_the_tables_is_in_the_campaign(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ def test_outputs_and_gradients(
         assert float(torch.linalg.vector_norm(one.detach().double() - other.detach())) < NEAR * scale
 
 
-@pytest.mark.parametrize("words", ["table1/nin", "table4/nin", "text/cnn_fc", "table1/maxout", "table4/maxout"])
+@pytest.mark.parametrize("words", ["table1/nin", "text/cnn_fc", "table1/maxout", "table4/maxout"])
 def test_networks_of_the_paper_are_the_same_functions(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = Shape(1, 28, 28) if words.startswith("table4") else Shape(3, 32, 32)
     images, labels = torch.randn(32, *shape), torch.arange(32) % 10

@@ -162,7 +162,8 @@ def _missing(report: Report) -> list[str]:
         "",
         "Cells without runs at the paper's budget, each recipe once, what fills each, and minutes of one seed: all "
         "epochs that its schedule may take, an evaluation after each, at rates measured on a machine that did nothing "
-        "else (no figure: nothing of its kind was measured there). On a CPU it is a third to two thirds more beside "
+        "else, in fp32 on a CPU with AVX2, in bf16 on one with instructions for it (no figure: nothing of its kind was "
+        "measured there). On a CPU it is a third to two thirds more beside "
         "another training, on a GPU a fifth less for each of five at once. Runs in another `precision` than fp32 fill "
         "the cell too. `python scripts/reproduce.py --plan` says what each takes on its own machine; without `--plan` "
         "it trains them, most useful first.",
