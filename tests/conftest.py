@@ -4,7 +4,6 @@ GPUs are hidden, so that the suite is the same everywhere. What not every machin
 `python -m pytest --gpu` runs the tests that need a GPU and no others, and so for the rest of ASKED.
 """
 
-import gc
 import os
 import shutil
 import subprocess
@@ -28,10 +27,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if not config.getoption("gpu"):
         os.environ |= {"CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": "1"}  # our kernels are run by Python then
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    gc.freeze()  # what all tests import is no garbage to look through again and again
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
