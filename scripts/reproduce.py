@@ -99,8 +99,9 @@ def overrides(name: str, words: list[str]) -> list[str]:
     said = [*f"experiment={name}".split(), *words]
     if any(word.startswith("precision=") for word in said):
         return said
-    choices = ["bf16"] if gpus() else ["fp32", "bf16"] if bf16_instructions() else ["fp32"]
-    fastest = min(choices, key=lambda choice: on_a_core(load([*said, f"precision={choice}"])))
+    fastest = "bf16" if gpus() else "fp32"
+    if not gpus() and bf16_instructions():
+        fastest = min("fp32", "bf16", key=lambda choice: on_a_core(load([*said, f"precision={choice}"])))
     return [*said, f"precision={fastest}"]
 
 
