@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from near import distance
 from torch import Tensor, nn
 
 from nin_repro import build, gpu, rng
@@ -42,12 +43,6 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     monkeypatch.setattr(fused, "KIND", torch.float32)
     return fused
-
-
-def distance(found: Tensor, reference: Tensor) -> float:
-    assert found.shape == reference.shape
-    gap = found.detach().double() - reference.detach()
-    return float(torch.linalg.vector_norm(gap) / torch.linalg.vector_norm(reference.detach()))
 
 
 def images(*shape: int, wanted: bool) -> Tensor:

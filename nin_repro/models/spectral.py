@@ -8,7 +8,7 @@ other, a complex product one of matrices twice as large.
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -77,21 +77,26 @@ class Plan(NamedTuple):
     output: Transform
 
 
+def _slid(size: Sequence[int], kernel: Sequence[int], pad: int) -> tuple[int, int]:
+    """Rows and columns of a convolution's output."""
+    return size[0] + 2 * pad - kernel[0] + 1, size[1] + 2 * pad - kernel[1] + 1
+
+
 @functools.lru_cache(maxsize=64)
 def plan(size: tuple[int, int], kernel: tuple[int, int], pad: int) -> Plan:
     """For maps of a size: with periods longer by a padding below the kernel's width no period gets into the next."""
     period = (size[0] + pad, size[1] + pad)
-    output = (size[0] + 2 * pad - kernel[0] + 1, size[1] + 2 * pad - kernel[1] + 1)
-    return Plan(transform(period, size), transform(period, kernel, -pad, inverse=True), transform(period, output))
+    output = transform(period, _slid(size, kernel, pad))
+    return Plan(transform(period, size), transform(period, kernel, -pad, inverse=True), output)
 
 
 def multiply_adds(x: Tensor, weight: Tensor, pad: int) -> tuple[float, float]:
     """Of a convolution forward with stride 1: sliding the kernel, and what takes as long as at frequencies."""
     (n, channels, height, width), (maps, _, *kernel) = x.shape, weight.shape
-    output = (height + 2 * pad - kernel[0] + 1, width + 2 * pad - kernel[1] + 1)
+    output = _slid((height, width), kernel, pad)
     half, columns = (height + pad) // 2 + 1, width + pad
 
-    def transformed(size: Any) -> int:
+    def transformed(size: Sequence[int]) -> int:
         return 2 * half * size[1] * (size[0] + 2 * columns)
 
     frequencies = half * columns

@@ -231,12 +231,12 @@ def processor() -> str:
 
     Virtual machines give one name to CPUs of which one is twice as fast as another, for its vectors.
     """
-    found = re.search(r"^model name\s*: *(.*?) *$", _cpuinfo(), flags=re.M)
+    told = _cpuinfo()
+    found, flags = re.search(r"^model name\s*: *(.*?) *$", told, flags=re.M), set(told.split())
     name = found[1] if found else platform.processor() or platform.machine()
-    flags = set(_cpuinfo().split())
     vectors = next((word for flag, word in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), None)
-    told = ", ".join(filter(None, (vectors, "bf16" if bf16_instructions() else None)))
-    return f"{name} ({told})" if told else name
+    speed = ", ".join(filter(None, (vectors, "bf16" if bf16_instructions() else None)))
+    return f"{name} ({speed})" if speed else name
 
 
 def _cpuinfo() -> str:
