@@ -7,11 +7,11 @@ GPUs are hidden, so that the suite is the same everywhere. What not every machin
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 
 os.environ |= {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
@@ -41,9 +41,8 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run `python -m nin_repro.NAME WORDS...` in an empty directory of its own and give back what it did."""
 
     def call(name: str, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        usual: dict[str, Any] = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 120}
-        usual["env"] = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        return subprocess.run([sys.executable, "-m", f"nin_repro.{name}", *words], **(usual | options))
+        usual: dict[str, Any] = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}}
+        return forked.run(name, *words, **(usual | options))
 
     return call
 
@@ -63,14 +62,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a real, if short, run on the digits, with its record. Tests that alter it copy it first."""
     folder = tmp_path_factory.mktemp("trained")
     words = ["experiment=quickstart", "budget.max_steps=12", "restarts=0", "wandb.mode=disabled", "record=always"]
-    subprocess.run(
-        [sys.executable, "-m", "nin_repro.train", *words],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        check=True,
-        timeout=120,
-    )
+    done = forked.run("train", *words, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
     (run,) = folder.glob("runs/digits*")
     return run
 

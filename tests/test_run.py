@@ -112,13 +112,13 @@ def test_first_call_trains_and_second_repeats_the_result(command: Command, data:
     assert "state      done" in described.stdout and record["key"] in described.stdout
 
 
-def test_killed_and_stopped_runs_end_as_undisturbed_ones(data: str, tmp_path: Path) -> None:
-    recipe = [*SMALL, "budget.epochs=60"]  # long enough that every signal finds it at work
+def test_killed_and_stopped_runs_end_as_undisturbed_ones(command: Command, data: str, tmp_path: Path) -> None:
+    recipe = [*SMALL, "budget.epochs=40"]  # long enough that every signal finds it at work
     words = [*recipe, data, "checkpoint_seconds=0"]
     undisturbed = tmp_path / "undisturbed"
     undisturbed.mkdir()
-    with begin(undisturbed, *words) as process:
-        assert "test error" in process.communicate()[0] and process.returncode == 0
+    done = command("train", *words, cwd=undisturbed)
+    assert done.returncode == 0 and "test error" in done.stdout, done.stderr
     expected = outcome(undisturbed, *recipe)
 
     run = run_directory(tmp_path, *recipe)
@@ -133,8 +133,7 @@ def test_killed_and_stopped_runs_end_as_undisturbed_ones(data: str, tmp_path: Pa
         if number != signal.SIGKILL:
             assert "the same command goes on from" in output
             assert json.loads((run / "status.json").read_text())["state"] == "interrupted"
-    with begin(tmp_path, *words) as process:
-        assert "going on after" in process.communicate()[0]
+    assert "going on after" in command("train", *words).stdout
     assert outcome(tmp_path, *recipe) == expected
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["test_error"] for row in rows] == expected["curve"]["test_error"]
@@ -142,16 +141,15 @@ def test_killed_and_stopped_runs_end_as_undisturbed_ones(data: str, tmp_path: Pa
     assert ends[0]["environment"] == ends[1]["environment"] and "since" not in ends[0]["environment"]
 
 
-def test_a_run_that_went_on_elsewhere_says_so(data: str, tmp_path: Path) -> None:
-    recipe = [*SMALL, "budget.epochs=60"]
+def test_a_run_that_went_on_elsewhere_says_so(command: Command, data: str, tmp_path: Path) -> None:
+    recipe = [*SMALL, "budget.epochs=40"]
     words = [*recipe, data, "checkpoint_seconds=0"]
     run = run_directory(tmp_path, *recipe)
     with begin(tmp_path, *words, "threads=2") as process:
         wait_for(run / "checkpoint.pt", process)
         process.send_signal(signal.SIGTERM)
         process.communicate()
-    with begin(tmp_path, *words, "threads=1", "record=always") as process:
-        process.communicate()
+    assert command("train", *words, "threads=1", "record=always").returncode == 0
     (record,) = records.read_all(tmp_path / "results/records")[0]
     (first,) = record.environment["before"]
     assert (first["threads"], record.environment["threads"]) == (2, 1)
@@ -197,14 +195,13 @@ def test_a_damaged_checkpoint_costs_time_and_nothing_else(command: Command, data
     assert outcome(tmp_path, *SMALL) == expected
 
 
-def test_two_processes_on_one_key(data: str, tmp_path: Path) -> None:
+def test_two_processes_on_one_key(command: Command, data: str, tmp_path: Path) -> None:
     words = [*SMALL, data, "optimizer.schedule.epochs=2000", "budget.epochs=1500"]
     run = run_directory(tmp_path, *words)
     with begin(tmp_path, *words) as first:
         wait_for(run / "metrics.jsonl", first)
-        with begin(tmp_path, *words) as second:
-            output = second.communicate()[0]
-        assert second.returncode == 75 and f"another process ({first.pid} on " in output
+        second = command("train", *words)
+        assert second.returncode == 75 and f"another process ({first.pid} on " in second.stdout + second.stderr
         with begin(tmp_path, *words, "wait=true") as third:
             assert third.stdout is not None and "waiting for the process" in third.stdout.readline()
             assert third.poll() is None
