@@ -5,13 +5,15 @@ from pathlib import Path
 import pytest
 from fake_records import digest, record, stored
 
+from nin_repro.config.compose import load
+from nin_repro.config.recipe import recipe
 from nin_repro.results import ablations
 from nin_repro.results.changes import all_changes, changes
+from nin_repro.schema import Own
 
 BASE = {
     "meaning": 1,
     "optimizer": {"lr": 0.1, "clip_norm": 1.0, "schedule": {"drops": [200, 230]}},
-    "architecture": {"blocks": [{"pool": "max", "widths": [8, 4]}, {"pool": "none", "widths": [8, 4]}]},
     "budget": {"epochs": None},
     "seed": 0,
 }
@@ -29,12 +31,16 @@ def run(error: float, recipe: dict, **more: object) -> dict:
 def test_changes_name_the_keys_that_differ_and_neither_seed_nor_budget() -> None:
     other = with_(seed=5, epochs=3, clip_norm=None, lr=0.05)
     assert changes(other, BASE) == ["optimizer.clip_norm=null", "optimizer.lr=0.05"]
-    blocks = [{"pool": "max", "widths": [8, 4]}, {"pool": "avg", "widths": [9, 4]}]
-    assert changes(BASE | {"architecture": {"blocks": blocks}}, BASE) == [
-        "architecture.blocks.1.pool=avg",
-        "architecture.blocks.1.widths=[9, 4]",
-    ]
     assert changes(BASE, BASE) == []
+
+
+@pytest.mark.parametrize("experiment", ["table4/nin", "extra/caffe", "text/cnn_gap", "table4/maxout_first"])
+def test_changes_of_blocks_are_words_of_the_command_line(experiment: str) -> None:
+    base = load([f"experiment={experiment}"])
+    assert not isinstance(base.architecture, Own)
+    for name in base.architecture.blocks:
+        words = [f"architecture.blocks.{name}.kernel=9", f"architecture.blocks.{name}.pad=4"]
+        assert changes(recipe(load([f"experiment={experiment}", *words])), recipe(base)) == words
 
 
 def test_all_changes_name_the_budget_and_the_precision_too() -> None:

@@ -137,14 +137,19 @@ def test_effects_are_called_so_only_beyond_their_limit_and_count_for_the_contrad
 
 def test_a_choice_is_about_the_contradictions_of_its_experiment_whose_side_it_takes(tmp_path: Path) -> None:
     block, bf16 = {"pool": "max", "std": [0.05]}, {"precision": "bf16"}
-    base = {"optimizer": {"weight_decay": 1e-4}, "architecture": {"blocks": [block, block]}, "budget": {"epochs": 3}}
+    base = {"optimizer": {"weight_decay": 1e-4}, "budget": {"epochs": 3}}
+
+    def with_blocks(*blocks: dict[str, Any]) -> dict[str, Any]:
+        return base | {"architecture": {"kind": "nin", "blocks": [*blocks]}}
+
+    base = with_blocks(block, block)
     values = {"table1/nin": base, "quickstart": base}
     choices = [
         base,
         base | {"optimizer": {"weight_decay": 1e-5}},  # a side of X9; X2, too, is about it, but for CIFAR-100
         base | {"optimizer": {"weight_decay": 1e-3}},  # nobody's
-        base | {"architecture": {"blocks": [block, block | {"pool": "avg"}]}},  # a side of X1, and of no other block
-        base | {"architecture": {"blocks": [block | {"pool": "avg"}, block]}},
+        with_blocks(block, block | {"pool": "avg"}),  # a side of X1, and of no other block
+        with_blocks(block | {"pool": "avg"}, block),
     ]
     runs = stored(
         tmp_path,
@@ -159,7 +164,7 @@ def test_a_choice_is_about_the_contradictions_of_its_experiment_whose_side_it_ta
     text = analysis.markdown(tables.build(runs, CELLS), compared, [], runs, values)
     told = {line.split(".")[0]: line.split("|")[-2].strip() for line in text.splitlines() if line.startswith("| X")}
     assert {name.strip("| "): words for name, words in told.items() if words not in ("not yet", "nothing to run")} == {
-        "X1": "table1/nin, short, bf16, 260 epochs, architecture.blocks.1.pool=avg: +0.00",
+        "X1": "table1/nin, short, bf16, 260 epochs, architecture.blocks.mlpconv2.pool=avg: +0.00",
         "X9": "table1/nin, short, bf16, 260 epochs, optimizer.weight\\_decay=1e-05: +0.00",
     }
 

@@ -7,14 +7,18 @@ from typing import Any
 FP32 = "fp32"  # what a recipe that names no precision is computed in
 APART = ("seed", "budget", "precision")  # not of what is trained: runs are compared at the same budget and precision
 PARENT = "parent.key"  # it goes with the seed
+BLOCKS = {"nin": "mlpconv", "cnn": "conv", "maxout": "conv"}  # what conf calls their blocks, which a recipe numbers
 
 
 def leaves(value: Any, path: str = "") -> dict[str, Any]:
-    """A recipe as {"optimizer.lr": 0.1, "architecture.blocks.0.pool": "max", ...}; lists of plain values stay whole."""
+    """A recipe as {"optimizer.lr": 0.1, "architecture.blocks.mlpconv1.pool": "max", ...}; other lists stay whole."""
     if isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):
         value = dict(enumerate(value))
     if not isinstance(value, dict):
         return {path: value}
+    if name := BLOCKS.get(value.get("kind", "")):
+        blocks = enumerate(value.get("blocks", []), start=1)
+        value = value | {"blocks": {f"{name}{number}": block for number, block in blocks}}
     found: dict[str, Any] = {}
     for name, item in value.items():
         found |= leaves(item, f"{path}.{name}" if path else str(name))

@@ -3,7 +3,6 @@
 Which side an experiment takes is read from its configuration (results/fidelity.py), never written here.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -25,12 +24,8 @@ class Side:
     words: str | None = None
 
     def holds(self, changes: Iterable[str]) -> bool:
-        """Whether these words of `results.changes` are all among its values. There, blocks have numbers for names."""
-        return {word(_numbered(key), value) for key, value in self.keys.items()}.issuperset(changes)
-
-
-def _numbered(key: str) -> str:
-    return re.sub(r"\.blocks\.[a-z]+(\d+)", lambda found: f".blocks.{int(found[1]) - 1}", key)
+        """Whether these words of `results.changes` are all among its values."""
+        return {word(key, value) for key, value in self.keys.items()}.issuperset(changes)
 
 
 @dataclass(frozen=True)
