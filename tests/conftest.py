@@ -38,7 +38,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.fixture
 def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run `python -m nin_repro.NAME WORDS...` in an empty directory of its own and give back what it did."""
+    """Run `python -m nin_repro.NAME WORDS...`, forked, in an empty directory of its own and give back what it did."""
 
     def call(name: str, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
         usual: dict[str, Any] = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}}

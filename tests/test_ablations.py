@@ -14,6 +14,7 @@ from nin_repro.schema import Own
 BASE = {
     "meaning": 1,
     "optimizer": {"lr": 0.1, "clip_norm": 1.0, "schedule": {"drops": [200, 230]}},
+    "architecture": {"blocks": [{"pool": "max", "widths": [8, 4]}, {"pool": "none", "widths": [8, 4]}]},
     "budget": {"epochs": None},
     "seed": 0,
 }
@@ -31,6 +32,11 @@ def run(error: float, recipe: dict, **more: object) -> dict:
 def test_changes_name_the_keys_that_differ_and_neither_seed_nor_budget() -> None:
     other = with_(seed=5, epochs=3, clip_norm=None, lr=0.05)
     assert changes(other, BASE) == ["optimizer.clip_norm=null", "optimizer.lr=0.05"]
+    blocks = [{"pool": "max", "widths": [8, 4]}, {"pool": "avg", "widths": [9, 4]}]
+    assert changes(BASE | {"architecture": {"blocks": blocks}}, BASE) == [  # of a network that is not built in
+        "architecture.blocks.1.pool=avg",
+        "architecture.blocks.1.widths=[9, 4]",
+    ]
     assert changes(BASE, BASE) == []
 
 

@@ -49,8 +49,8 @@ def images(*shape: int, wanted: bool) -> Tensor:
     return torch.randn(*shape).to(memory_format=torch.channels_last).requires_grad_(wanted)
 
 
-# channels, maps, side, and what else the block has. Neither channels nor sides are the multiples that tiles like.
 WIDE = "the paper's widths"
+# channels, maps, side, and what else the block has. Neither channels nor sides are the multiples that tiles like.
 BLOCKS: dict[str, tuple[int, list[int], int, dict[str, Any]]] = {
     "images, pooled over the edge": (3, [32, 24, 20], 8, {}),
     "one channel, windows that fit": (1, [16, 12, 32], 7, {"pool_ceil": False}),
@@ -62,8 +62,6 @@ BLOCKS: dict[str, tuple[int, list[int], int, dict[str, Any]]] = {
     "strides": (3, [16, 10, 8], 11, {"stride": 2, "pad": 0}),
     WIDE: (96, [192, 160, 192], 5, {}),
 }
-
-
 DROPOUTS: list[tuple[float | None, str]] = [(0.5, "released"), (None, ""), (0.5, "inverted"), (0.2, "inverted")]
 
 

@@ -10,18 +10,18 @@ PARENT = "parent.key"  # it goes with the seed
 BLOCKS = {"nin": "mlpconv", "cnn": "conv", "maxout": "conv"}  # what conf calls their blocks, which a recipe numbers
 
 
-def leaves(value: Any, path: str = "") -> dict[str, Any]:
-    """A recipe as {"optimizer.lr": 0.1, "architecture.blocks.mlpconv1.pool": "max", ...}; other lists stay whole."""
+def leaves(value: Any, path: str = "", block: str | None = None) -> dict[str, Any]:
+    """A recipe as {"optimizer.lr": 0.1, "architecture.blocks.mlpconv1.pool": "max", ...}; other lists stay whole.
+
+    `block`: what items of a list are called, with their number; None: by their place alone.
+    """
     if isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):
-        value = dict(enumerate(value))
+        value = {f"{block}{place + 1}" if block else place: item for place, item in enumerate(value)}
     if not isinstance(value, dict):
         return {path: value}
-    if name := BLOCKS.get(value.get("kind", "")):
-        blocks = enumerate(value.get("blocks", []), start=1)
-        value = value | {"blocks": {f"{name}{number}": block for number, block in blocks}}
     found: dict[str, Any] = {}
     for name, item in value.items():
-        found |= leaves(item, f"{path}.{name}" if path else str(name))
+        found |= leaves(item, f"{path}.{name}" if path else str(name), BLOCKS.get(str(value.get("kind"))))
     return found
 
 
