@@ -125,9 +125,8 @@ def ended(config: Config, run: Path, record: dict[str, Any], already: bool, say:
         f"training error {record['train_error']:.2f} %"
     )
     say(f"run directory {run}")
-    place = Path(config.records_dir)
-    elsewhere = "" if place == records.STORE else f" --records {shlex.quote(str(place))} --out pages"
-    say(f"next: python -m nin_repro.tables{elsewhere}" + "   (record=always puts this run in)" * (unpublished is None))
+    tables = records.tables_of(Path(config.records_dir))
+    say(f"next: {tables}" + "   (record=always puts this run in)" * (unpublished is None))
     say(f"      python -m nin_repro.describe {_described(record)}")
     if config.dataset.name == "digits":
         say("      python -m nin_repro.train experiment=table4/nin budget=short   (MNIST)")

@@ -169,7 +169,7 @@ def main() -> None:
         merged = merge(options.source, options.records)
         lines = [f"conflict: {line}" for line in merged.conflicts] + [f"unsound: {line}" for line in merged.unsound]
         words = f"{len(merged.new)} new, {merged.already} already here, {len(merged.conflicts)} in conflict, "
-        words += f"{len(merged.unsound)} unsound; next: python -m nin_repro.tables"
+        words += f"{len(merged.unsound)} unsound; next: {records.tables_of(options.records)}"
     print("\n".join(map(clean, [*lines, words])))
     if lines:
         sys.exit(1)

@@ -25,7 +25,7 @@ from nin_repro.config.compose import load, parents
 from nin_repro.config.recipe import budget_name, family, stand_ins
 from nin_repro.files import UsageError
 from nin_repro.processes import gpus
-from nin_repro.results.records import Record, read_all
+from nin_repro.results.records import Record, read_all, tables_of
 from nin_repro.results.tables import filled_by
 from nin_repro.schema import Config
 from nin_repro.training.console import duration
@@ -293,7 +293,7 @@ def main() -> None:
             given_up[cell.name] = "its runs left no record (at a reduced budget they do with record=always)"
     for name, why in given_up.items():
         print(f"{name}: not completed: {why}")
-    print("next: python -m nin_repro.tables")
+    print(f"next: {tables_of(place)}")
     if given_up:
         sys.exit(1)
 

@@ -67,7 +67,10 @@ def test_another_result_is_shown_and_changes_nothing(tmp_path: Path, command: An
     for words in ("error 10.5 %", "ffffffff", "fedcba9876 (modified)", "0123456789,", "2 x CPU", "H\ufffd[2J200"):
         assert words in line
     assert "devices round differently" in line
-    assert "1 new, 0 already here, 1 in conflict, 0 unsound" in done.stdout
+    assert done.stdout.endswith("1 new, 0 already here, 1 in conflict, 0 unsound; next: python -m nin_repro.tables\n")
+    done = command("records", "import", "there", "--records", "theirs")
+    assert done.returncode == 0
+    assert done.stdout.endswith("0 unsound; next: python -m nin_repro.tables --records theirs --out pages\n")
     assert path.read_bytes() == before and len(records.read_all(store)[0]) == 2
     place(there / "again", true(1, error=9.0), true(3))  # seed 1 twice, differing, within what is imported
     merged = merge(there, store)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -152,6 +153,12 @@ def require_store(folder: Path) -> None:
         raise UsageError(
             f"--records {folder} is no directory: name one of records, or run this in the directory of the project"
         )
+
+
+def tables_of(store: Path) -> str:
+    """The command that makes the tables of the records in a store."""
+    elsewhere = "" if store.resolve() == STORE.resolve() else f" --records {shlex.quote(str(store))} --out pages"
+    return f"python -m nin_repro.tables{elsewhere}"
 
 
 def require_own_place(folder: Path, out: Path, usual: Path) -> None:
