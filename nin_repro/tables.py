@@ -13,7 +13,7 @@ from pathlib import Path
 from nin_repro.claims import LAYER_FILE, gather, kept_numbers
 from nin_repro.command import as_command
 from nin_repro.config.compose import CONF, experiments, load, parents
-from nin_repro.config.origins import provenance
+from nin_repro.config.origins import active, provenance
 from nin_repro.config.recipe import family, recipe, stand_ins
 from nin_repro.cost import in_words, seconds
 from nin_repro.files import UsageError, require_place
@@ -105,8 +105,8 @@ def main() -> None:
     print(
         f"{len(written)} files in {out / 'tables'}: tables.md, overview.svg, ablations.md, each table as CSV and LaTeX"
     )
-    page = fidelity.page({name: provenance(CONF, name, config) for name, config in configs.items()}, configs)
-    write_page(out / "fidelity.md", page)
+    facts = {name: active(provenance(CONF, name, config), config) for name, config in configs.items()}
+    write_page(out / "fidelity.md", fidelity.page(facts, configs))
     print(f"{out / 'fidelity.md'}: where the numbers of every experiment come from")
     numbers = kept_numbers(options.claims / LAYER_FILE)
     judged = []

@@ -15,6 +15,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from nin_repro.config import compose, origins
+from nin_repro.config.idle import idle
 from nin_repro.config.recipe import key, recipe
 from nin_repro.files import UsageError
 from nin_repro.outcome import Request
@@ -66,7 +67,7 @@ def copied(tmp_path: Path, file: str, old: str, new: str) -> Path:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_number_of_an_experiment_has_a_source_or_is_marked_assumed(name: str) -> None:
     found = told(name)
-    facts = fidelity.active(found, experiment(name)).facts
+    facts = origins.active(found, experiment(name)).facts
     assert [fact.key for fact in facts if fact.source(found.choices) not in fidelity.SOURCES] == []
     assert len(facts) > 40
 
@@ -76,7 +77,7 @@ def test_every_number_of_the_choices_that_no_experiment_takes_has_one_too() -> N
     free = [(group, choice) for group in origins.GROUPS for choice in compose.choices()[group]]
     for group, choice in (pair for pair in free if pair not in taken):
         words = [f"{group}={choice}", *(["regularizer=maxout"] if choice.startswith("maxout") else [])]
-        patterns = fidelity.idle(config(*words))
+        patterns = idle(config(*words))
         said = origins.of_choice(compose.CONF, group, choice)
         for path, _, at_default in origins.values(config(*words)):
             if path.startswith(f"{group}.") and not at_default and not any(fnmatchcase(path, p) for p in patterns):
@@ -187,7 +188,7 @@ def test_reasons_of_an_experiment_go_before_its_choices_sources_but_never_make_f
 
 
 def test_the_summary_counts_each_value_once() -> None:
-    found = fidelity.active(told("table1/nin"), experiment("table1/nin"))
+    found = origins.active(told("table1/nin"), experiment("table1/nin"))
     assert fidelity.counts(found).total() == len(found.facts) == len({fact.key for fact in found.facts})
     assert fidelity.counts(found)["deviates"] == 2  # clipping and the order of the images
 
@@ -223,14 +224,14 @@ IDLE = {
 @pytest.mark.parametrize("name", IDLE)
 def test_keys_that_the_page_leaves_out_do_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compose, "_require_effect", lambda *_: None)  # it refuses such words
-    base, idle, active = IDLE[name]
-    for word in idle:
-        assert any(fnmatchcase(word.partition("=")[0], pattern) for pattern in fidelity.idle(config(*base))), word
-    assert not any(fnmatchcase(active.partition("=")[0], pattern) for pattern in fidelity.idle(config(*base)))
+    base, without_effect, active = IDLE[name]
+    for word in without_effect:
+        assert any(fnmatchcase(word.partition("=")[0], pattern) for pattern in idle(config(*base))), word
+    assert not any(fnmatchcase(active.partition("=")[0], pattern) for pattern in idle(config(*base)))
     small = ["budget.max_steps=3", "budget.train_images=96", "optimizer.batch_size=32", "eval_every=0", "record=never"]
     where = ["device=cpu", "threads=1", "wandb.mode=disabled", f"runs_dir={tmp_path}", f"data_dir={tmp_path}"]
     weights = []
-    for words in ([], idle, [active]):
+    for words in ([], without_effect, [active]):
         overrides = [*base, *small, *where, *words]
         done = execute(Request(compose.load(overrides), overrides, None, ""))
         assert done.state == "done", done
@@ -275,7 +276,7 @@ def test_the_words_that_decide_otherwise_do(one: fidelity.Contradiction) -> None
 def test_the_page_follows_the_configuration() -> None:
     """Another value of the key that decides, another place in the table."""
     name, x1 = "table1/nin", CONTRADICTIONS[0]
-    found = {name: told(name)}
+    found = {name: origins.active(told(name), experiment(name))}
     pages = [
         fidelity.page(found, {name: chosen})
         for chosen in (experiment(name), config(f"experiment={name}", "architecture.blocks.mlpconv2.pool=avg"))
@@ -292,7 +293,8 @@ def test_the_page_follows_the_configuration() -> None:
 
 def test_the_committed_page_is_what_the_command_writes() -> None:
     configs = {name: experiment(name) for name in NAMES}
-    written = fidelity.page({name: told(name) for name in NAMES}, configs)
+    facts = {name: origins.active(told(name), configs[name]) for name in NAMES}
+    written = fidelity.page(facts, configs)
     committed = (ROOT / "results/fidelity.md").read_text()
     assert committed == written, "out of date: run python -m nin_repro.tables"
 

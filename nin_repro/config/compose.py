@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nin_repro.config import conf
 from nin_repro.config.check import WHERE, convert, nearest
 from nin_repro.config.conf import CONF, choices
+from nin_repro.config.idle import idle
 from nin_repro.config.known import explain, listed, require_known
 from nin_repro.config.recipe import family, key, require_sense
 from nin_repro.files import UsageError
@@ -170,8 +171,6 @@ def _require_effect(config: Config, plain: Mapping[str, Any], words: Sequence[st
     Raises:
         UsageError: names what the key goes with.
     """
-    from nin_repro.results.fidelity import idle
-
     names = [word.partition("=")[0] for word in words]
     built_in = not isinstance(config.architecture, Own) and config.regularizer.head in ("gap", "fc")
     if not built_in or "optimizer.kind" in names:  # which only a whole recipe has, as describe prints it

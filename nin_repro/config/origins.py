@@ -11,9 +11,11 @@ import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nin_repro.config.idle import idle
 from nin_repro.files import UsageError
 from nin_repro.results.fidelity import SOURCES, Choice, Fact, Provenance, source_of
 from nin_repro.schema import Config, given
@@ -62,6 +64,13 @@ def provenance(conf: Path, name: str, config: Config) -> Provenance:
         if not at_default or origin.own:
             facts.append(Fact(key, value, origin.text, origin.experiment))
     return Provenance(chosen, tuple(facts))
+
+
+def active(provenance: Provenance, config: Config) -> Provenance:
+    """Without the facts that do nothing."""
+    patterns = idle(config)
+    kept = (fact for fact in provenance.facts if not any(fnmatchcase(fact.key, pattern) for pattern in patterns))
+    return Provenance(provenance.choices, tuple(kept))
 
 
 def of_choice(conf: Path, group: str, choice: str) -> dict[str, Origin]:

@@ -8,13 +8,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from nin_repro.results.contradictions import CONTRADICTIONS, Contradiction, Side
 from nin_repro.results.paper import TABLES
 from nin_repro.results.render import error, grid, plain
-from nin_repro.schema import Cnn, Config, Maxout, Nin, Schedule
+from nin_repro.schema import Config
 
 SOURCES = {
     "PAPER": 'M. Lin, Q. Chen, S. Yan, "Network In Network", arXiv 1312.4400v3, 2014; the number is the section',
@@ -80,55 +79,6 @@ class Row(NamedTuple):
     values: str
     origin: str
     here: bool  # set by the experiment's own file
-
-
-# What does something ----------------------------------------------------------------------------------------------
-
-
-def idle(config: Config) -> list[str]:
-    """Patterns of keys that are there and do nothing, given the others: what a source could not tell."""
-    regularizer, architecture = config.regularizer, config.architecture
-    found = [f"optimizer.schedule.{name}" for name in _idle_schedule(config.optimizer.schedule)]
-    if config.optimizer.schedule.kind == "parent":
-        found.append("optimizer.momentum")
-    if regularizer.head == "gap":
-        found += [f"regularizer.{name}" for name in ("head_dropout", "fc_std", "fc_lr_factor")]
-    if not regularizer.dropout:
-        found.append("regularizer.dropout_at")
-        found += [] if regularizer.head == "fc" and regularizer.head_dropout else ["regularizer.convention"]
-    if isinstance(architecture, Maxout):
-        found += ["regularizer.fc_std", "optimizer.last_layer_factor", "optimizer.last_layer_bias_factor"]
-    if isinstance(architecture, Nin):
-        found += [] if architecture.init == "normal" else ["architecture.blocks.*.std"]
-        for name, block in architecture.blocks.items():
-            found += [f"architecture.blocks.{name}.pool_*"] if block.pool == "none" else []
-    if isinstance(architecture, Cnn) and not any(block.response_norm for block in architecture.blocks.values()):
-        found.append("architecture.response_norm.*")
-    return found
-
-
-def _idle_schedule(schedule: Schedule) -> set[str]:
-    used = {
-        "drops": {"drops", "factor", "bias_drops"} if schedule.drops else {"drops"},
-        "plateau": {"patience", "plateau_drops", "factor", "bias_drops"},
-        "linear": {"factor", "decay_epochs", "bias_drops"},
-        "exponential": {"factor", "floor", "bias_drops"},
-        "parent": {"bias_drops"},
-    }
-    ramp = {"momentum_epochs", "momentum_final"}
-    if schedule.kind != "parent":
-        used[schedule.kind] |= ramp if schedule.momentum_epochs else {"momentum_epochs"}
-    used[schedule.kind] |= {"stop_patience"} if schedule.stop == "validation" else set()
-    return {*used["drops"], *used["plateau"], *used["linear"], "floor", "bias_drops", "stop_patience", *ramp} - used[
-        schedule.kind
-    ]
-
-
-def active(provenance: Provenance, config: Config) -> Provenance:
-    """Without the facts that do nothing."""
-    patterns = idle(config)
-    kept = (fact for fact in provenance.facts if not any(fnmatchcase(fact.key, pattern) for pattern in patterns))
-    return Provenance(provenance.choices, tuple(kept))
 
 
 # Contradictions ---------------------------------------------------------------------------------------------------
@@ -292,8 +242,8 @@ def _summary(found: Mapping[str, Provenance]) -> list[str]:
 
 
 def page(provenances: Mapping[str, Provenance], configs: Mapping[str, Config]) -> str:
-    """The whole page. Both mappings are by the name of the experiment."""
-    found = {name: active(provenances[name], configs[name]) for name in ordered(provenances)}
+    """The whole page, of facts that do something. Both mappings are by the name of the experiment."""
+    found = {name: provenances[name] for name in ordered(provenances)}
     cells = {name for table in TABLES for row in table.rows for name in row.experiments}
     total = sum((counts(one) for name, one in found.items() if name in cells), Counter[str]())
     published = {source: total[source] for source in SOURCES if source not in ("assumed", "deviates") and total[source]}
