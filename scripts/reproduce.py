@@ -144,9 +144,8 @@ def measured_paces(machine: str) -> dict[str, float]:
     arms, paces = max(found, key=lambda told: str(told["date"]))["arms"], {}
     for precision in ("fp32", "tf32", "bf16"):
         speed = arms.get(f"ours_{precision}", arms["ours"])["images_per_second"]["median"]
-        config = load(
-            ["experiment=table1/nin", f"precision={precision}", "eval_every=0"]
-        )  # a page's speed is of updates
+        # A page's speed is of updates alone.
+        config = load(["experiment=table1/nin", f"precision={precision}", "eval_every=0"])
         paces[precision] = float(speed) * on_a_core(config) / cost.images_seen(config)
     return paces
 

@@ -40,12 +40,17 @@ def test_changes_name_the_keys_that_differ_and_neither_seed_nor_budget() -> None
     assert changes(BASE, BASE) == []
 
 
-@pytest.mark.parametrize("experiment", ["table4/nin", "extra/caffe", "text/cnn_gap", "table4/maxout_first"])
-def test_changes_of_blocks_are_words_of_the_command_line(experiment: str) -> None:
+@pytest.mark.parametrize(
+    "experiment", ["table4/nin", "extra/caffe", "text/cnn_gap", "table4/maxout_first", "table1/maxout"]
+)
+def test_changes_of_layers_are_words_of_the_command_line(experiment: str) -> None:
     base = load([f"experiment={experiment}"])
     assert not isinstance(base.architecture, Own)
-    for name in base.architecture.blocks:
-        words = [f"architecture.blocks.{name}.kernel=9", f"architecture.blocks.{name}.pad=4"]
+    blocks = [f"architecture.blocks.{name}" for name in base.architecture.blocks]
+    changed = [[f"{block}.kernel=11", f"{block}.pad=5"] for block in blocks]
+    changed += [[f"architecture.full.{name}.units=9"] for name in getattr(base.architecture, "full", {})]
+    assert len(changed) >= 3
+    for words in changed:
         assert changes(recipe(load([f"experiment={experiment}", *words])), recipe(base)) == words
 
 

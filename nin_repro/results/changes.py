@@ -7,21 +7,28 @@ from typing import Any
 FP32 = "fp32"  # what a recipe that names no precision is computed in
 APART = ("seed", "budget", "precision")  # not of what is trained: runs are compared at the same budget and precision
 PARENT = "parent.key"  # it goes with the seed
-BLOCKS = {"nin": "mlpconv", "cnn": "conv", "maxout": "conv"}  # what conf calls their blocks, which a recipe numbers
+# What conf calls the layers that a recipe numbers, by kind of network and key.
+LAYERS = {
+    ("nin", "blocks"): "mlpconv",
+    ("cnn", "blocks"): "conv",
+    ("maxout", "blocks"): "conv",
+    ("maxout", "full"): "full",
+}
 
 
-def leaves(value: Any, path: str = "", block: str | None = None) -> dict[str, Any]:
+def leaves(value: Any, path: str = "", layer: str | None = None) -> dict[str, Any]:
     """A recipe as {"optimizer.lr": 0.1, "architecture.blocks.mlpconv1.pool": "max", ...}; other lists stay whole.
 
-    `block`: what items of a list are called, with their number; None: by their place alone.
+    `layer`: what items of a list are called, with their number; None: by their place alone.
     """
     if isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):
-        value = {f"{block}{place + 1}" if block else place: item for place, item in enumerate(value)}
+        value = {f"{layer}{place + 1}" if layer else place: item for place, item in enumerate(value)}
     if not isinstance(value, dict):
         return {path: value}
     found: dict[str, Any] = {}
     for name, item in value.items():
-        found |= leaves(item, f"{path}.{name}" if path else str(name), BLOCKS.get(str(value.get("kind"))))
+        layer = LAYERS.get((str(value.get("kind")), str(name)))
+        found |= leaves(item, f"{path}.{name}" if path else str(name), layer)
     return found
 
 
