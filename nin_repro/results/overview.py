@@ -84,9 +84,9 @@ def _scale(bottom: float) -> list[str]:
 
 def _row(top: float, table: Table, method: str, value: float, result: Result, first: bool) -> list[str]:
     stats, middle = result.stats, top + ROW / 2
-    where = table.paper.heading.partition(".")[0] if table.paper.id != "text" else "Text"
     drawn = [_line(12, top, WIDE - 12, top, "rule")] if first else []
-    drawn += [_text(12, middle - 1, f"{where}: {method}"), _text(12, middle + 13, result.cell.experiment, "soft")]
+    name = f"{table.paper.name}: {method}"
+    drawn += [_text(12, middle - 1, name), _text(12, middle + 13, result.cell.experiment, "soft")]
     drawn.append(_text(PAPER, middle + 5, error(value), anchor="end"))
     limit = result.verdict.limit or luck_of_images(value, table.paper.test_set_size)
     low, high = _place(-100 * limit / value), _place(100 * limit / value)

@@ -117,9 +117,8 @@ def html(
     parts += [_groups(report.reduced + report.other), _figures(figures)]
     parts += [_costs(records, prices), _missing(report, prices), _rule(report)]
     names = {"overview": "At a glance"}
-    names |= {table.paper.id: table.paper.heading.partition(".")[0] for table in report.tables}
+    names |= {table.paper.id: table.paper.name for table in report.tables}
     names |= {
-        "text": "Text",
         "extra": "Other NIN systems",
         "claims": "Claims",
         "ablations": "Single choices",

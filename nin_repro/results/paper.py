@@ -47,8 +47,13 @@ class Table:
     notes: tuple[str, ...] = ()
 
     @property
+    def name(self) -> str:
+        """Such as "Table 1", "Text"."""
+        return f"Table {self.id.removeprefix('table')}" if self.id.startswith("table") else self.id.capitalize()
+
+    @property
     def heading(self) -> str:
-        return f"Table {self.id.removeprefix('table')}. {self.title}" if self.id.startswith("table") else self.title
+        return f"{self.name}. {self.title}" if self.id.startswith("table") else self.title
 
 
 def _cited(method: str, value: float | None, location: str, reference: str, *experiments: str) -> Row:

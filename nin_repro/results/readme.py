@@ -1,10 +1,11 @@
 """The results as README.md opens with them: Table 1, and of the other tables what was measured."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from nin_repro.results.export import write_page
 from nin_repro.results.render import PICTURE, PICTURED, code, error, grid, link, plain, spread
-from nin_repro.results.tables import Report, Table
+from nin_repro.results.tables import Report, Result, Row, Table
 
 MARKS = "<!-- table 1: python -m nin_repro.tables -->", "<!-- end of table 1 -->"
 
@@ -23,45 +24,64 @@ def renew(page: Path, table: str) -> bool:
 
 
 def brief(report: Report, folder: Path, tables: Path) -> str:
-    """The picture, Table 1 in six columns, and of the others what was measured, for a page in `folder`.
+    """The picture, Table 1, what was measured of the others, and what that hangs on, for a page in `folder`.
 
     Args:
         tables: where the picture is.
     """
-    picture = f"!{link(PICTURED, tables / PICTURE, folder)}"
-    return f"{picture}\n\n{_six_columns(report.tables[0], folder)}{_others(report, folder)}"
+    first, *rest = report.tables
+    others = [
+        (table, row, result)
+        for table in rest
+        for row in table.rows
+        for result in row.results
+        if row.paper.own and result.records
+    ]
+    lines = [f"!{link(PICTURED, tables / PICTURE, folder)}", "", *_table_1(first, folder)]
+    if others:
+        lines += ["", "The authors' rows in the other tables that have runs:", "", *_others(others, folder)]
+    measured = [result for row in first.rows for result in row.results if result.records]
+    told = _reservations(measured + [result for *_, result in others])
+    if told:
+        sources = link("which assumptions", tables.parent / "fidelity.md", folder)
+        lines += ["", f"What these runs have that the paper does not say ({sources}):", "", *told]
+    return "\n".join(lines) + "\n"
 
 
-def _six_columns(table: Table, folder: Path) -> str:
-    """What is printed, what we measured, and the verdict."""
+def _table_1(table: Table, folder: Path) -> list[str]:
+    """All rows: what is printed, what we measured, and the verdict."""
     lines = []
     for row in table.rows:
         method = f"**{plain(row.paper.method)}**" if row.paper.own else plain(row.paper.method)
         head = [method, error(row.paper.value)]
         for result in row.results:
-            ours, verdict = "no runs yet", ""
-            if result.records:
-                ours, verdict = spread(result.stats), "; ".join([result.verdict.text, *result.reservations])
-            seeds = ", ".join(link(f"{record.seed}", record.path, folder) for record in result.records)
-            lines.append([*head, code(result.cell.experiment), ours, seeds, plain(verdict)])
+            lines.append([*head, *_measured(result, folder)])
             head = ["", ""]
         if not row.results:
             lines.append([*head, "", "cited", "", ""])
-    return "\n".join(grid("Method|Paper|Experiment|Ours|Seeds|Verdict", "lrlrll", lines)) + "\n"
+    return grid("Method|Paper|Experiment|Ours|Seeds|Verdict", "lrlrll", lines)
 
 
-def _others(report: Report, folder: Path) -> str:
-    """The rows of the paper's own systems that have runs, but for those of Table 1, in a line each."""
-    lines = []
-    for table in report.tables[1:]:
-        for row in table.rows:
-            for result in row.results:
-                if row.paper.own and result.records:
-                    where, _, _ = table.paper.heading.partition(". ")
-                    told = "; ".join([result.verdict.text, *result.reservations])
-                    seeds = ", ".join(link(f"{record.seed}", record.path, folder) for record in result.records)
-                    lines.append(
-                        f"- {plain(where)}, {plain(row.paper.method)}, paper {error(row.paper.value)}: "
-                        f"{code(result.cell.experiment)} {spread(result.stats)} (seeds {seeds}): {plain(told)}"
-                    )
-    return "\n".join(["", "The authors' rows in the other tables that have runs:", "", *lines]) + "\n" if lines else ""
+def _others(rows: Sequence[tuple[Table, Row, Result]], folder: Path) -> list[str]:
+    """The same columns, and before them which table it is."""
+    lines = [
+        [plain(table.paper.name), plain(row.paper.method), error(row.paper.value), *_measured(result, folder)]
+        for table, row, result in rows
+    ]
+    return grid("Table|Method|Paper|Experiment|Ours|Seeds|Verdict", "llrlrll", lines)
+
+
+def _measured(result: Result, folder: Path) -> list[str]:
+    """An experiment, its error, the seeds, and the verdict."""
+    seeds = ", ".join(link(f"{record.seed}", record.path, folder) for record in result.records)
+    verdict = result.verdict.text if result.records else ""
+    return [code(result.cell.experiment), spread(result.stats), seeds, plain(verdict)]
+
+
+def _reservations(results: Sequence[Result]) -> list[str]:
+    """Each reservation once, and of which experiments it is."""
+    found: dict[str, list[str]] = {}
+    for result in results:
+        for words in result.reservations:
+            found.setdefault(words, []).append(code(result.cell.experiment))
+    return [f"- {plain(words)}: {', '.join(dict.fromkeys(of))}" for words, of in found.items()]
