@@ -450,6 +450,42 @@ def test_a_run_that_stops_by_the_validation_error_takes_its_best_weights(make: M
     assert run.final is not None and run.final[0].error == min(errors)
 
 
+def test_a_run_that_dies_after_its_best_weights_ends_with_them_stopped_or_not(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nin_repro.training.loop.PROBE_EVERY", 2)
+    words = [*VALIDATION, "optimizer.schedule.epochs=40", "optimizer.schedule.drops=[]"]
+
+    def mortal(name: str) -> Trainer:
+        run = make(*words, name=name)
+        step, last = run.step, 2 * len(run.batches) + 1
+
+        def and_die(position: int) -> None:
+            step(position)
+            if run.progress.step == last:
+                kill_hidden_units(run)
+
+        run.step = and_die  # type: ignore[method-assign]
+        return run
+
+    whole, cut = mortal("whole"), mortal("cut")
+    assert whole.run() == "done" and len(whole.progress.rows) == 2
+    assert whole.final is not None and whole.final[0].error == min(
+        row["validation_error"] for row in whole.progress.rows
+    )
+    measure = cut._final_evaluation
+
+    def interrupted() -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return measure()
+
+    cut._final_evaluation = interrupted  # type: ignore[method-assign]
+    with pytest.raises(Interrupted):
+        cut.run()
+    again = mortal("cut")
+    assert again.run() == "done" and result(again) == result(whole)
+
+
 def test_a_run_goes_on_at_its_parents_rate_until_the_validation_images_are_as_likely(make: Make) -> None:
     words = ["experiment=table4/maxout", "regularizer=gap", "parent.weights=false", "parent.key=0123456789ab"]
     words += ["optimizer.schedule.epochs=20"]

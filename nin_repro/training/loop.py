@@ -191,6 +191,7 @@ class Trainer:
             return "diverged"
         if self.chosen:
             self.network.load_state_dict(self.chosen)
+            self.rate.stopped = True  # also where the network died since: nothing is trained on from these
         dead = is_dead(self.answers, self.batches.images, self.batches.labels)[0]
         if dead and self.progress.attempt < self.limits.restarts:
             return "network"
