@@ -90,7 +90,9 @@ def conclude(settings: "HydraConf", member: "Member") -> None:
     sweep.leave(folder, number, member)
     if state == "interrupted":
         if sweep.here(settings.launcher):
-            print(f"and the sweep:\n  {command_line()}")
+            assert sweep.begun is not None
+            sweep.close(sweep.begun)
+            print(f"the same command goes on from there:\n  {command_line()}")
         sweep.pass_on(folder, number, member)
         raise SystemExit(member.outcome.code)
     if not sweep.here(settings.launcher):

@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -232,6 +233,20 @@ def test_sweep_skips_what_is_done_and_goes_on_after_a_failure(command: Command, 
     (blocked / "checkpoint.pt").rmdir()
     third = command("train", *words, "seed=2")  # a failed one is tried again by the same command
     assert third.returncode == 0
+
+
+def test_a_sweep_that_is_stopped_shows_how_far_its_members_are(data: str, tmp_path: Path) -> None:
+    words = [word for word in SMALL if not word.startswith("budget.epochs")]
+    words += [data, "optimizer.schedule.epochs=2000"]
+    with begin(tmp_path, "-m", *words, "seed=0", "budget.epochs=8,1500,1600") as sweep:
+        wait_for(run_directory(tmp_path, *words, "budget.epochs=1500") / "metrics.jsonl", sweep)
+        sweep.send_signal(signal.SIGINT)
+        output = sweep.communicate()[0]
+    assert sweep.returncode == 128 + signal.SIGINT
+    *_, first, second, third, last, command = output.splitlines()
+    states = [re.split("  +", line.strip())[1] for line in (first, second, third)]
+    assert states == ["done", "interrupted", "not begun"] and "stopped by SIGINT" in second
+    assert last == "the same command goes on from there:" and command.endswith("budget.epochs=8,1500,1600")
 
 
 def test_a_cpu_is_named_with_what_its_speed_hangs_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
