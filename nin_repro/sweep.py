@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nin_repro.command import fail
 from nin_repro.config.compose import load
-from nin_repro.files import UsageError, read_json, write_json
+from nin_repro.files import UsageError, read_json, told, write_json
 from nin_repro.outcome import Outcome, Request
 from nin_repro.run import found
 from nin_repro.training.stop import STOP
@@ -86,8 +86,8 @@ def pass_on(folder: Path, number: int, member: Member) -> None:
 
 def read(folder: Path) -> dict[int, Member]:
     """The members that `leave` left, by their numbers."""
-    told = {int(path.stem): read_json(path) for path in (folder / "outcomes").glob("*.json")}
-    return {number: Member(**one | {"outcome": Outcome(**one["outcome"])}) for number, one in told.items()}
+    left = {int(path.stem): read_json(path) for path in (folder / "outcomes").glob("*.json")}
+    return {number: Member(**one | {"outcome": Outcome(**one["outcome"])}) for number, one in left.items()}
 
 
 class Outcomes(Callback):
@@ -139,15 +139,15 @@ def close(config: DictConfig) -> None:
     """Show a table of the members of a sweep that is at its end, and keep them for the process."""
     global folder, members
     folder = Path(config.hydra.sweep.dir)
-    told = read(folder)
+    left = read(folder)
     for number, words in enumerate(_planned(config)):
-        if number not in told:
-            told[number] = _without_outcome(words)
-        outcome = told[number].outcome
+        if number not in left:
+            left[number] = _without_outcome(words)
+        outcome = left[number].outcome
         if number in ends and outcome.state not in FINISHED:
             outcome = dataclasses.replace(outcome, words=f"{outcome.words}; {ends[number]}")
-            told[number] = dataclasses.replace(told[number], outcome=outcome)
-    members = [told[number] for number in sorted(told)]
+            left[number] = dataclasses.replace(left[number], outcome=outcome)
+    members = [left[number] for number in sorted(left)]
     print(f"\n{len(members)} runs in this sweep:")
     show(apart([member.overrides for member in members]), [member.outcome for member in members])
 
@@ -156,11 +156,16 @@ def broken_off(error: BaseException) -> bool:
     """Close a sweep whose launcher did not bring it to its end; False if it had none to bring there.
 
     What the user can put right, and what does not compose, comes before any member.
+
+    Raises:
+        UsageError: there is no place for what the sweep leaves.
     """
     if begun is None or isinstance(error, (UsageError, HydraException, OmegaConfBaseException)):
         return False
     if isinstance(error, KeyboardInterrupt) and here(begun.hydra.launcher):
         return False
+    if isinstance(error, OSError) and here(begun.hydra.launcher):
+        raise UsageError(f"no sweep can be kept here: {told(error)}; free the place, or choose another runs_dir")
     close(begun)
     if not isinstance(error, KeyboardInterrupt):
         said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")

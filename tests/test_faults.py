@@ -214,6 +214,8 @@ def test_a_read_only_place_refuses_new_runs_and_tells_of_finished_ones(
         with read_only(disk):
             code, shown = call(*words)
             assert code == 2 and shown.count("\n") == 1 and "Read-only file system" in shown, shown
+            code, shown = call("-m", *words)
+            assert code == 2 and shown.count("\n") == 1 and "no sweep can be kept here: " in shown, shown
         run = run_of(Path("/"), words[0])
         assert call(*words)[0] == 0
         before = sorted((path.name, path.read_bytes()) for path in run.iterdir())
