@@ -161,6 +161,7 @@ def test_a_resumed_offline_run_is_joined_by_wandb_sync(tmp_path: Path, server: C
     assert len(folders) == 2
     subprocess.run(
         [sys.executable, "-m", "wandb", "sync", *folders],
+        cwd=tmp_path,  # its log goes into a folder there
         env=os.environ | {"WANDB_BASE_URL": receiving.url, "WANDB_API_KEY": KEY, "WANDB_ERROR_REPORTING": "false"},
         check=True,
         capture_output=True,
