@@ -92,7 +92,7 @@ def conclude(settings: "HydraConf", member: "Member") -> None:
         if sweep.here(settings.launcher):
             assert sweep.begun is not None
             sweep.close(sweep.begun)
-            print(f"the same command goes on from there:\n  {command_line()}")
+            print(goes_on())
         sweep.pass_on(folder, number, member)
         raise SystemExit(member.outcome.code)
     if not sweep.here(settings.launcher):
@@ -127,6 +127,11 @@ def command_line() -> str:
     return shlex.join(["python", "-m", "nin_repro.train", *sys.argv[1:]])
 
 
+def goes_on() -> str:
+    """What to do about a sweep that is not at its end."""
+    return f"the same command goes on from there:\n  {command_line()}"
+
+
 def train_choice() -> int:
     """Train the best choice of the sweep that just ended with protocol=final, for the seeds it has; the exit code.
 
@@ -140,7 +145,7 @@ def train_choice() -> int:
         print(
             f"\nno choice yet: {len(left)} of {len(sweep.members)} runs are {', '.join(dict.fromkeys(left))}", end="; "
         )
-        print(f"the same command goes on from there:\n  {command_line()}")
+        print(goes_on())
         return sweep.worst_code()
     found = selection.choices(sweep.members)
     chosen = selection.best(found)
@@ -254,7 +259,7 @@ def composed_and_run() -> int:
     left = [member.outcome.state for member in sweep.members if member.outcome.state in sweep.OPEN]
     if code or left:
         states = f"{len(left)} of {len(sweep.members)} runs are {', '.join(dict.fromkeys(left))}; " if left else ""
-        print(f"{states}the same command goes on from there:\n  {command_line()}")
+        print(f"{states}{goes_on()}")
         return code or sweep.worst_code()
     code = train_choice() if any(member.select for member in sweep.members) else 0
     return max(exit_code, sweep.worst_code(), code)
