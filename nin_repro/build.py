@@ -45,6 +45,7 @@ class Machine:
     device: torch.device
     threads: int
     words: str  # for records
+    kernels: str  # whose compute a network, for records
 
 
 def machine(config: Config) -> Machine:
@@ -68,6 +69,7 @@ def machine(config: Config) -> Machine:
             raise UsageError(
                 f"device={config.device}, but {torch.cuda.device_count()} CUDA devices are visible: choose device=cpu"
             )
+        torch.cuda.set_device(number)  # of this thread: Triton launches on whichever is its own
         # Unless it is told, cuDNN computes convolutions with 10 bits of mantissa.
         products = "tf32" if config.precision == "tf32" else "ieee"
         torch.backends.cudnn.conv.fp32_precision = torch.backends.cuda.matmul.fp32_precision = products  # type: ignore[attr-defined]
@@ -85,8 +87,11 @@ def machine(config: Config) -> Machine:
     torch.set_num_threads(threads)
     _keep_pages()
     device = torch.device(name)
-    words = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    return Machine(device, threads, words)
+    if device.type == "cpu":
+        return Machine(device, threads, "cpu", "ours" if config.fused else "torch")
+    ours = "ours" if config.fused else "ours, but torch's layers"
+    kernels = ours if gpu.refusal(device) is None else "torch"
+    return Machine(device, threads, torch.cuda.get_device_name(device), kernels)
 
 
 def _keep_pages() -> None:

@@ -115,10 +115,11 @@ def total(parts: Tensor) -> Tensor:
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of logits [N, K], fp32, and labels [N]: the mean cross-entropy [], how many are wrong, fp32 [], the gradient."""
+    logits = logits.contiguous()
     gradient, found = torch.empty_like(logits), logits.new_empty(2)
     (rows, classes), power = logits.shape, _power(logits.shape[1])
     step = max(1, 2048 // power)
-    _cross_entropy[(1,)](logits.contiguous(), labels, gradient, found, rows, classes, power, step, num_warps=8)
+    _cross_entropy[(1,)](logits, labels, gradient, found, rows, classes, power, step, num_warps=8)
     return found[0], found[1], gradient
 
 

@@ -23,7 +23,7 @@ from nin_repro.results import records
 from nin_repro.schema import Config
 from nin_repro.training.console import Console
 from nin_repro.training.rundir import UNTOLD, RunDirectory, bf16_instructions, environment
-from nin_repro.training.stop import signal_of
+from nin_repro.training.stop import STOP, signal_of
 
 if TYPE_CHECKING:
     from nin_repro.build import Ancestor, Machine
@@ -35,6 +35,7 @@ TIME = "%Y-%m-%dT%H:%M:%S%z"
 _opened: "WeakValueDictionary[tuple[str, Path, str], Split]" = WeakValueDictionary()
 _opening = threading.Lock()
 BUSY = 75  # exit code of a run that another process is training: "try again later"
+LOOK = 0.5  # seconds between looks at whether it still does
 
 
 def execute(request: Request) -> Outcome:
@@ -93,8 +94,13 @@ def _execute(request: Request) -> Outcome:
         print(words)
         return Outcome("busy", BUSY, words, path=str(run.path))
     print(f"waiting for the process{holder} that is training this run in {run.path}", flush=True)
-    with locked(run.lock):
-        return _finished(run, config) or _train(request, run, found, split)
+    while STOP.signal is None:  # a thread that waits in the system for a lock would not hear of it
+        with locked(run.lock, wait=False) as free:
+            if free:
+                return _finished(run, config) or _train(request, run, found, split)
+        time.sleep(LOOK)
+    why = f"{signal.Signals(STOP.signal).name} came while another process was training this run"
+    return Outcome("interrupted", 128 + STOP.signal, why, path=str(run.path))
 
 
 def _images(config: Config) -> "Split":
@@ -184,7 +190,7 @@ def _train(request: Request, run: RunDirectory, found: "Machine", split: "Split"
     """Train under the lock, and leave a status and an outcome behind whatever happens."""
     from nin_repro.training.loop import Interrupted
 
-    about = environment(found.words, found.threads)
+    about = environment(found.words, found.threads) | {"kernels": found.kernels}
     run.remove_parts()
     run.write_config(request.text, request.command)
     run.write_selection(request.selection)

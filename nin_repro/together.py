@@ -29,7 +29,7 @@ class Labelled(io.TextIOBase):
         self.line.begun = rest
         name = threading.current_thread().name
         with self.lock:
-            self.out.writelines(f"[{name}] {line}\n" if line else "\n" for line in whole)
+            self.out.write("".join(f"[{name}] {line}\n" if line else "\n" for line in whole))
             self.out.flush()
         return len(text)
 

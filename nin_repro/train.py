@@ -78,7 +78,7 @@ def task(composed: "DictConfig") -> None:
 
 
 def conclude(settings: "HydraConf", member: "Member") -> None:
-    """Leave the outcome of a member, and end its process if it was interrupted.
+    """Leave the outcome of a member, and end its process if it was to stop, though the member may have ended first.
 
     Raises:
         SystemExit: it was. Of a job that ends otherwise submitit thinks that it is done.
@@ -86,17 +86,24 @@ def conclude(settings: "HydraConf", member: "Member") -> None:
     from nin_repro import sweep
     from nin_repro.training.stop import ignore_warnings
 
-    folder, number, state = Path(settings.sweep.dir), settings.job.num, member.outcome.state
+    folder, number, here = Path(settings.sweep.dir), settings.job.num, sweep.here(settings.launcher)
     sweep.leave(folder, number, member)
-    if state == "interrupted":
-        if sweep.here(settings.launcher):
-            assert sweep.begun is not None
-            sweep.close(sweep.begun)
-            print(goes_on())
+    if here and stopped(member.outcome):
+        assert sweep.begun is not None
+        sweep.close(sweep.begun)
+        print(goes_on())
+    if member.outcome.state == "interrupted":
         sweep.pass_on(folder, number, member)
         raise SystemExit(member.outcome.code)
-    if not sweep.here(settings.launcher):
+    if here and STOP.signal is not None:
+        raise SystemExit(128 + STOP.signal)
+    if not here:
         ignore_warnings()
+
+
+def stopped(outcome: Outcome) -> bool:
+    """Whether what comes after a run is not begun: it was interrupted, or ended before it could heed a signal."""
+    return outcome.state == "interrupted" or STOP.signal is not None
 
 
 def require_here(config: Config, several: bool, launcher: "DictConfig") -> None:
@@ -157,9 +164,9 @@ def train_choice() -> int:
     }
     outcomes = train_finals(requests)
     code = max(outcome.code for outcome in outcomes)
-    if any(outcome.state == "interrupted" for outcome in outcomes):
-        print(f"and the search:\n  {command_line()}")
-        return code
+    if len(outcomes) < len(requests) or any(outcome.state == "interrupted" for outcome in outcomes):
+        print(f"the search goes on with\n  {command_line()}")
+        return code if STOP.signal is None else 128 + STOP.signal
     print(f"\nchosen by validation error, then trained with protocol=final: {chosen.name}")
     sweep.show([*requests], outcomes)
     return code
@@ -188,7 +195,7 @@ def train_finals(requests: dict[str, Request]) -> list[Outcome]:
     for request in requests.values():
         print(f"\nfinal run: {swept(request.overrides)}", flush=True)
         outcomes.append(attempt(request))
-        if outcomes[-1].state == "interrupted":
+        if stopped(outcomes[-1]):
             break
     return outcomes
 

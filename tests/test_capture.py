@@ -191,7 +191,7 @@ def test_an_update_touches_one_device_and_asks_it_for_no_number(
     given: list[Any] = []  # to the optimizer's kernel, which that device lacks
     monkeypatch.setattr(torch, "_fused_sgd_", lambda *lists, **named: given.append((lists, named)))
     config = load([f"experiment={experiment}", f"data_dir={tmp_path}", "dataset.preprocessing.zca=null"])
-    machine = build.Machine(META, 1, "meta")
+    machine = build.Machine(META, 1, "meta", "ours")
     with Console(tmp_path / "train.log") as console:
         run = build.trainer(config, split, machine, console, tmp_path / "run.pt", lambda row: None)
     size = run.batches.size(0)

@@ -147,6 +147,21 @@ def test_images_too_many_to_be_counted_are_left_to_torch(fused: Any) -> None:
     )
 
 
+def test_windows_of_more_places_than_a_byte_counts_are_left_to_torch(fused: Any) -> None:
+    channels, side, size = 16, 20, 15
+    spec = dataclasses.replace(SPEC, widths=[16], kernel=1, pad=0, pool_size=size, pool_stride=1, pool_ceil=False)
+    block = MlpconvBlock(channels, [16], spec)
+    x = images(1, channels, side, side, wanted=True)
+    assert fused.fits(x, [*block.convolutions], spec, True)
+    y = fused.block(x, [*block.convolutions], spec, None, fused.halves([*block.parameters()]))
+    y.square().sum().backward()
+    exact = x.detach().double().requires_grad_()
+    block.double()(exact).square().sum().backward()
+    assert x.grad is not None and exact.grad is not None and distance(x.grad, exact.grad) < NEAR
+    wider = dataclasses.replace(spec, pool_size=size + 1)
+    assert not fused.fits(x, [*block.convolutions], wider, True)
+
+
 def test_what_is_not_a_number_comes_through_the_pooling(kernels: Any) -> None:
     x = torch.randn(1, 16, 6, 6).to(memory_format=torch.channels_last)
     x[0, 3, 2, 2] = torch.nan
@@ -181,6 +196,19 @@ def test_loss_and_gradient_and_what_is_added_up_are_those_of_torch(
         sums += [loss, logits.grad, *more]
     assert all(distance(one, other.double()) < NEAR for one, other in zip(found, wanted, strict=True))
     assert found[-1].tolist() == [10, 6] and found[-2][1] == 0.75 and found[-3][2] == 1 + 3 * count
+
+
+def test_logits_need_not_lie_in_rows(kernels: Any) -> None:
+    values, labels = torch.randn(5, 7, dtype=torch.float64), torch.randint(0, 5, (7,))
+    gradients: list[Any] = []
+    for kind in (torch.float32, torch.float64):
+        x = values.to(kind).requires_grad_()
+        if kind == torch.float32:
+            update.backward(x.t() * 1, labels)
+        else:
+            torch.nn.functional.cross_entropy(x.t(), labels).backward()
+        gradients.append(x.grad)
+    assert distance(*gradients) < NEAR
 
 
 def test_of_logits_as_large_as_others_the_first_is_the_answer(kernels: Any) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hydra.core.config_store import ConfigStore
 
-from nin_repro import train
+from nin_repro import build, train
 from nin_repro.config import compose, known
 from nin_repro.config.check import convert
 from nin_repro.config.recipe import key, recipe
@@ -165,6 +166,25 @@ def test_settings_are_keys_and_all_of_them_are_recipe(offer: Callable[[str], Non
     assert recipe(config)["architecture"] == {"kind": "perceptron", "units": 64, "std": 0.2}
     assert key(config) != key(compose.load([*WORDS, "regularizer=fc"]))
     assert config.architecture == convert(Config, dataclasses.asdict(config), "").architecture
+
+
+def test_statistics_of_batches_that_a_start_left_do_not_outlive_it(offer: Callable[[str], None]) -> None:
+    source = code(PERCEPTRON, "nin_repro/models/perceptron.py")
+    for old, new in {
+        "architecture.std\n": "architecture.std\n        self.norm = nn.BatchNorm1d(architecture.units)\n",
+        "self.hidden(x.flatten(1))": "self.norm(self.hidden(x.flatten(1)))",
+        "return [Start(": 'return [Start(self.norm, Fill("constant", 1.0)), Start(',
+    }.items():
+        assert source.count(old) == 1
+        source = source.replace(old, new)
+    offer(source)
+    net: Any = build.network(compose.load([*WORDS, "regularizer=fc"]), Shape(1, 8, 8), 10)
+    net.initialise(0, 0)
+    net.train()(torch.full((4, 1, 8, 8), torch.inf))  # as in a start that diverged
+    assert not net.norm.running_mean.isfinite().any()
+    net.initialise(0, 1)
+    assert net.norm.running_mean.tolist() == [0] * 64 and net.norm.running_var.tolist() == [1] * 64
+    assert net.norm.num_batches_tracked == 0
 
 
 def test_a_broken_network_is_one_line_of_the_command_and_in_nobody_elses_way(

@@ -139,6 +139,7 @@ def test_killed_and_stopped_runs_end_as_undisturbed_ones(command: Command, data:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["test_error"] for row in rows] == expected["curve"]["test_error"]
     ends = [read_json(run_directory(folder, *recipe) / "result.json") for folder in (tmp_path, undisturbed)]
+    assert ends[0]["environment"]["kernels"] == "ours"
     assert ends[0]["environment"] == ends[1]["environment"] and "since" not in ends[0]["environment"]
 
 

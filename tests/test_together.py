@@ -1,7 +1,10 @@
 """Members of a sweep that are trained at the same time in one process."""
 
+import contextlib
 import gc
+import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,10 +15,15 @@ from typing import Any
 
 import pytest
 
-from nin_repro import build, outcome, sweep, together, train
+from nin_repro import build, outcome, run, sweep, together, train
+from nin_repro.command import Lossy
 from nin_repro.config.compose import load_with_text
+from nin_repro.config.recipe import directory
 from nin_repro.data import sources
-from nin_repro.outcome import Request
+from nin_repro.files import locked
+from nin_repro.outcome import Outcome, Request
+from nin_repro.training.rundir import RunDirectory
+from nin_repro.training.stop import STOP
 
 SEEDS = (0, 1, 2)
 SMALL = [
@@ -92,6 +100,61 @@ def test_members_share_the_images_while_they_train(data: str, monkeypatch: pytes
     del held[:], requests
     gc.collect()
     assert not build._on_devices  # and nobody keeps them
+
+
+def test_a_signal_ends_the_wait_for_a_run_of_another_process(
+    data: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config, text = load_with_text([*SMALL, data])
+    place, said = RunDirectory(directory(config)), io.StringIO()
+    with locked(place.lock), contextlib.redirect_stdout(said):  # a lock is of an opened file: as if of another process
+
+        def ask() -> None:
+            while "waiting for the process" not in said.getvalue():
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        (outcome,) = together.train({"alone": Request(config, [*SMALL, data], None, text)}, 2)
+        asking.join()
+    assert (outcome.state, outcome.code) == ("interrupted", 128 + signal.SIGTERM) and "another process" in outcome.words
+    assert not (place.path / "status.json").exists()
+
+
+def test_a_signal_at_the_very_end_of_a_member_ends_the_sweep(
+    data: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """As on a GPU, where a run hears of it only after it has waited for its last numbers."""
+
+    def attempt(request: Request) -> Outcome:
+        outcome = run.attempt(request)
+        STOP.ask(signal.SIGTERM)
+        return outcome
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "attempt", attempt)
+    monkeypatch.setattr(STOP, "signal", None)
+    fresh: dict[str, object] = {"waiting": [], "members": [], "begun": None, "broke": None}
+    for name, value in fresh.items():
+        monkeypatch.setattr(sweep, name, value)
+    monkeypatch.setattr(sys, "argv", ["train", "-m", *SMALL, data, "budget.epochs=1", "seed=0,1"])
+    with pytest.raises(SystemExit) as stopped:
+        train.main()
+    assert stopped.value.code == 128 + signal.SIGTERM
+    *_, first, second, last, _ = capsys.readouterr().out.splitlines()
+    assert first.split()[:2] == ["seed=0", "done"] and second.split()[:3] == ["seed=1", "not", "begun"]
+    assert last == "the same command goes on from there:"
+
+
+def test_what_cannot_be_printed_does_not_end_a_member() -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(5, "Input/output error")
+
+    with contextlib.redirect_stdout(together.Labelled(Lossy(Gone()))):  # type: ignore[arg-type]
+        print("one line\nand another")
 
 
 def test_a_sweep_that_breaks_is_no_success(

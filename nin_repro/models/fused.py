@@ -34,7 +34,9 @@ def fits(x: Tensor, convolutions: list[Any], spec: Mlpconv, relu_last: bool) -> 
     if channels < NARROW:
         widest = max(widest, spec.kernel**2 * channels + 16)
     counted = pixels * widest < 2**31  # the kernels count in 32 bits
-    return counted and relu_last and (spec.pool == "none" or (spec.pool == "max" and spec.pool_stride <= 2))
+    window, stride = _window(spec)
+    placed = stride <= 2 and window**2 <= kernels.NOWHERE.value  # the place of a maximum is one of 0 to 254
+    return counted and placed and relu_last and spec.pool in ("none", "max")
 
 
 def halves(parameters: list[Tensor]) -> dict[Tensor, Tensor]:

@@ -118,6 +118,7 @@ class Network(nn.Module):
     bf16: bool = False  # whether the body computes in bf16, from weights that stay fp32
     fused: bool = False  # whether it does so by the kernels of models/fused.py, as far as they go; on a GPU only
     inheritance: Inheritance | None = None
+    made: dict[str, Tensor]  # its buffers as `make_network` found them
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,13 +148,18 @@ class Network(nn.Module):
         """What is done to the weights after each update. Leaves unchanged weights alone, never waits for a device."""
 
     def initialise(self, seed: int, attempt: int) -> None:
-        """Draw all weights from (seed, attempt). Drawn on the CPU, so that every device starts alike."""
+        """Draw all weights from (seed, attempt). Drawn on the CPU, so that every device starts alike.
+
+        Buffers, such as the statistics of batch normalisation, are again what they were made as.
+        """
         low, high = rng.seed_words("initialise", seed, attempt)
         generator = torch.Generator().manual_seed(high << 32 | low)
         with torch.no_grad():
             for layer, weight, bias, _ in [*self.weighted(), *self.head.weighted()]:
                 for values, fill in ((layer.weight, weight), (layer.bias, bias)):
                     values.copy_(fill.draw(values.shape, generator))  # type: ignore[operator,arg-type]
+            for name, values in self.named_buffers():
+                values.copy_(self.made[name])
             if self.inheritance is not None:
                 self._inherit(self.inheritance, generator)
 
@@ -180,5 +186,6 @@ class Network(nn.Module):
 
 def make_network(shape: Shape, classes: int, architecture: Architecture, regularizer: Regularizer) -> Network:
     """The network of a kind, for images of a shape."""
-    made: Network = imported(NETWORKS[architecture.kind])(shape, classes, architecture, regularizer)
-    return made
+    net: Network = imported(NETWORKS[architecture.kind])(shape, classes, architecture, regularizer)
+    net.made = {name: values.clone() for name, values in net.named_buffers()}
+    return net

@@ -40,9 +40,11 @@ def own_stream(device: torch.device) -> Iterator[None]:
             streams[device] = torch.cuda.Stream()
         before, stream = torch.cuda.current_stream(), streams[device]
         stream.wait_stream(before)
-        with torch.cuda.stream(stream):
-            yield
-        before.wait_stream(stream)
+        try:
+            with torch.cuda.stream(stream):
+                yield
+        finally:  # whoever is next may get the memory that work still under way writes to
+            before.wait_stream(stream)
 
 
 def cuda_graph(body: Body) -> Body:

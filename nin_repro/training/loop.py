@@ -162,7 +162,10 @@ class Trainer:
         self.now = torch.zeros(2, dtype=torch.int64, device=self.device)  # update, batch of the epoch; the device's own
         self.key = rng.seed_words("train", seed, attempt)
         self.network.clock.set(self.key, self.now[:1])
-        self.sgd = self.make_optimizer(self.network)
+        sgd = self.make_optimizer(self.network)
+        if self.device.type == "cuda":  # it may still copy the weights out of memory that goes with the one before
+            torch.cuda.current_stream(self.device).synchronize()
+        self.sgd = sgd
         self.rate = self.make_rate()
         self.totals = torch.zeros(3, dtype=torch.float64, device=self.device)  # summed loss, wrong, images of an epoch
         self.window = torch.zeros(2, dtype=torch.float64, device=self.device)  # summed loss, largest gradient norm

@@ -29,6 +29,7 @@ def listen() -> None:
     def terminate(number: int, _: object) -> None:
         raise Terminated(number)
 
+    STOP.signal = None
     for number in _heard():
         if number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, terminate)
