@@ -100,7 +100,7 @@ def test_choices_are_compared_in_their_own_precision_and_precisions_with_fp32(tm
         *(run(8.0 + seed, with_(seed, lr=1.0) | bf16) for seed in range(2)),
     )
     found = ablations.choices(runs, {"table4/nin": BASE})
-    assert [(one.about.conditions, one.name, one.effect, one.unstated) for one in found] == [
+    assert [(one.about.conditions, one.name, one.effect, one.unclaimed) for one in found] == [
         ("paper, bf16", "as the experiment", None, False),
         ("paper, bf16", "optimizer.lr=1.0", 1.0, True),
         ("short", "as the experiment", None, False),

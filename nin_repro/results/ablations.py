@@ -13,7 +13,7 @@ from nin_repro.results.render import clean, difference, error, grid, how, plain,
 from nin_repro.results.tables import FEWEST_RUNS, Stats, spanned, statistics
 
 MOST = 3  # keys that may differ; more is another experiment, not an ablation
-STATED = ("regularizer.dropout", "regularizer.head", "regularizer.head_dropout")  # what the paper itself compares
+COMPARED = ("regularizer.dropout", "regularizer.head", "regularizer.head_dropout")  # what the paper itself compares
 
 
 class Alike(NamedTuple):
@@ -62,9 +62,9 @@ class Choice:
         return self.changed or "as the experiment" + (f", beside {self.beside.precision}" if self.beside else "")
 
     @property
-    def unstated(self) -> bool:
-        """Whether it is about what the paper left open. What it compares itself, `results.claims` judges."""
-        return any(one.partition("=")[0] not in STATED for one in self.about.changes)
+    def unclaimed(self) -> bool:
+        """Whether it is about more than what the paper compares itself, which `results.claims` judges."""
+        return any(one.partition("=")[0] not in COMPARED for one in self.about.changes)
 
     @property
     def sign(self) -> int | None:
@@ -154,8 +154,8 @@ def markdown(found: list[Choice]) -> str:
         "in the same precision, fp32 where none is named; the own runs in another precision stand beside those in "
         "fp32. Test errors in percent, mean ± standard deviation over n seeds without the dead; *effect* is the "
         f"difference of the means in points, and counts as one if it is larger than its 95 % limit (Welch's), given "
-        f"{FEWEST_RUNS} living runs on each side. Where the limit is over twice what it would be if the changed runs "
-        "lay as close together as the others, they are too scattered to judge. Written by `python -m "
+        f"{FEWEST_RUNS} living runs on each side. Where it is not, and the limit is over twice what it would be if the "
+        "changed runs lay as close together as the others, they are too scattered to judge. Written by `python -m "
         "nin_repro.tables`.",
         "",
     ]

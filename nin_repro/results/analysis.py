@@ -1,24 +1,22 @@
-"""The analysis as a page: what reproduced, how many starts die, which unstated choices matter, what would change that.
+"""The analysis as a page: what reproduced, how many starts die, which other choices matter, what would change that.
 
 Its numbers, and which of its sentences stand, are decided by the records; nothing is concluded from fewer runs than
 the rules of `tables` and `arms` ask for.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from statistics import median
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from nin_repro.results import figure3
-from nin_repro.results.ablations import Alike, Choice, alike
+from nin_repro.results import figure3_points
+from nin_repro.results.ablations import Choice
 from nin_repro.results.changes import FP32, precision
 from nin_repro.results.claim_texts import Claim
 from nin_repro.results.contradictions import CONTRADICTIONS, Contradiction
-from nin_repro.results.curves import Band, band, undistorted
 from nin_repro.results.lottery import Lottery, lottery, percent, versus
 from nin_repro.results.luck import hold
 from nin_repro.results.records import Record
-from nin_repro.results.render import code, difference, error, grid, how, plain, spread
+from nin_repro.results.render import code, difference, error, grid, how, plain, reservations, spread
 from nin_repro.results.tables import FEWEST_RUNS, Cell, Report, Result, Row
 
 
@@ -31,14 +29,21 @@ def markdown(
 ) -> str:
     """The whole page, to lie in results/."""
     starts = lottery(records, bases)
-    own = [(row, one) for table in report.tables for row in table.rows for one in row.results if row.paper.own]
+    own = [
+        Own(row, one, table.paper.test_set_size)
+        for table in report.tables
+        for row in table.rows
+        for one in row.results
+        if row.paper.own
+    ]
     lines = [
         "# Analysis",
         "",
         "What the runs on record say of the paper, how sure that is, and what would change it. Written by "
         "`python -m nin_repro.tables`: every number and every conclusion is computed from "
-        "[the records](records). Errors are in percent, differences in points; n counts living seeds; intervals are "
-        "95 %. Rules: [of tables](tables/tables.md#how-a-verdict-is-reached), "
+        "[the records](records), and for what the paper says besides from measurements of their networks and of "
+        "single layers. Errors are in percent, differences in points; n counts living seeds; intervals are 95 %. "
+        "Rules: [of tables](tables/tables.md#how-a-verdict-is-reached), "
         "[of claims](claims/claims.md#how-a-verdict-is-reached).",
         "",
         "## In short",
@@ -46,11 +51,11 @@ def markdown(
         *_short(own, claims, starts, compared),
         *_not_used(report),
         *_reproduced(own),
-        *_figure3(records, bases),
+        *figure3_points.lines(records, bases),
         *_claims(claims),
         *_starts(starts),
         *_choices(compared),
-        *_contradictions(compared),
+        *_contradictions(compared, own),
         *_change(own, compared, starts),
         "",
         *_missing(report),
@@ -58,7 +63,12 @@ def markdown(
     return "\n".join(lines) + "\n"
 
 
-Own = tuple[Row, Result]
+class Own(NamedTuple):
+    """A cell of the paper's own systems, and how many images it is tested on."""
+
+    row: Row
+    result: Result
+    images: int
 
 
 def _not_used(report: Report) -> list[str]:
@@ -72,9 +82,9 @@ def _not_used(report: Report) -> list[str]:
 def _short(
     own: Sequence[Own], claims: Sequence[Claim], starts: Sequence[Lottery], compared: Sequence[Choice]
 ) -> list[str]:
-    words = Counter(one.verdict.word for _, one in own if one.records)
+    words = Counter(one.verdict.word for _, one, _ in own if one.records)
     told = ", ".join(f"{count} {word}" for word, count in words.most_common()) or "none of them has run"
-    recipes = len({one.cell.family for _, one in own if one.records})
+    recipes = len({one.cell.family for _, one, _ in own if one.records})
     same = f" They rest on {recipes} recipe{'s' * (recipes > 1)}: what two cells ask for is run once."
     lines = [
         f"- Cells of the paper's own systems: {len(own)}; with runs at the paper's budget: {words.total()} ({told})."
@@ -90,17 +100,17 @@ def _short(
             f"- Starts that died: {_died(as_is)} of recipes as their experiments have them, {_died(changed)} of those "
             "with something changed; which lose them stands below."
         )
-    tested = [one for one in compared if one.unstated]
+    tested = [one for one in compared if one.unclaimed]
     if tested:
         found = [
             f"{code(one.changed)} ({plain(one.about.experiment)}, {difference(one.effect)})"
             for one in tested
             if one.sign
         ]
+        kinds = len({one.changed for one in tested})
         lines.append(
-            f"- Unstated choices tried: {len(tested)}; with an effect on the error larger than its limit: {len(found)}"
-            + (f": {', '.join(found)}." if found else ".")
-            + _corrected(compared)
+            f"- Other choices tried: {kinds}, in {len(tested)} comparisons; with an effect on the error larger than "
+            f"its limit: {len(found)}" + (f": {', '.join(found)}." if found else ".") + _corrected(compared)
         )
     return [*lines, ""]
 
@@ -116,39 +126,46 @@ def _judged(compared: Sequence[Choice]) -> list[Choice]:
 
 def _corrected(compared: Sequence[Choice]) -> str:
     """Which effects are left if it is reckoned with that so many choices were tried; empty if there are none at all."""
-    judged = _judged(compared)
-    if not any(one.sign for one in judged):
+    measured = [one for one in compared if one.changed and one.chance is not None]
+    if not any(one.sign for one in measured):
         return ""
-    holding = hold([one.chance or 0.0 for one in judged])
-    kept = [one for one, holds in zip(judged, holding, strict=True) if holds and one.unstated]
+    holding = hold([one.chance or 0.0 for one in measured])
+    kept = [one for one, holds in zip(measured, holding, strict=True) if holds]
     names = ", ".join(f"{code(one.changed)} ({plain(one.about.experiment)})" for one in kept) or "none"
-    return f" Corrected for all {len(judged)} choices that were judged (Holm, 5 %): {names}."
+    return (
+        f" Corrected for all {len(measured)} comparisons, those of dropout and the last layer among them (Holm, 5 %), "
+        f"these are left: {names}."
+    )
 
 
 def _reproduced(own: Sequence[Own]) -> list[str]:
     rows = []
-    for row, one in own:
+    for row, one, _ in own:
         if one.records:
             training = [run.train_error for run in one.records if run.alive and run.train_error is not None]
             mean = error(sum(training) / len(training)) if training else ""
             could = error(one.verdict.limit)
             cells = [code(one.cell.experiment), plain(row.paper.method), error(row.paper.value)]
             cells += [spread(one.stats), str(one.stats.n), difference(one.difference), could, mean]
-            cells += map(plain, (one.verdict.text, ", ".join(one.near), "; ".join(one.reservations)))
+            cells += map(plain, (one.verdict.text, ", ".join(one.near)))
             rows.append(cells)
     lines = ["## What reproduced and what did not", ""]
     if rows:
-        names = "Experiment|Method|Paper|Ours|n|Difference|Could have been seen|Training error|Verdict|As near|"
+        names = "Experiment|Method|Paper|Ours|n|Difference|Could have been seen|Training error|Verdict|As near"
         lines += [
             "A difference smaller than *could have been seen* may be luck: *reproduced* says that none was seen, not "
             "that there is none. *As near* are other rows of the same table within that of our mean, from which these "
-            "runs cannot be told either. The training error is that of the final weights without dropout. What is "
-            "assumed stands in [fidelity.md](fidelity.md#experiments).",
+            "runs cannot be told either. The training error is that of the final weights without dropout.",
             "",
-            *grid(names + "Hangs on", "llrrrrrrlll", rows),
+            *grid(names, "llrrrrrrll", rows),
+            "",
+            "What these runs have that the paper does not say, or says otherwise ([which assumptions](fidelity.md"
+            "#experiments)):",
+            "",
+            *reservations(one.result for one in own if one.result.records),
             "",
         ]
-    missing = [one.cell.experiment for _, one in own if not one.records]
+    missing = [one.cell.experiment for _, one, _ in own if not one.records]
     if missing:
         lines += [f"Nothing is said of {', '.join(map(code, missing))}: no runs at the paper's budget yet.", ""]
     return lines
@@ -180,67 +197,6 @@ def _empty(cell: Cell) -> list[str]:
     taken = [by_precision.get(kind, {}).get(machine) for kind, machine in places]
     minutes = ["" if seconds is None else f"{seconds / 60:,.{0 if seconds > 600 else 1}f}" for seconds in taken]
     return [code(cell.experiment), code(cell.command), *minutes]
-
-
-def beginnings(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]], name: str) -> list[Record]:
-    """The most and longest runs of an experiment that had its whole schedule, to the end or not.
-
-    They are of one recipe, in one precision: those at the paper's budget if there are any.
-    """
-    groups: dict[Alike, list[Record]] = {}
-    for about, runs in alike(records, bases).items():
-        if bases[about.experiment] == bases.get(name) and not about.changes and undistorted(runs[0]):
-            groups.setdefault(about._replace(experiment=name), []).extend(run for run in runs if run.alive)
-    return max(groups.values(), key=lambda runs: (min((run.epochs for run in runs), default=0), len(runs)), default=[])
-
-
-def _figure3(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The paper's curves and ours at the epochs that the paper's have a point at."""
-    runs = {dropout: beginnings(records, bases, name) for dropout, name in figure3.EXPERIMENTS.items()}
-    ours = {curve.name: band(runs[curve.dropout], curve.measure) for curve in figure3.CURVES}
-    rows = []
-    for place, epoch in enumerate(figure3.EPOCHS[1:], start=1):  # the first is the error of guessing
-        cells, any_ = [str(epoch)], False
-        for curve in figure3.CURVES:
-            rate, found = curve.rates[place], ours[curve.name]
-            cells.append("" if rate is None else f"{100 * rate:.1f}")
-            measured = found is not None and epoch in found.epochs
-            any_ |= measured
-            cells.append(_point(found, epoch) if found is not None and measured else "")
-        if any_:
-            rows.append(cells)
-    if not rows:
-        return []
-    rows.append(["all", *(cell for curve in figure3.CURVES for cell in ("", _apart(curve, ours[curve.name])))])
-    counts = {dropout: precision(some[0].recipe) if some else "none" for dropout, some in runs.items()}
-    return [
-        "## Figure 3, point by point",
-        "",
-        "Errors in percent where the paper's curves have a marker, ours with the lowest and the highest seed: "
-        f"{len(runs[False])} runs without dropout ({counts[False]}), {len(runs[True])} with ({counts[True]}). Runs "
-        "that followed the paper's schedule are compared as far as they went. The training error is counted in the "
-        "training pass, with dropout where there is any, as the paper's is. The last row has the median of ours less "
-        "the paper's, in points, and at how many epochs ours is the lower one.",
-        "",
-        *grid("Epoch|" + "|".join(f"{curve.name}: paper|ours" for curve in figure3.CURVES), "r" * 9, rows),
-        "",
-    ]
-
-
-def _point(found: Band, epoch: int) -> str:
-    place = found.epochs.index(epoch)
-    mean, low, high = (100 * values[place] for values in (found.mean, found.low, found.high))
-    return f"{mean:.1f}" + (f" ({low:.1f} to {high:.1f})" if found.runs > 1 else "")
-
-
-def _apart(curve: figure3.Curve, found: Band | None) -> str:
-    """Ours less the paper's, in points, at the epochs that both have: the median, and how often it is below 0."""
-    rates = dict(zip(figure3.EPOCHS, curve.rates, strict=True))
-    both = [] if found is None else [(mean, rates.get(at)) for at, mean in zip(found.epochs, found.mean, strict=True)]
-    points = [100 * (mean - rate) for mean, rate in both if rate is not None]
-    if not points:
-        return ""
-    return f"{median(points):+.1f} ({sum(point < 0 for point in points)} of {len(points)} lower)"
 
 
 def _claims(claims: Sequence[Claim]) -> list[str]:
@@ -283,7 +239,8 @@ def _starts(starts: Sequence[Lottery]) -> list[str]:
         "only, as after a few epochs they may yet begin to learn. A run is lost when its last start died. In brackets: "
         "Wilson's interval, near enough where runs start anew until one lives. The last column but one compares with "
         "the experiment as it is, at the same budget and in the same precision, by Newcombe's interval of the "
-        "difference; where single classes alone make it, it says so.",
+        "difference; where single classes alone make it, it says so. Each row is judged by itself: nothing is "
+        "corrected for how many there are.",
         "",
         *(grid(names, "llrlrrllr", rows) if rows else []),
         *([""] * bool(rows)),
@@ -297,29 +254,41 @@ def _choices(compared: Sequence[Choice]) -> list[str]:
     rows = [
         [
             *(code(one.about.experiment), f"{plain(one.about.conditions)}, {one.epochs}", code(one.changed)),
-            *(spread(one.stats), str(one.stats.n), difference(one.effect), error(one.limit), one.seen),
+            *(spread(one.stats), str(one.stats.n), difference(one.effect), error(one.limit), one.seen, _said_by(one)),
         ]
         for one in sorted(compared, key=lambda one: (not one.sign, -abs(one.effect or 0), one.about))
-        if one.unstated
+        if one.unclaimed
     ]
-    lines = ["## Which unstated choices matter", ""]
+    lines = ["## Which other choices matter", ""]
     if not rows:
         return [*lines, "No runs of other choices yet.", ""]
     return [
         *lines,
         "Each choice beside the experiment's own runs at the same budget and in the same precision, those with an "
-        "effect first. Dropout and the last layer, which the paper compares itself, stand among the claims "
+        "effect first. *Said by*: the source that has it so where sources differ; the others are nobody's, or undo a "
+        "deviation. Dropout and the last layer, which the paper compares itself, stand among the claims "
         "([all](tables/ablations.md)). What a choice does after a few epochs need not be what it does after all of "
         "them.",
         "",
-        *grid("Experiment|Budget, epochs|Choice|Error|n|Effect|Limit|Seen", "lllrrrrl", rows),
+        *grid("Experiment|Budget, epochs|Choice|Error|n|Effect|Limit|Seen|Said by", "lllrrrrll", rows),
         "",
     ]
 
 
-def _contradictions(compared: Sequence[Choice]) -> list[str]:
+def _said_by(choice: Choice) -> str:
+    """Who has a choice so, and in which contradiction: also of an experiment that none of them is about."""
+    sides = [(one, side) for one in CONTRADICTIONS for side in one.sides if side.holds(choice.about.changes)]
+    concerned = [pair for pair in sides if pair[0].concerns(choice.about.experiment)] or sides
+    return plain("; ".join(f"{side.by} ({one.id})" for one, side in concerned))
+
+
+def _contradictions(compared: Sequence[Choice], own: Sequence[Own]) -> list[str]:
     rows = [
-        [f"{one.id}. {plain(one.title)}", plain(" / ".join(side.what for side in one.sides)), _measured(one, compared)]
+        [
+            f"{one.id}. {plain(one.title)}",
+            plain(" / ".join(side.what for side in one.sides)),
+            _measured(one, compared, own),
+        ]
         for one in CONTRADICTIONS
     ]
     return [
@@ -334,11 +303,17 @@ def _contradictions(compared: Sequence[Choice]) -> list[str]:
     ]
 
 
-def _measured(one: Contradiction, compared: Sequence[Choice]) -> str:
-    """The effects of choices that take one side of a contradiction and change nothing else."""
-    if not any(side.keys for side in one.sides):
-        return "nothing to run"
-    found = []
+def _measured(one: Contradiction, compared: Sequence[Choice], own: Sequence[Own]) -> str:
+    """The effects of choices that take one side of a contradiction and change nothing else.
+
+    Where each side is an experiment of its own: the errors of both.
+    """
+    sides = [side for side in one.sides if side.keys]
+    if len(sides) < 2:
+        return "one reading cannot be run" if sides else "nothing to run"
+    cells = {f"experiment={result.cell.experiment}": result.stats for _, result, _ in own if result.records}
+    found = [f"{side.words}: {spread(cells[side.words])}" for side in sides if side.words in cells]
+    found = found if len(found) == len(sides) else []
     for choice in compared:
         about = choice.about
         if about.changes and one.concerns(about.experiment) and any(side.holds(about.changes) for side in one.sides):
@@ -351,21 +326,23 @@ def _measured(one: Contradiction, compared: Sequence[Choice]) -> str:
 def _change(own: Sequence[Own], compared: Sequence[Choice], starts: Sequence[Lottery]) -> list[str]:
     """What would overturn what stands above."""
     lines = ["## What would change these conclusions", ""]
-    for row, one in own:
+    for row, one, images in own:
         name, mean, value, limit = code(one.cell.experiment), one.stats.mean, row.paper.value, one.verdict.limit
         if limit is not None and mean is not None and value is not None:
             side = "outside" if abs(mean - value) <= limit else "inside"
+            away = abs(abs(mean - value) - limit)
             lines.append(
                 f"- {name} is *{one.verdict.word}* with a mean of {mean:.2f} over {one.stats.n} seeds: another "
-                f"verdict needs a mean {side} {value - limit:.2f} to {value + limit:.2f}, or seeds that scatter "
-                "otherwise. The paper's value is one run, whose luck is not known."
+                f"verdict needs a mean {side} {value - limit:.2f} to {value + limit:.2f}, which ours is {away:.2f} "
+                f"from ({away / 100 * images:.0f} of the {images:,} test images), or seeds that scatter otherwise. "
+                "The paper's value is one run, whose luck is not known."
             )
         elif one.records:
             lines.append(
                 f"- {name} has {one.stats.n} living run{'s' * (one.stats.n != 1)}: {FEWEST_RUNS} are judged, "
                 f"{FEWEST_RUNS + 2} are wanted."
             )
-    cells = len({one.cell.family for _, one in own if one.verdict.limit is not None})
+    cells = len({one.cell.family for _, one, _ in own if one.verdict.limit is not None})
     if cells:
         lines.append(
             f"- {cells} recipes are judged beside the paper's values, each by itself and at 95 % or more, and so is "
@@ -385,10 +362,13 @@ def _change(own: Sequence[Own], compared: Sequence[Choice], starts: Sequence[Lot
         lines.append(
             "- Where no effect of a choice was seen, one smaller than its limit may exist; the finest of these limits "
             f"is {error(finest.limit)} points ({code(finest.changed)} of {plain(finest.about.experiment)}), and four "
-            "times the seeds halve it."
+            "times the seeds halve it at least."
         )
-    if short:
-        lines.append(f"- {len(short)} choices have too few living runs to be judged; each wants {FEWEST_RUNS}.")
+    dead = sum(not one.stats.n for one in short)
+    if len(short) > dead:
+        lines.append(f"- {len(short) - dead} choices have too few living runs to be judged; each wants {FEWEST_RUNS}.")
+    if dead:
+        lines.append(f"- Of {dead} choices no run lives, so that nothing is known of their errors.")
     if starts:
         few = sum(one.share.of < 10 for one in starts)
         lines.append(

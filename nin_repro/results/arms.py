@@ -123,15 +123,24 @@ class Judged:
     dataset: str
 
 
-def decide(found: Sequence[Judged], said_of: Sequence[str] = PAPER_DATASETS) -> Verdict:
-    """One verdict from several comparisons, by RULE. `said_of`: the data sets that the paper claims it of."""
+def decide(
+    found: Sequence[Judged],
+    said_of: Sequence[str] = PAPER_DATASETS,
+    takes: str = f"the {FEWEST_RUNS} living runs that it takes",
+) -> Verdict:
+    """One verdict from several comparisons, by RULE.
+
+    Args:
+        said_of: the data sets that the paper claims it of.
+        takes: what one must have to be judged, in words.
+    """
     judged = [one for one in found if one.sign is not None]
     full = [one for one in judged if one.full]
     best = [one for one in full if one.dataset in said_of] or full or judged
     if not best:
         what = "no runs of it yet"
         if found:
-            what = f"none of the {len(found)} to be judged has the {FEWEST_RUNS} living runs that it takes"
+            what = f"none of the {len(found)} to be judged has {takes}"
         return Verdict(NOT_ENOUGH, what)
     signs = [one.sign for one in best if one.sign is not None]
     word = SIGNED[min(signs)]

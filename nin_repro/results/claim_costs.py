@@ -86,7 +86,7 @@ def judge_cost(costs: Sequence[Cost]) -> Claim:
     names = "Data set|Network|Experiments|Parameters|Multiply-adds forward|Epochs|PFLOP|Machine|Runs|Seconds an epoch|"
     return Claim(
         texts.COST,
-        decide(judged),
+        decide(judged, takes=f"{FEWEST_RUNS} timed runs of both on one machine"),
         (
             (names + "Hours in all", "lllrrrrlrrr", rows),
             (

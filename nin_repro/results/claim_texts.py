@@ -35,7 +35,8 @@ RULE = (
     "against it, and else undecided. Comparisons at the paper's budget on the data set that the paper says it of "
     "outrank those on its other data sets, and these all others; the verdict says on which it rests where it is not "
     "the first. Limits are two-sided, though claims name a side: where there is no difference, a comparison supports "
-    "its claim in 2.5 % of cases. Until 26 November 2026 this page called not supported what it now calls undecided. "
+    "its claim in 2.5 % of cases. Until 26 November 2026 this page called not supported what it now calls undecided; "
+    "that was changed when the results were there that claims 3 to 5 rest on, and changed the words of these. "
     "Runs that died, or ended with a dead class, are counted and otherwise left out. All runs are tested on the same "
     "images: the verdicts are about these."
 )

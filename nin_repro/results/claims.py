@@ -171,7 +171,7 @@ class Page:
                 words = f"the gap is {_two(found.difference)} points smaller with GAP"
                 words += f", but its test error is {_two(-(tested.difference or 0))} points higher" if worse else ""
                 judged.append(self._judge(found, words, -1 if worse else found.sign))
-            seen = "test error higher" if worse and found.sign > 0 else _seen(found, not dropped)
+            seen = "test error higher" if worse and found.sign >= 0 else _seen(found, not dropped)
             rows.append([*self._about(second, f"{head_name(first)} - GAP"), *_numbers(found), seen])
         table = [
             [*self._about(arm, head_name(arm)), *_counts(arm), arm.shown(2), arm.shown(1), arm.shown(), self._runs(arm)]
@@ -304,7 +304,10 @@ class Page:
     ) -> Judged:
         arm = found.second
         seeds = f"n={found.first.n} and {found.second.n}"
-        name = f"{label(arm, self.bases)}{', ' if also else ''}{also}, {seeds}"
+        long = label(arm, self.bases)
+        if found.first.epochs != arm.epochs:
+            long = f"{kind(arm, self.bases)}, {found.first.epochs} and {arm.epochs} epochs"
+        name = f"{long}{', ' if also else ''}{also}, {seeds}"
         if not found.enough:
             return Judged(name, None, found.full, "", arm.dataset)
         limits = f"{words} (d {found.difference:+.2f}, limit {found.limit:.2f}: {_seen(found, signs=signs)})"

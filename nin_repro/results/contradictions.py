@@ -243,4 +243,59 @@ CONTRADICTIONS = (
         ),
         "Whitened images have mean zero; some 120 less at every pixel cannot be meant.",
     ),
+    Contradiction(
+        "X14",
+        "Scale of MNIST's images",
+        ("table4/nin*",),
+        (
+            Side(
+                "0 to 255",
+                "no source; the released initial weights, by what they learn",
+                {f"{PREPROCESSING}.divide": 1.0},
+            ),
+            Side("0 to 1", "PAPER 4.1 by way of PYL, mnist.yaml", {f"{PREPROCESSING}.divide": 255.0}),
+        ),
+        "The released initial weights are those of CIFAR-10 and wider layers: with inputs from 0 to 1 the logits are "
+        "too small to learn from for some 1,750 updates. The mean of each pixel is subtracted in either case (MAV, "
+        "data provider).",
+    ),
+    Contradiction(
+        "X15",
+        "Input of the convolutional network",
+        ("text/cnn*",),
+        (
+            Side(
+                "0 to 255 less the mean of each pixel",
+                "HINTON F.3, whose network it is (PAPER 4.6)",
+                {f"{PREPROCESSING}.gcn": None, f"{PREPROCESSING}.zca": None, f"{PREPROCESSING}.mean": "pixel"},
+                "dataset=cifar10_mean",
+            ),
+            Side(
+                "global contrast normalisation and whitening",
+                "PAPER 4.1, 4.2, for all its networks",
+                {f"{PREPROCESSING}.gcn": 55.0, f"{PREPROCESSING}.zca": 0.1, f"{PREPROCESSING}.mean": "none"},
+                "dataset=cifar10",
+            ),
+        ),
+        "The nearest rates that were published (CC) are for the former; for whitened images there are none.",
+    ),
+    Contradiction(
+        "X16",
+        "Dropout in the second stage of the maxout network for MNIST",
+        ("table4/maxout",),
+        (
+            Side(
+                "as in the first",
+                "PYL in February 2013",
+                {"regularizer.dropout": 0.5, "regularizer.head_dropout": 0.5, "architecture.input_dropout": 0.2},
+            ),
+            Side(
+                "none",
+                "PYL since April 2013",
+                {"regularizer.dropout": 0.0, "regularizer.head_dropout": 0.0, "architecture.input_dropout": 0.0},
+            ),
+        ),
+        "The 0.45 was published in February 2013. Since April dropout is named in each file, and that of the second "
+        "stage does not name it.",
+    ),
 )

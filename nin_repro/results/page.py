@@ -21,7 +21,7 @@ from nin_repro.results.lottery import Lottery, lottery, percent, versus
 from nin_repro.results.overview import svg
 from nin_repro.results.records import Record, commit_of
 from nin_repro.results.render import clean, difference, error, how, remarks, span, spread, state
-from nin_repro.results.tables import RULE, Cell, Group, Report, Row, Table
+from nin_repro.results.tables import RULE, Cell, Group, Report, Result, Row, Table, reserved
 
 LARGEST = 3_000_000  # bytes of the page; figures that would not fit are linked instead
 WIDE, HIGH, POINTS = 520, 200, 130  # of a curve: pixels, and points of each line at most
@@ -190,8 +190,20 @@ def _table(table: Table) -> _Markup:
         table.paper.heading,
         _grid(size, names, rows, f"{table.paper.heading}: results"),
         _tag("ul", *notes) if notes else "",
+        *_reservations(results),
         *(_runs(result.cell.experiment, result.records, remarks(result)) for result in results),
     )
+
+
+def _reservations(results: Sequence[Result]) -> tuple[_Markup, ...]:
+    """What the numbers of a table hang on."""
+    items = [
+        _tag("li", f"{words}: ", _Markup(", ".join(_tag("code", name) for name in names)))
+        for words, names in reserved(results).items()
+    ]
+    if not items:
+        return ()
+    return _tag("p", "What these runs have that the paper does not say, or says otherwise:"), _tag("ul", *items)
 
 
 def _rows(row: Row) -> list[_Markup]:
@@ -203,10 +215,7 @@ def _rows(row: Row) -> list[_Markup]:
     for result in row.results:
         stats, verdict = result.stats, ""
         if result.records:
-            hangs_on = (
-                _tag("small", f" ({'; '.join(result.reservations)})", class_="soft") if result.reservations else ""
-            )
-            verdict = _Markup(f"{_text(result.verdict.text)}{hangs_on}")
+            verdict = result.verdict.text
         name = _Markup(f"{_text(row.paper.method + who)} {_tag('code', result.cell.experiment)}")
         counts = (str(stats.n), str(stats.dead)) if result.records else ("", "")
         ours = spread(stats) if result.records else "no runs yet"

@@ -139,7 +139,7 @@ TABLES: tuple[Table, ...] = (
         ),
         (
             "The 0.53 is originally Jarrett et al. 2009; the paper cites it through [11].",
-            "NIN's schedule and input scale were never published.",
+            "NIN's schedule was never published. Its preprocessing is that of maxout (section 4.1): a scale of 0 to 1.",
         ),
     ),
     Table(
@@ -182,7 +182,7 @@ TABLES: tuple[Table, ...] = (
         MNIST_TEST,
         (
             _cited("CIFAR-10, the authors' later model", 10.4, "its readme", CAFFE, "extra/caffe"),
-            _cited("Fashion-MNIST at 224x224", 13.3, "section 8.3", TEXTBOOK, "extra/fashion_alexnet"),
+            _cited("Fashion-MNIST at 224x224", 13.3, "section 7.3", TEXTBOOK, "extra/fashion_alexnet"),
             _cited("CIFAR-10 at 224x224", None, "none", "[notes] an example without results", "extra/nin_224"),
             _cited("MNIST in stages, first", 4.81, "stage v0", STAGES, "extra/staged/v0", "extra/staged/identity_v0"),
             _cited("MNIST in stages, second", 4.72, "stage v1", STAGES, "extra/staged/v1", "extra/staged/identity_v1"),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nin_repro.results.export import write_page
-from nin_repro.results.render import PICTURE, PICTURED, code, error, grid, link, plain, spread
+from nin_repro.results.render import PICTURE, PICTURED, code, error, grid, link, plain, reservations, spread
 from nin_repro.results.tables import Report, Result, Row, Table
 
 MARKS = "<!-- table 1: python -m nin_repro.tables -->", "<!-- end of table 1 -->"
@@ -41,10 +41,10 @@ def brief(report: Report, folder: Path, tables: Path) -> str:
     if others:
         lines += ["", "The authors' rows in the other tables that have runs:", "", *_others(others, folder)]
     measured = [result for row in first.rows for result in row.results if result.records]
-    told = _reservations(measured + [result for *_, result in others])
+    told = reservations(measured + [result for *_, result in others])
     if told:
         sources = link("which assumptions", tables.parent / "fidelity.md", folder)
-        lines += ["", f"What these runs have that the paper does not say ({sources}):", "", *told]
+        lines += ["", f"What these runs have that the paper does not say, or says otherwise ({sources}):", "", *told]
     return "\n".join(lines) + "\n"
 
 
@@ -76,12 +76,3 @@ def _measured(result: Result, folder: Path) -> list[str]:
     seeds = ", ".join(link(f"{record.seed}", record.path, folder) for record in result.records)
     verdict = result.verdict.text if result.records else ""
     return [code(result.cell.experiment), spread(result.stats), seeds, plain(verdict)]
-
-
-def _reservations(results: Sequence[Result]) -> list[str]:
-    """Each reservation once, and of which experiments it is."""
-    found: dict[str, list[str]] = {}
-    for result in results:
-        for words in result.reservations:
-            found.setdefault(words, []).append(code(result.cell.experiment))
-    return [f"- {plain(words)}: {', '.join(dict.fromkeys(of))}" for words, of in found.items()]

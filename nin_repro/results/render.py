@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from nin_repro.results.changes import FP32
 from nin_repro.results.records import Record, commit_of
-from nin_repro.results.tables import RULE, Group, Report, Result, Row, Stats, Table, Timing
+from nin_repro.results.tables import RULE, Group, Report, Result, Row, Stats, Table, Timing, reserved
 
 WIDTH = 120  # columns of the terminal text, at most
 NARROW = 80  # and at least
@@ -111,18 +111,22 @@ def state(record: Record) -> str:
 
 
 def remarks(result: Result) -> list[str]:
-    """What a reader must know beside the numbers: what they hang on, deaths, code or data in doubt, the machines."""
+    """What a reader must know beside the numbers: what they hang on, deaths, code in doubt, the machines."""
     modified = sum(record.dirty for record in result.records)
     files = {str(record.data.get("digest")) for record in result.records}
     died = result.stats.died
     notes = [f"as near to our mean: {', '.join(result.near)}" if result.near else "", *result.reservations]
     notes += [f"{_starts(died.total())} ({how(died)})" if died else ""]
     notes.append(f"{modified} of {len(result.records)} runs from modified code" if modified else "")
-    origins = sorted({str(record.data.get("provenance", "")) for record in result.records} - {"official files", ""})
-    notes += [f"data: {origin}" for origin in origins]
     notes.append(f"runs on {len(files)} different copies of the data" if len(files) > 1 else "")
     notes += _machines(result.timings)
     return [note for note in notes if note]
+
+
+def reservations(results: Iterable[Result]) -> list[str]:
+    """What numbers hang on, as a Markdown list."""
+    found = reserved(results).items()
+    return [f"- {plain(words)}: {', '.join(map(code, names))}" for words, names in found]
 
 
 def _method(row: Row) -> str:

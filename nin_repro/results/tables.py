@@ -133,9 +133,24 @@ class Result:
 
     @property
     def reservations(self) -> tuple[str, ...]:
-        """What the number hangs on, in words: which deviations, and how many assumptions."""
+        """What the number hangs on, in words: which deviations, what copy of the data, how many assumptions."""
         assumed = len(self.cell.assumptions)
-        return (*self.deviations, *[f"{assumed} assumption{'s' * (assumed > 1)}"] * (assumed > 0))
+        origins = sorted({str(record.data.get("provenance", "")) for record in self.records} - {"official files", ""})
+        return (
+            *self.deviations,
+            *(f"data: {origin}" for origin in origins),
+            *[f"{assumed} assumption{'s' * (assumed > 1)}"] * (assumed > 0),
+        )
+
+
+def reserved(results: Iterable[Result]) -> dict[str, list[str]]:
+    """Each of their reservations once, and of which experiments it is; numbers of assumptions last."""
+    found: dict[str, list[str]] = {}
+    for result in results:
+        for words in result.reservations:
+            names = found.setdefault(words, [])
+            names += [result.cell.experiment] * (result.cell.experiment not in names)
+    return dict(sorted(found.items(), key=lambda item: item[0].endswith(("assumption", "assumptions"))))
 
 
 @dataclass(frozen=True)
@@ -240,10 +255,11 @@ def epoch_seconds(record: Record) -> float | None:
 
 
 def timings(records: Iterable[Record]) -> tuple[Timing, ...]:
-    """One for each machine and precision, that of the most runs first."""
+    """One for each machine and precision, that of the most runs first. Runs that went on elsewhere are of neither."""
     machines: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
-        if record.status == "done":
+        parts = record.environment.get("before", [])
+        if record.status == "done" and all(part["device"] == record.environment.get("device") for part in parts):
             machines[record.device, precision(record.recipe)].append(record)
     found = []
     for (device, used), runs in sorted(machines.items(), key=lambda item: (-len(item[1]), item[0])):

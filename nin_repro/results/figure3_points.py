@@ -1,0 +1,73 @@
+"""Figure 3, point by point: the errors of the paper's curves beside those of our runs."""
+
+from collections.abc import Iterable, Mapping
+from statistics import median
+from typing import Any
+
+from nin_repro.results import figure3
+from nin_repro.results.ablations import Alike, alike
+from nin_repro.results.changes import precision
+from nin_repro.results.curves import Band, band, undistorted
+from nin_repro.results.records import Record
+from nin_repro.results.render import grid
+
+
+def beginnings(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]], name: str) -> list[Record]:
+    """The most and longest runs of an experiment that had its whole schedule, to the end or not.
+
+    They are of one recipe, in one precision: those at the paper's budget if there are any.
+    """
+    groups: dict[Alike, list[Record]] = {}
+    for about, runs in alike(records, bases).items():
+        if bases[about.experiment] == bases.get(name) and not about.changes and undistorted(runs[0]):
+            groups.setdefault(about._replace(experiment=name), []).extend(run for run in runs if run.alive)
+    return max(groups.values(), key=lambda runs: (min((run.epochs for run in runs), default=0), len(runs)), default=[])
+
+
+def lines(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A section of the analysis: the paper's curves and ours at the epochs that the paper's have a point at."""
+    runs = {dropout: beginnings(records, bases, name) for dropout, name in figure3.EXPERIMENTS.items()}
+    ours = {curve.name: band(runs[curve.dropout], curve.measure) for curve in figure3.CURVES}
+    rows = []
+    for place, epoch in enumerate(figure3.EPOCHS[1:], start=1):  # the first is the error of guessing
+        cells, any_ = [str(epoch)], False
+        for curve in figure3.CURVES:
+            rate, found = curve.rates[place], ours[curve.name]
+            cells.append("" if rate is None else f"{100 * rate:.1f}")
+            measured = found is not None and epoch in found.epochs
+            any_ |= measured
+            cells.append(_point(found, epoch) if found is not None and measured else "")
+        if any_:
+            rows.append(cells)
+    if not rows:
+        return []
+    rows.append(["all", *(cell for curve in figure3.CURVES for cell in ("", _apart(curve, ours[curve.name])))])
+    counts = {dropout: precision(some[0].recipe) if some else "none" for dropout, some in runs.items()}
+    return [
+        "## Figure 3, point by point",
+        "",
+        "Errors in percent where the paper's curves have a marker, ours with the lowest and the highest seed: "
+        f"{len(runs[False])} runs without dropout ({counts[False]}), {len(runs[True])} with ({counts[True]}). Runs "
+        "that followed the paper's schedule are compared as far as they went. The training error is counted in the "
+        "training pass, with dropout where there is any, as the paper's is. The last row has the median of ours less "
+        "the paper's, in points, and at how many epochs ours is the lower one.",
+        "",
+        *grid("Epoch|" + "|".join(f"{curve.name}: paper|ours" for curve in figure3.CURVES), "r" * 9, rows),
+        "",
+    ]
+
+
+def _point(found: Band, epoch: int) -> str:
+    place = found.epochs.index(epoch)
+    mean, low, high = (100 * values[place] for values in (found.mean, found.low, found.high))
+    return f"{mean:.1f}" + (f" ({low:.1f} to {high:.1f})" if found.runs > 1 else "")
+
+
+def _apart(curve: figure3.Curve, found: Band | None) -> str:
+    """Ours less the paper's, in points, at the epochs that both have: the median, and how often it is below 0."""
+    rates = dict(zip(figure3.EPOCHS, curve.rates, strict=True))
+    both = [] if found is None else [(mean, rates.get(at)) for at, mean in zip(found.epochs, found.mean, strict=True)]
+    points = [100 * (mean - rate) for mean, rate in both if rate is not None]
+    if not points:
+        return ""
+    return f"{median(points):+.1f} ({sum(point < 0 for point in points)} of {len(points)} lower)"
