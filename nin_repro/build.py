@@ -6,7 +6,7 @@ import gc
 import os
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from nin_repro.models.network import Fill, Inheritance, Network, Role, make_netw
 from nin_repro.models.shape import Shape
 from nin_repro.models.spec import layers, training_multiply_adds
 from nin_repro.models.spectral import Conv2d
-from nin_repro.schema import Config
+from nin_repro.schema import Config, Parent
 from nin_repro.training.capture import cuda_graph
 from nin_repro.training.console import Console
 from nin_repro.training.loop import Limits, Trainer
@@ -137,17 +137,36 @@ def inherit(config: Config, net: Network, ancestor: Ancestor) -> None:
     parent = config.parent
     if parent is None or not parent.weights:
         return
+    _require_places(parent, ancestor.weights, net)
+    fill = None if parent.fill == "fresh" else Fill("identity")
+    if isinstance(parent.fill, float):
+        fill = Fill("constant", parent.fill)
+    net.inheritance = Inheritance(ancestor.weights, fill, parent.biases)
+
+
+def _require_places(parent: Parent, weights: Mapping[str, Tensor], net: Network) -> None:
     own = {name: values.shape for name, values in net.named_parameters()}
-    for name, values in ancestor.weights.items():
+    for name, values in weights.items():
         if own.get(name) != values.shape:
             raise UsageError(
                 f"parent.experiment={parent.experiment}: its weights {name} {list(values.shape)} have no place in this "
                 "network; a parent's layers must be layers of this one, with the same shapes"
             )
-    fill = None if parent.fill == "fresh" else Fill("identity")
-    if isinstance(parent.fill, float):
-        fill = Fill("constant", parent.fill)
-    net.inheritance = Inheritance(ancestor.weights, fill, parent.biases)
+
+
+def require_heir(config: Config, parent: Config) -> None:
+    """Refuse a parent whose weights a run cannot start from, before it is trained.
+
+    Raises:
+        UsageError: they do not fit.
+    """
+    if config.parent is not None and config.parent.weights:
+        nets = []
+        for one in (parent, config):
+            facts = DATASETS[one.dataset.name]
+            height, width, channels = facts.shape
+            nets.append(network(one, Shape(channels, height, width), facts.classes))
+        _require_places(config.parent, dict(nets[0].named_parameters()), nets[1])
 
 
 def optimizer(config: Config, net: Network) -> SGD:

@@ -3,7 +3,6 @@
 `--measure runs/DIR ...` measures trained networks first: their error on moved images and where their last maps answer.
 """
 
-import argparse
 import dataclasses
 import json
 import sys
@@ -11,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nin_repro.command import as_command
+from nin_repro.command import Parser, as_command
 from nin_repro.config.compose import experiments, load
 from nin_repro.config.recipe import budget_name, family, key, recipe, stand_ins
 from nin_repro.cost import images_seen, open_ended
@@ -290,7 +289,7 @@ def write_page(records_dir: Path, out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m nin_repro.claims",
         allow_abbrev=False,
         description="What the paper says of NIN beside its tables, with verdicts.",

@@ -1,12 +1,14 @@
 """How a command begins and ends: quickly, and a refusal is one line and exit code 2, never a traceback."""
 
+import argparse
 import contextlib
 import gc
+import io
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from nin_repro.files import UsageError, told
 
@@ -27,6 +29,16 @@ def uncollected() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def settle_output() -> None:
+    """Let all be printed, however this process was started: to nowhere what is closed, as ? what has no sign."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 class Lossy:
@@ -61,6 +73,17 @@ def fail(error: UsageError) -> int:
     return 2
 
 
+class Parser(argparse.ArgumentParser):
+    """Refuses in one line, as all of this program does."""
+
+    def error(self, message: str) -> NoReturn:
+        from nin_repro.config.check import nearest
+
+        unknown = message.removeprefix("unrecognized arguments: ").split("=")[0]
+        near = nearest(unknown, self._option_string_actions) if unknown != message and unknown[:1] == "-" else ""
+        raise UsageError(f"{message}{near}; --help tells all")
+
+
 def require_positive(**options: float | None) -> None:
     """Refuse an option that counts or limits something and is not more than 0; None: it was not given.
 
@@ -74,6 +97,7 @@ def require_positive(**options: float | None) -> None:
 
 def as_command(main: Callable[[], None], usage: str | None = None) -> int:
     """Run a command's main function; its exit code. `usage` is for commands that read no options of their own."""
+    settle_output()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a traceback
     if usage is not None and {"-h", "--help"} & set(sys.argv):
         print(usage, end="")

@@ -3,7 +3,6 @@
 Figure 3 needs no torch, data or network. Figure 4 needs the run's directory and its data set.
 """
 
-import argparse
 import dataclasses
 import re
 import sys
@@ -11,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nin_repro.command import as_command
+from nin_repro.command import Parser, as_command
 from nin_repro.config.compose import load
 from nin_repro.config.recipe import budget_name, directory, family, stand_ins
 from nin_repro.cost import in_words
@@ -132,7 +131,7 @@ def figure4(path: Path, data_dir: Path | None, out: Path, maps_only: bool = Fals
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m nin_repro.figures",
         allow_abbrev=False,
         description="Figures 3 and 4 of the paper, with our runs in them.",

@@ -34,7 +34,7 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         error.filename = str(path)  # as below
         raise
     try:
-        with os.fdopen(descriptor, mode) as file:
+        with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -14,6 +14,7 @@ from nin_repro.data.sources import Split
 from nin_repro.files import UsageError
 from nin_repro.schema import Config
 from nin_repro.training.rundir import RunDirectory
+from nin_repro.training.stop import held
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,7 +79,7 @@ def rebuilt(config: Config, weights: dict[str, "Tensor"]) -> tuple["Network", "T
     Raises:
         UsageError: the data set is not there, or the weights do not fit.
     """
-    with uncollected():
+    with uncollected(), held():
         from nin_repro.build import machine, trainer
     from nin_repro.data.sources import open_split
     from nin_repro.training.console import Console

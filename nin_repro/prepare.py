@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from nin_repro.command import as_command
-from nin_repro.config.compose import load
-from nin_repro.training.stop import listen
+from nin_repro.config.compose import in_order, load
+from nin_repro.training.stop import held, listen
 
 USAGE = """python -m nin_repro.prepare dataset=cifar10 [data_dir=data] [experiment=...]
 
@@ -19,9 +19,10 @@ Takes the same words as python -m nin_repro.train.
 
 def main() -> None:
     listen()  # asked to stop, it leaves nothing half-written
-    config = load(sys.argv[1:])
-    from nin_repro.data.preprocess import preprocess  # not before the words are known to be right
-    from nin_repro.data.sources import open_split
+    config = load(in_order(sys.argv[1:]) if sys.argv[1:] else [])
+    with held():
+        from nin_repro.data.preprocess import preprocess  # not before the words are known to be right
+        from nin_repro.data.sources import open_split
 
     folder = Path(config.data_dir)
     split = open_split(config.dataset.name, folder, config.protocol)

@@ -180,7 +180,7 @@ def _member(pipe: Any, request: Request, output: Path, gpu: str | None) -> None:
     _end_with_parent()
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    with open(output, "a", buffering=1) as file:
+    with open(output, "a", buffering=1, errors="backslashreplace") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         sys.stdout = sys.stderr = file

@@ -4,7 +4,6 @@ FROM is a directory of records, a record, or the file that `scripts/unbundle` pa
 is written, in memory: nothing of it is extracted. A record that is here already stays as it is, whatever FROM says.
 """
 
-import argparse
 import sys
 import tarfile
 import zlib
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from nin_repro.command import as_command
+from nin_repro.command import Parser, as_command
 from nin_repro.config.recipe import digest
 from nin_repro.files import UsageError
 from nin_repro.results import records
@@ -148,7 +147,7 @@ def check(store: Path) -> tuple[int, list[str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m nin_repro.records",
         allow_abbrev=False,
         description="Merge records of other machines, or check ours.",

@@ -23,7 +23,7 @@ from nin_repro.results import records
 from nin_repro.schema import Config
 from nin_repro.training.console import Console
 from nin_repro.training.rundir import UNTOLD, RunDirectory, bf16_instructions, environment
-from nin_repro.training.stop import STOP, signal_of
+from nin_repro.training.stop import STOP, held, interruption, signal_of
 
 if TYPE_CHECKING:
     from nin_repro.build import Ancestor, Machine
@@ -61,6 +61,8 @@ def attempt(request: Request, where: bool = False) -> Outcome:
     except UsageError as error:
         return Outcome("refused", fail(error), str(error))
     except Exception as error:
+        if (stop := interruption(error)) is not None:
+            raise stop from None
         if where:
             traceback.print_exc()
         words = _one_line(error)
@@ -74,15 +76,15 @@ def _execute(request: Request) -> Outcome:
     before = _finished(run, config)
     if before:
         return before
+    with uncollected(), held():
+        from nin_repro.build import machine, require_heir
     if config.parent is not None:
         parent = _parent(request)
+        require_heir(config, parent.config)
         print(f"its parent: {parent.command}", flush=True)
         outcome = execute(parent)
         if outcome.state != "done":
             return dataclasses.replace(outcome, words=f"the parent of this run is {outcome.state}: {outcome.words}")
-    with uncollected():
-        from nin_repro.build import machine
-
     found, split = machine(config), _images(config)
     with locked(run.lock, wait=False) as free:
         if free:  # whoever had it until now may have brought it to its end

@@ -1,6 +1,5 @@
 """`python -m nin_repro.runs` lists the runs in a directory: state, age, how far, and why what failed did."""
 
-import argparse
 import contextlib
 import sys
 import time
@@ -9,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from nin_repro.command import as_command
+from nin_repro.command import Parser, as_command
 from nin_repro.files import UsageError
 from nin_repro.progress import Row
 from nin_repro.training.console import duration
@@ -118,7 +117,7 @@ def remove_checkpoints(found: list[Found]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m nin_repro.runs",
         allow_abbrev=False,
         description="Lists runs: state, age, how far, and why what failed did.",

@@ -86,8 +86,12 @@ def pass_on(folder: Path, number: int, member: Member) -> None:
 
 def read(folder: Path) -> dict[int, Member]:
     """The members that `leave` left, by their numbers."""
-    left = {int(path.stem): read_json(path) for path in (folder / "outcomes").glob("*.json")}
+    left = {int(path.stem): read_json(path) for path in _outcomes(folder)}
     return {number: Member(**one | {"outcome": Outcome(**one["outcome"])}) for number, one in left.items()}
+
+
+def _outcomes(folder: Path) -> list[Path]:
+    return [*(folder / "outcomes").glob("*.json")]
 
 
 class Outcomes(Callback):
@@ -101,6 +105,10 @@ class Outcomes(Callback):
             if config.get("select") is True and config.get("protocol") != "validate":
                 raise UsageError(CHOOSES_BY)
             ends = _prepare_launcher(str(config.hydra.launcher._target_))
+            for path in _outcomes(Path(config.hydra.sweep.dir)):  # an earlier sweep's, which had the same folder
+                path.unlink()
+        except OSError as error:
+            raise SystemExit(fail(UsageError(told(error)))) from None
         except UsageError as error:
             raise SystemExit(fail(error)) from None  # Hydra makes a warning of any other exception
         begun = config

@@ -4,6 +4,7 @@ It also writes the page that tells where the numbers of every experiment come fr
 """
 
 import argparse
+import contextlib
 import shlex
 import shutil
 import sys
@@ -11,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nin_repro.claims import LAYER_FILE, gather, kept_numbers
-from nin_repro.command import as_command
+from nin_repro.command import Parser, as_command
 from nin_repro.config.compose import CONF, experiments, load, parents
 from nin_repro.config.origins import active, provenance
 from nin_repro.config.recipe import family, recipe, stand_ins
@@ -64,7 +65,7 @@ def cell(name: str, config: Config, word: str | None = None, *deviations: str) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m nin_repro.tables",
         allow_abbrev=False,
         description="All tables of the paper, ours beside the paper's, from records.",
@@ -133,11 +134,12 @@ def main() -> None:
 
 
 def _price(word: str) -> float:
-    """USD an hour, for argparse."""
-    value = float(word)
-    if not 0 <= value < float("inf"):
-        raise ValueError
-    return value
+    """USD an hour, as an option gives it."""
+    with contextlib.suppress(ValueError):
+        value = float(word)
+        if 0 <= value < float("inf"):
+            return value
+    raise argparse.ArgumentTypeError(f"{word!r} is no price in USD, such as 3.5")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nin_repro.command import Lossy, fail
+from nin_repro.command import Lossy, fail, settle_output
 from nin_repro.config.compose import (
     SWEEP,
     checked,
@@ -26,7 +26,7 @@ from nin_repro.files import UsageError, told, write_json
 from nin_repro.outcome import Outcome, Request
 from nin_repro.run import attempt
 from nin_repro.schema import Config
-from nin_repro.training.stop import STOP, listen, signal_of
+from nin_repro.training.stop import STOP, interruption, listen, signal_of
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
@@ -149,10 +149,9 @@ def train_choice() -> int:
 
     left = [member.outcome.state for member in sweep.members if member.outcome.state not in sweep.FINISHED]
     if left:
-        print(
-            f"\nno choice yet: {len(left)} of {len(sweep.members)} runs are {', '.join(dict.fromkeys(left))}", end="; "
-        )
-        print(goes_on())
+        states = ", ".join(dict.fromkeys(left))
+        print(f"\nno choice yet: {len(left)} of {len(sweep.members)} runs are {states}; ", end="")
+        print("leave out what is refused, or put it right" if "refused" in left else goes_on())
         return sweep.worst_code()
     found = selection.choices(sweep.members)
     chosen = selection.best(found)
@@ -205,6 +204,7 @@ def main() -> int:
 
     0 done, 1 failed, 2 refused, 75 busy elsewhere, 128 + the signal (130, 143, 129) interrupted.
     """
+    settle_output()
     with contextlib.redirect_stdout(Lossy(sys.stdout)):
         return _main()
 
@@ -221,16 +221,17 @@ def _main() -> int:
                 return 0
             refuse_early(sys.argv[1:])
         return composed_and_run()
-    except UsageError as error:
-        return fail(error)
-    except OSError as error:  # Hydra makes one of a choice that is not there, without a number
-        return fail(UsageError(told(error) if error.errno else explain(error)))
-    except KeyboardInterrupt as stop:  # before a run listens for it, or once more after one has heard it
-        what, then = ("stopped", "goes on") if STOP.signal else ("stopped before training began", "starts again")
-        print(f"{what}; the same command {then}", flush=True)
-        return 128 + signal_of(stop)
-    except Exception as error:
-        return fail(UsageError(explain(error)))
+    except (Exception, KeyboardInterrupt) as error:
+        stop = interruption(error)
+        if stop is not None:  # before a run listens for it, or once more after one has heard it
+            what, then = ("stopped", "goes on") if STOP.signal else ("stopped before training began", "starts again")
+            print(f"{what}; the same command {then}", flush=True)
+            return 128 + signal_of(stop)
+        if isinstance(error, UsageError):
+            return fail(error)
+        if isinstance(error, OSError) and error.errno:  # Hydra makes one of a choice that is not there, without it
+            return fail(UsageError(told(error)))
+        return fail(UsageError(explain(error)))  # type: ignore[arg-type]
 
 
 def shown_help() -> bool:
@@ -259,7 +260,8 @@ def composed_and_run() -> int:
         hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")(task)()
         if sweep.broke is not None:
             raise sweep.broke
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as raised:
+        error = interruption(raised) or raised
         if not sweep.broken_off(error):
             raise
         code = 128 + signal_of(error) if isinstance(error, KeyboardInterrupt) else 1

@@ -7,7 +7,6 @@ done the sweep begins anew, until there were as many faults as asked for. Each r
 compared with those of an undisturbed sweep. The report goes to results/chaos.md.
 """
 
-import argparse
 import contextlib
 import os
 import random
@@ -25,7 +24,7 @@ from pathlib import Path
 
 import kills
 
-from nin_repro.command import as_command, require_positive
+from nin_repro.command import Parser, as_command, require_positive
 from nin_repro.files import require_file
 from nin_repro.runs import ENDED, find
 from nin_repro.training.rundir import source_commit
@@ -262,7 +261,7 @@ records, names of files; every byte that is not a time): {differences}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python scripts/chaos.py", description=__doc__.splitlines()[0].split(": ")[1])
+    parser = Parser(prog="python scripts/chaos.py", description=__doc__.splitlines()[0].split(": ")[1])
     parser.add_argument("--faults", type=int, default=200, help="how many (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the faults (default %(default)s)")
     parser.add_argument("--data", type=Path, default=kills.ROOT / "data", help="where mnist.npz is (%(default)s)")

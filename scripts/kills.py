@@ -8,7 +8,6 @@ be that of a run that nobody disturbed, in every byte that is not a time, and no
 Nothing is written but the runs, in a temporary directory; a report goes to results/kills.md.
 """
 
-import argparse
 import dataclasses
 import json
 import os
@@ -32,7 +31,7 @@ PACKAGE = str(ROOT / "nin_repro")
 import torch  # noqa: E402
 
 from nin_repro import build  # noqa: E402, F401 - so that every start is a fork of what has it
-from nin_repro.command import as_command, require_positive  # noqa: E402
+from nin_repro.command import Parser, as_command, require_positive  # noqa: E402
 from nin_repro.config.compose import load_with_text  # noqa: E402
 from nin_repro.config.recipe import directory  # noqa: E402
 from nin_repro.data.sources import open_split  # noqa: E402
@@ -294,7 +293,7 @@ def _trials(text: str) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python scripts/kills.py", description=__doc__.splitlines()[0].split(": ")[1])
+    parser = Parser(prog="python scripts/kills.py", description=__doc__.splitlines()[0].split(": ")[1])
     parser.add_argument("--kills", type=int, default=1000, help="how many (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the points (default %(default)s)")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "kills.md", help="the report (%(default)s)")

@@ -6,7 +6,6 @@ records have is not done again, so it can be stopped and started anywhere, and t
 left. After `--minutes` it stops the runs under way, which save themselves.
 """
 
-import argparse
 import contextlib
 import json
 import math
@@ -20,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nin_repro import cost
-from nin_repro.command import as_command, require_positive
-from nin_repro.config.compose import load, parents
+from nin_repro.command import Parser, as_command, require_positive
+from nin_repro.config.compose import in_order, load, parents
 from nin_repro.config.recipe import budget_name, family, stand_ins
 from nin_repro.files import UsageError
 from nin_repro.processes import gpus
@@ -221,7 +220,7 @@ def run(words: list[str], deadline: float) -> int | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python scripts/reproduce.py",
         allow_abbrev=False,
         description="Train what the tables lack, most useful first.",
@@ -245,6 +244,10 @@ def main() -> None:
     began, gpu = time.monotonic(), bool(gpus())
     names = options.only.split(",") if options.only else [name for stage in STAGES.values() for name in stage]
     words = options.words
+    for word in in_order(words) if words else ():
+        what = {"experiment": "--only names the cells", "seed": "--seeds says how many living runs a cell wants"}
+        if why := what.get(word.partition("=")[0]):
+            raise UsageError(f"{word} is for all runs, and here each has its own: {why}")
     count = options.at_once or (5 if gpu else len(os.sched_getaffinity(0)))
     at_once = f"{'together' if gpu else 'processes'}={count}"
     seconds = 60 * options.minutes
@@ -292,6 +295,10 @@ def main() -> None:
             given_up[cell.name] = f"exit code {code}, see above"
         elif ready and cell.seeds == next(one.seeds for one in todo() if one.name == cell.name):
             given_up[cell.name] = "its runs left no record (at a reduced budget they do with record=always)"
+    for cell in todo():
+        if cell.living < cell.wanted and not cell.seeds:
+            why = f"{cell.living} of {cell.wanted} runs live, and no more than {MOST * cell.wanted} seeds are tried"
+            given_up.setdefault(cell.name, why)
     for name, why in given_up.items():
         print(f"{name}: not completed: {why}")
     print(f"next: {tables_of(place)}")

@@ -6,7 +6,6 @@ loss of guessing for hundreds of updates. What must not happen is an error, or a
 written. A parent's weights are those of its own first updates.
 """
 
-import argparse
 import dataclasses
 import os
 import sys
@@ -14,7 +13,7 @@ import time
 from pathlib import Path
 
 from nin_repro import build
-from nin_repro.command import as_command
+from nin_repro.command import Parser, as_command
 from nin_repro.config.compose import experiments, load
 from nin_repro.data.sources import open_split
 from nin_repro.files import UsageError
@@ -55,7 +54,7 @@ def first_updates(name: str, steps: int, words: list[str], ancestors: dict[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = Parser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("experiment", nargs="*", help="names (default: all but the searches)")
     parser.add_argument("--steps", type=int, default=20, help="updates of each (default %(default)s)")
     parser.add_argument("--set", nargs="*", default=[], help="further key=value words, such as data_dir=... threads=1")

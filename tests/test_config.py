@@ -118,6 +118,13 @@ BAD_OVERRIDES = {
     "--experiment": "experiment=...",
     "--experiment=table1/nin": "no dashes: experiment=table1/nin",
     "experiment=glob(table9/*)": "table1/nin",
+    # nothing that could be meant
+    "experiment=null": "table1/nin",
+    "architecture.blocks={}": "changes nothing",
+    "architecture.blocks.mlpconv1.pad=500": "at most 4",
+    "architecture.blocks.mlpconv1.pad=sane": "'same'",
+    "architecture.blocks.mlpconv3.widths=[9,clases]": "did you mean 'classes'?",
+    "hydra.job.chdir=true": "leave it out",
 }
 
 
@@ -147,6 +154,7 @@ def test_a_command_line_without_a_word_trains_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert "no run is named: experiment=quickstart" in refusal(monkeypatch, capsys)
+    assert "no run is named: experiment=quickstart" in refusal(monkeypatch, capsys, "-m")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -155,17 +163,27 @@ def test_a_late_ctrl_c_does_not_say_that_nothing_was_trained(
     heard: int | None, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def impatient() -> int:
-        raise KeyboardInterrupt
+        STOP.signal = heard
+        try:
+            raise KeyboardInterrupt
+        finally:
+            int("what code that is interrupted leaves broken")
 
     monkeypatch.setattr(train, "composed_and_run", impatient)
-    monkeypatch.setattr(STOP, "signal", heard)
+    monkeypatch.setattr(STOP, "signal", None)
     monkeypatch.setattr(sys, "argv", ["train", "experiment=quickstart"])
     assert train.main() == 130 and capsys.readouterr().out.startswith(said)
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
-    [("seed=0..2", "'seed=range(3)'"), ("seed=0,0", "0 more than once"), ("seed=0,1,0", "0 more than once")],
+    [
+        ("seed=0..2", "'seed=range(3)'"),
+        ("seed=0,0", "0 more than once"),
+        ("seed=0,1,0", "0 more than once"),
+        ("seed=range(3,0)", "no values"),
+        ("hydra.sweep.dir=", "name a folder"),
+    ],
 )
 def test_a_sweep_that_cannot_be_meant_is_refused_before_any_member(
     words: str, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path

@@ -128,6 +128,7 @@ def offer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 
 
 WORDS = ["dataset=digits", "architecture=perceptron", "optimizer=sgd_plain"]
+STARTS = '[Start(self.hidden, Fill("normal", self.std))]'
 REFUSED = {
     "unknown key": ("", "", ["regularizer=fc", "architecture.unit=3"], "architecture.units"),
     "out of range": ("", "", ["regularizer=fc", "architecture.units=0"], "at least 1"),
@@ -137,7 +138,11 @@ REFUSED = {
     "not python": ("(Network):", "(Network:", ["regularizer=fc"], "SyntaxError"),
     "no settings": ("    settings = Settings\n", "", ["regularizer=fc"], "`settings`"),
     "no default": ("units: Count = 64", "units: Count", ["regularizer=fc"], "architecture.units"),
-    "weights forgotten": ('[Start(self.hidden, Fill("normal", self.std))]', "[]", ["regularizer=fc"], "hidden.weight"),
+    "weights forgotten": (STARTS, "[]", ["regularizer=fc"], "hidden.weight"),
+    "weights twice": (STARTS, f"2 * {STARTS}", ["regularizer=fc"], "names hidden more than once"),
+    "no such start": ('Fill("normal"', 'Fill("norml"', ["regularizer=fc"], "one of normal, uniform"),
+    "no starts": (STARTS, "[self.hidden]", ["regularizer=fc"], "a list of Start"),
+    "nothing to start": (STARTS, "None", ["regularizer=fc"], "a list of Start"),
     "no bias": (".size, architecture.units)", ".size, architecture.units, False)", ["regularizer=fc"], "its bias"),
     "wrong head": ("Shape(architecture.units,", "Shape(7,", ["regularizer=fc"], "for 1x8x8 images (RuntimeError"),
     "not the classes": (
@@ -248,6 +253,12 @@ def test_images_for_validation_are_some_and_not_all(made: Path, monkeypatch: pyt
     monkeypatch.setitem(DATASETS, "stripes", dataclasses.replace(DATASETS["stripes"], validation=count))
     with pytest.raises(UsageError, match="choose final, or give it 1 to 239"):
         open_split("stripes", made, "validate")
+
+
+@pytest.mark.parametrize("shape, sizes", [((8, 8), {"train": 9, "test": 3}), ((8, 8, 1), {"train": 9})])
+def test_facts_that_lack_something_are_refused(shape: Any, sizes: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match="wants height, width and channels"):
+        sources.Facts(2, shape, sizes, 3)
 
 
 def test_a_file_of_words_is_no_file_of_arrays(made: Path) -> None:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fake_records import record, stored
 
 from nin_repro.config.compose import experiments, load
 from nin_repro.config.recipe import family
@@ -112,6 +113,28 @@ def test_a_changed_experiment_is_a_cell_of_its_own(tmp_path: Path) -> None:
     assert "1/1" in give(tmp_path, "--plan", *words, f"precision={other}").stdout  # so a GPU does not do it again
     more = give(tmp_path, "--plan", "--seeds", "2", *words[:2], *SHORT, f"precision={other}").stdout
     assert "0/2     0,1" in more  # precisions are not mixed in a cell
+
+
+@pytest.mark.parametrize(
+    "word, way_out", [("experiment=table4/nin", "--only"), ("seed=1", "--seeds"), ("nin", "key=value")]
+)
+def test_words_that_would_make_the_plan_untrue_are_refused(word: str, way_out: str, tmp_path: Path) -> None:
+    done = give(tmp_path, "--plan", word)
+    assert done.returncode == 2 and way_out in done.stderr and done.stderr.count("\n") == 1 and done.stdout == ""
+
+
+def test_a_cell_that_no_seed_may_fill_any_more_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    reproduce = importlib.import_module("reproduce")
+    recipe = family(load(reproduce.overrides("quickstart", SMALL)))
+    stored(tmp_path, *(record("quickstart", seed, 90.0, status="dead", family=recipe) for seed in range(4)))
+    words = ["--only", "quickstart", "--seeds", "2", f"records_dir={tmp_path}", *SMALL]
+    monkeypatch.setattr(sys, "argv", ["reproduce", *words])
+    with pytest.raises(SystemExit, match="1"):
+        reproduce.main()
+    assert "quickstart: not completed: 0 of 2 runs live, and no more than 4 seeds are tried" in capsys.readouterr().out
 
 
 def test_when_the_time_is_up_runs_are_saved_and_no_process_is_left(tmp_path: Path) -> None:

@@ -140,6 +140,16 @@ def test_nothing_is_chosen_while_a_member_is_unfinished(command: Command, digits
     assert len(states(tmp_path)) == 6
 
 
+def test_a_folder_of_an_earlier_search_lends_it_nothing(command: Command, digits: Path, tmp_path: Path) -> None:
+    words = search(f"data_dir={digits}", f"hydra.sweep.dir={tmp_path / 'here'}", "seed=0")
+    kernels = next(word for word in words if "kernel=" in word)
+    others = [word for word in words if word not in (kernels, "seed=0,1")]
+    assert command("train", *others, kernels).returncode == 0
+    slow = command("train", *others, kernels.replace("1,3", "3"), "optimizer.lr=1e-6,1e-7")
+    assert slow.returncode == 0 and "2 runs in this sweep" in slow.stdout, slow.stderr
+    assert "\nchosen by validation error, then trained with protocol=final: optimizer.lr=1e-0" in slow.stdout
+
+
 REFUSED = {
     "one run": (["select=true", "protocol=validate"], "add -m"),
     "one final run": (["select=true"], "set protocol=validate"),

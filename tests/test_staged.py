@@ -82,6 +82,12 @@ def test_a_parent_that_does_not_fit_is_refused() -> None:
         )
 
 
+def test_a_parent_that_does_not_fit_is_refused_before_it_is_trained(command: Command, tmp_path: Path) -> None:
+    done = command("train", "experiment=extra/staged/v2", "parent.experiment=quickstart", "budget=smoke")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "have no place in this network" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_recipe_names_its_parents_key_and_moves_with_it() -> None:
     def parent(*words: str) -> str:
         return str(recipe(load(["experiment=extra/staged/v2", *words]))["parent"]["key"])

@@ -124,6 +124,11 @@ def _union(kinds: tuple[Any, ...], value: Any, path: str) -> Any:
             return convert(kind, value, path)
         except UsageError as problem:
             problems.append(problem)
+    words = [word for kind in others if get_origin(kind) is Literal for word in get_args(kind)]
+    if words and isinstance(value, str):
+        raise UsageError(
+            f"{path}={value} is neither a number nor one of {', '.join(words)}{nearest(value, words)}; {WHERE}"
+        )
     raise problems[0]
 
 

@@ -52,7 +52,7 @@ def in_order(words: Sequence[str]) -> list[str]:
     Raises:
         UsageError: it is empty, or a word of it is neither an option nor key=value.
     """
-    if not words:
+    if not {*words} - {*SWEEP}:
         raise UsageError(
             "no run is named: experiment=quickstart takes half a minute, experiment=table1/nin is the "
             "paper's own; --help lists all"
@@ -127,7 +127,7 @@ def checked(composed: "DictConfig", words: Sequence[str] = ()) -> Config:
 
 
 def _checked(plain: dict[str, Any], words: Sequence[str]) -> Config:
-    _fill_pads(plain.get("architecture"), "architecture")
+    _settle_pads(plain.get("architecture"), "architecture")
     config: Config = convert(Config, plain, "")
     config = dataclasses.replace(config, about=_still_true(config.about, plain, words))
     require_sense(config)
@@ -215,18 +215,25 @@ def parent_words(parent: Parent, words: Sequence[str]) -> list[str]:
     return [f"experiment={parent.experiment}", *kept]
 
 
-def _fill_pads(value: Any, path: str) -> None:
+def _settle_pads(value: Any, path: str) -> None:
     """Put a number where `pad: same` stands beside a kernel, so that a recipe holds the number alone.
 
     Raises:
-        UsageError: an even kernel has no such number.
+        UsageError: an even kernel has no such number; it is another word, or so much that windows lie outside.
     """
     if not isinstance(value, dict):
         return
     for name, inner in value.items():
-        _fill_pads(inner, f"{path}.{name}")
-    kernel = value.get("kernel")
-    if value.get("pad") == "same" and type(kernel) is int:
+        _settle_pads(inner, f"{path}.{name}")
+    kernel, pad = value.get("kernel"), value.get("pad")
+    if isinstance(pad, str) and pad != "same":
+        raise UsageError(f"{path}.pad={pad} is neither a number nor 'same'; {WHERE}")
+    if type(pad) is int and type(kernel) is int and pad >= kernel > 0:
+        raise UsageError(
+            f"{path}.pad={pad} puts whole windows of kernel={kernel} outside of the image: give at most {kernel - 1}, "
+            f"or 'same'; {WHERE}"
+        )
+    if pad == "same" and type(kernel) is int:
         if kernel % 2 == 0:
             raise UsageError(
                 f"{path}.pad=same needs an odd kernel, such as {max(kernel, 0) + 1}, not {kernel}: a window of even "

@@ -24,8 +24,14 @@ def require_known(overrides: Sequence[str], sweep: bool = False) -> None:
     """
     for text in overrides:
         name, values = _name_and_values(text, sweep)
+        if name == "hydra.job.chdir" and values != ["False"]:
+            raise UsageError(f"{text} would give each run other places for data, runs and records: leave it out")
+        if name in ("hydra.sweep.dir", "hydra.run.dir") and values in ([""], ["null"]):
+            raise UsageError(f"{text}: name a folder, or leave it out")
         if name == "hydra" or name.startswith(("hydra.", "hydra/")):
             continue
+        if values is not None and "{}" in values:
+            raise UsageError(f"{text} changes nothing: what a group of keys is given is added to it; {WHERE}")
         if "${" in text:
             raise UsageError(
                 f"{name} is given as ${{...}}: write its value, which records and config.yaml tell; {WHERE}"
@@ -49,7 +55,7 @@ def _name_and_values(text: str, sweep: bool) -> tuple[str, list[str] | None]:
     """Key or group of an override, and the values that it asks for; None where it deletes, or leaves them to Hydra.
 
     Raises:
-        UsageError: it cannot be read, asks for several outside of a sweep, or for one several times.
+        UsageError: it cannot be read, asks for several outside of a sweep, for none, or for one several times.
     """
     plain = conf.word(text)
     if plain is not None:
@@ -76,6 +82,8 @@ def _name_and_values(text: str, sweep: bool) -> tuple[str, list[str] | None]:
     if swept and not override.is_discrete_sweep():  # which values these are, the sweeper says
         return override.key_or_group, None
     values = [*override.sweep_string_iterator()] if swept else [_shown(override.value())]
+    if not values:
+        raise UsageError(f"{text} has no values, and so the sweep no runs; 'seed=range(3)' is 0, 1 and 2")
     twice = next((value for value in values if values.count(value) > 1), None)
     if twice is not None:
         raise UsageError(f"{text} asks for {twice} more than once, and that is one run: leave one out")
@@ -87,8 +95,6 @@ def _shown(value: Any) -> str:
 
 
 def _require_choice(group: str, value: str) -> None:
-    if group == "experiment" and value == "null":  # which is to name none
-        return
     if value not in choices()[group]:
         raise UsageError(
             f"{group}={value} is not a choice{nearest(value, choices()[group])}: {listed(group)}; see conf/{group}/"

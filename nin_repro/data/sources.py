@@ -50,6 +50,13 @@ class Facts:
     known: dict[str, str] = field(default_factory=dict)  # SHA-256 of the arrays of a copy that is known to be good
     known_as: str = OFFICIAL  # how true that copy is to the original; if official, no other is accepted
 
+    def __post_init__(self) -> None:
+        if len(self.shape) != 3 or not {"train", "test"} <= {*self.sizes}:
+            raise UsageError(
+                f"{HERE}: Facts({self.classes}, {self.shape}, {self.sizes}, ...) wants height, width and channels, and "
+                "how many images train and test"
+            )
+
     def for_training(self, protocol: Protocol) -> int:
         """How many images are trained on."""
         images = sum(count for part, count in self.sizes.items() if part != "test")

@@ -2,13 +2,14 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nin_repro import rng
+from nin_repro.files import UsageError
 from nin_repro.models.own import imported
 from nin_repro.models.shape import Shape
 from nin_repro.rng import Clock
@@ -39,12 +40,19 @@ class Dropout(nn.Module):
         return dropped / (1 - self.p) if self.convention == "inverted" else dropped
 
 
+Kind = Literal["normal", "uniform", "constant", "identity"]
+
+
 @dataclass(frozen=True)
 class Fill:
-    """What weights or biases start at."""
+    """What weights or biases start at. Raises UsageError if there is no such kind."""
 
-    kind: Literal["normal", "uniform", "constant", "identity"]
+    kind: Kind
     size: float = 0.0  # the standard deviation, the bound, the value
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise UsageError(f"Fill({self.kind!r}) is no way to start: it is one of {', '.join(get_args(Kind))}")
 
     def draw(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
         """A tensor on the CPU. The identity is one of [out, in, 1, 1], with zeros where out and in differ."""

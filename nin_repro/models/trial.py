@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from nin_repro.files import UsageError
-from nin_repro.models.network import Dropout, Network, make_network
+from nin_repro.models.network import Dropout, Network, Start, make_network
 from nin_repro.models.own import BUILT_IN
 from nin_repro.models.shape import Layer, Shape
 from nin_repro.schema import HEADS, NETWORKS, Architecture, Regularizer
@@ -30,7 +30,6 @@ def layers(shape: Shape, classes: int, architecture: Architecture, regularizer: 
             net = make_network(shape, classes, architecture, regularizer).eval()
             found = _listened(net)
             logits = net(torch.zeros(IMAGES, *shape))
-            starts = [*net.weighted(), *net.head.weighted()]
         except UsageError:
             raise
         except Exception as error:
@@ -44,12 +43,30 @@ def layers(shape: Shape, classes: int, architecture: Architecture, regularizer: 
             f"{names} give {list(logits.shape[1:])} values for an image, not one for each of {classes} classes: "
             f"choose regularizer.head=fc or look into {_files(architecture, regularizer)}"
         )
+    starts = _starts(net, names)
     trained = {id(getattr(start.layer, kind, None)) for start in starts for kind in ("weight", "bias")}
     forgotten = [name for name, values in net.named_parameters() if id(values) not in trained]
     if forgotten or id(None) in trained:
         what = f"`weighted` leaves out {', '.join(forgotten)}" if forgotten else "a layer of `weighted` lacks its bias"
         raise UsageError(f"{names}: {what}; it names all layers that have weights, each with its `weight` and `bias`")
     _require_dropout(net, architecture, regularizer)
+    return found
+
+
+def _starts(net: Network, names: str) -> list[Start]:
+    """What `weighted` of a network and its head say. Raises UsageError if it is no list of that, or names one twice."""
+    found: list[Any] = []
+    for one in (net, net.head):
+        try:
+            found += one.weighted()
+        except TypeError:
+            found.append(None)
+    if not all(isinstance(start, Start) for start in found):
+        raise UsageError(f"{names}: `weighted` gives a list of Start(layer, fill), see README.md")
+    layers = [id(start.layer) for start in found]
+    twice = [name for name, layer in net.named_modules() if layers.count(id(layer)) > 1]
+    if twice:
+        raise UsageError(f"{names}: `weighted` names {', '.join(twice)} more than once")
     return found
 
 

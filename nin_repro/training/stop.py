@@ -77,6 +77,35 @@ class Stop:
             self._before[self.signal](self.signal, None)
 
 
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Import torch or numpy in this: a signal waits until they are there.
+
+    What they are made of in C takes an exception on the way for a package that is missing, or for the end of all.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in _heard()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
+def interruption(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The signal that an exception began with: code that it came upon may have made another one of it."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def ignore_warnings() -> None:
     """Let WARNINGS pass unheard from now on: all is done, and there is nothing to save or to queue again.
 

@@ -1,0 +1,78 @@
+"""How commands begin and end, whatever they are started with and whenever they are stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small import SMALL_NETWORK
+
+from nin_repro.config.compose import load
+from nin_repro.config.recipe import directory
+
+ROOT = Path(__file__).parents[1]
+RUN = [*SMALL_NETWORK, "budget=smoke", "budget.epochs=1", "wandb.mode=disabled"]
+
+
+def give(program: str, folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a program that begins with closing what it likes, in a process of its own."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
+    return subprocess.run(
+        ["sh", "-c", program, sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+SENDS = """
+import os, sys
+
+number = int(sys.argv.pop(1))
+
+class Impatient:
+    def find_spec(self, name, *_):
+        if name == "numpy" and self in sys.meta_path:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), number)
+
+sys.meta_path.insert(0, Impatient())
+from nin_repro import train
+sys.exit(train.main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_torch_is_imported_is_heard(number: signal.Signals, data: str, tmp_path: Path) -> None:
+    """torch imports numpy from C++, and does without it, and without the signal, if that fails."""
+    (tmp_path / "sends.py").write_text(SENDS)
+    done = give('"$0" sends.py "$@"', tmp_path, str(int(number)), *RUN, data)
+    assert (done.returncode, done.stderr) == (128 + number, "")
+    assert done.stdout == "stopped before training began; the same command starts again\n"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_who_closed_the_output_gets_the_run(data: str, tmp_path: Path) -> None:
+    done = give('"$0" -m nin_repro.train "$@" >&- 2>&-', tmp_path, *RUN, data)
+    assert done.returncode == 0 and (tmp_path / directory(load(RUN)) / "result.json").exists()
+
+
+@pytest.mark.parametrize("command", ["describe", "train"])
+def test_names_that_the_terminal_has_no_signs_for_are_no_fault(command: str, data: str, tmp_path: Path) -> None:
+    words = [*RUN, data, f"runs_dir='{tmp_path}/\u00fcber uns'"]
+    done = give(f'"$0" -m nin_repro.{command} "$@"', tmp_path, *words, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "") and "/?ber uns" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("tables --recrods x", "did you mean '--records'?"),
+        ("tables --gpu-hour nan", "no price in USD"),
+        ("runs --state doen", "'done'"),
+        ("claims extra", "extra"),
+    ],
+)
+def test_an_option_that_there_is_not_is_one_line(words: str, said: str, tmp_path: Path) -> None:
+    done = give(f'"$0" -m nin_repro.{words}', tmp_path)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1 and said in done.stderr
