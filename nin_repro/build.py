@@ -52,7 +52,7 @@ def machine(config: Config) -> Machine:
     """Choose the device and set the process up for it.
 
     Raises:
-        UsageError: the device is not there, or more threads are asked for than there are cores.
+        UsageError: the device or what it shall compute in is not there, or more threads are asked for than cores are.
     """
     there = os.cpu_count()
     if config.threads and there and config.threads > there:

@@ -1,7 +1,7 @@
 """What a run costs, before it is run: arithmetic from the geometry of the network, time from measured rates.
 
 The time is that of updates and evaluations, on a machine that does nothing else. A training beside another one takes
-a third to two thirds longer (on record: `table4/nin` 277 to 309 s an epoch instead of 210).
+a third to two thirds longer (on record, with convolutions of torch's: `table4/nin` 277 to 309 s an epoch, not 210).
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,9 @@ from nin_repro.training.schedule import plan
 # Multiply-adds a second that this program reached in training, counted as in `training_multiply_adds` (whatever they
 # are computed by: models/spectral.py has fewer) and less the time of PER_STEP, by kind of network, precision and
 # machine. A machine that a kind was not measured on is not listed.
-# CPU: those of results/benchmarks, one core by the CPU time of an update, two by its page; fp32 by an AMD EPYC with
-# AVX2, bf16 by one with instructions for it. Behind the rates, images a second on one core in fp32 and bf16:
+# CPU: one core with one thread, measured apart; two by the pages of results/benchmarks, or as two of one. fp32 by an
+# AMD EPYC with AVX2, bf16 by one with instructions for it. Behind the rates, images a second on one core in fp32 and
+# bf16:
 #   NIN      CIFAR-10: 87 and 137. MNIST: 387 and 579.
 #   CNN      CIFAR-10: 575 and 687.
 #   maxout   CIFAR-10: 92 and 52. MNIST: 1,149 and 1,000.

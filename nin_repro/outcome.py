@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nin_repro.training.loop import Trainer
 
 Say = Callable[[str], None]
+ENDED = ("done", "dead")  # states of runs that have their result
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from typing import Any
 
 from nin_repro.command import Parser, as_command
 from nin_repro.files import UsageError
+from nin_repro.outcome import ENDED
 from nin_repro.progress import Row
 from nin_repro.training.console import duration
 from nin_repro.training.rundir import UNTOLD, RunDirectory
 
 STATES = ("running", "lost", "interrupted", "failed", "not begun", "dead", "done", "unknown")
-ENDED = ("done", "dead")
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,10 @@ from omegaconf.errors import OmegaConfBaseException
 from nin_repro.command import fail
 from nin_repro.config.compose import load
 from nin_repro.files import UsageError, read_json, told, write_json
-from nin_repro.outcome import Outcome, Request
+from nin_repro.outcome import ENDED, Outcome, Request
 from nin_repro.run import found
 from nin_repro.training.stop import STOP
 
-FINISHED = ("done", "dead")
 CHOOSES_BY = "select=true chooses by validation error and leaves the test images alone: set protocol=validate"
 OPEN = ("interrupted", "lost", "running", "not begun")  # what the same command only has to go on with
 
@@ -152,7 +151,7 @@ def close(config: DictConfig) -> None:
         if number not in left:
             left[number] = _without_outcome(words)
         outcome = left[number].outcome
-        if number in ends and outcome.state not in FINISHED:
+        if number in ends and outcome.state not in ENDED:
             outcome = dataclasses.replace(outcome, words=f"{outcome.words}; {ends[number]}")
             left[number] = dataclasses.replace(left[number], outcome=outcome)
     members = [left[number] for number in sorted(left)]

@@ -17,7 +17,7 @@ from nin_repro.config.compose import CONF, experiments, load, parents
 from nin_repro.config.origins import active, provenance
 from nin_repro.config.recipe import family, recipe, stand_ins
 from nin_repro.cost import in_words, seconds
-from nin_repro.files import UsageError, require_place
+from nin_repro.files import require_place
 from nin_repro.models.spec import layers
 from nin_repro.results import ablations, analysis, claim_page, fidelity, records
 from nin_repro.results.export import write_all, write_page
@@ -29,6 +29,7 @@ from nin_repro.results.tables import Cell, build
 from nin_repro.schema import Config
 
 RESULTS = Path("results")
+CLAIMS, FIGURES = RESULTS / "claims", RESULTS / "figures"
 SHOWN = {name for table in TABLES for row in table.rows for name in row.experiments}
 
 
@@ -72,10 +73,6 @@ def main() -> None:
     )
     parser.add_argument("--records", type=Path, default=records.STORE, help="records (default %(default)s)")
     parser.add_argument(
-        "--claims", type=Path, default=Path("results/claims"), help="measurements (default %(default)s)"
-    )
-    parser.add_argument("--figures", type=Path, default=Path("results/figures"), help="pictures (default %(default)s)")
-    parser.add_argument(
         "--out",
         type=Path,
         default=RESULTS,
@@ -88,10 +85,6 @@ def main() -> None:
         "--core-hour", type=_price, default=0.05, help="USD of an hour of a CPU core, assumed (default %(default)s)"
     )
     options = parser.parse_args()
-    for name in ("claims", "figures"):
-        given: Path = getattr(options, name)
-        if given != parser.get_default(name) and not given.is_dir():
-            raise UsageError(f"--{name} {given} is no directory: name one, or leave it out")
     found, problems = records.read_given(options.records)
     records.require_own_place(options.records, options.out, RESULTS)
     require_place(options.out)
@@ -109,18 +102,18 @@ def main() -> None:
     facts = {name: active(provenance(CONF, name, config), config) for name, config in configs.items()}
     write_page(out / "fidelity.md", fidelity.page(facts, configs))
     print(f"{out / 'fidelity.md'}: where the numbers of every experiment come from")
-    numbers = kept_numbers(options.claims / LAYER_FILE)
+    numbers = kept_numbers(CLAIMS / LAYER_FILE)
     judged = []
     if numbers:  # `python -m nin_repro.claims` makes them, and pictures
-        gathered = gather(found, problems, configs, numbers, options.claims)
+        gathered = gather(found, problems, configs, numbers, CLAIMS)
         judged = gathered.claims()
-        if options.claims == out / "claims":  # where its pictures are
-            write_page(options.claims / "claims.md", claim_page.markdown(judged, gathered.problems))
+        if out / "claims" == CLAIMS:  # where its pictures are
+            write_page(CLAIMS / "claims.md", claim_page.markdown(judged, gathered.problems))
     write_page(out / "analysis.md", analysis.markdown(report, compared, judged, found, recipes))
     print(f"{out / 'analysis.md'}: what follows from it")
     prices = Prices(options.gpu_hour, options.core_hour)
     ours_to_publish = ("figure3*.png", "figure4-digits-*.png", "figure4-maps-*.png")
-    drawn = (path for names in ours_to_publish for path in options.figures.glob(names))
+    drawn = (path for names in ours_to_publish for path in FIGURES.glob(names))
     figures = sorted(drawn, key=lambda path: path.stem)  # that at the paper's budget first
     write_page(out / "report.html", html(report, compared, judged, figures, found, recipes, prices))
     print(f"{out / 'report.html'}: all of it as one page, with curves")

@@ -23,7 +23,7 @@ from nin_repro.config.compose import (
 )
 from nin_repro.config.conf import CONF, help_text
 from nin_repro.files import UsageError, told, write_json
-from nin_repro.outcome import Outcome, Request
+from nin_repro.outcome import ENDED, Outcome, Request
 from nin_repro.run import attempt
 from nin_repro.schema import Config
 from nin_repro.training.stop import STOP, interruption, listen, signal_of
@@ -147,7 +147,7 @@ def train_choice() -> int:
     """
     from nin_repro import selection, sweep
 
-    left = [member.outcome.state for member in sweep.members if member.outcome.state not in sweep.FINISHED]
+    left = [member.outcome.state for member in sweep.members if member.outcome.state not in ENDED]
     if left:
         states = ", ".join(dict.fromkeys(left))
         print(f"\nno choice yet: {len(left)} of {len(sweep.members)} runs are {states}; ", end="")

@@ -1,4 +1,4 @@
-"""The training loops that scripts/bench.py measures.
+"""The training loops that scripts/bench.py measures beside ours, which is in `bench_ours`.
 
 Each is a class that lives in a process of its own and answers calls there. So the peak of its memory is its own, and
 what one sets for its whole process (heap, threads, precision) does not reach the others. `bench_device` has the rest.

@@ -26,7 +26,8 @@ import kills
 
 from nin_repro.command import Parser, as_command, require_positive
 from nin_repro.files import require_file
-from nin_repro.runs import ENDED, find
+from nin_repro.outcome import ENDED
+from nin_repro.runs import find
 from nin_repro.training.rundir import source_commit
 
 WORDS = [

@@ -2,8 +2,8 @@
 
 For each experiment the mean loss of the first and of the last five updates, the largest gradient norm, and images/s. A
 loss that does not fall within 20 updates is no fault here: from the released initial weights the networks stay at the
-loss of guessing for hundreds of updates. What must not happen is an error, or a loss that is not finite. Nothing is
-written. A parent's weights are those of its own first updates.
+loss of guessing for hundreds of updates. What must not happen is an error, or a loss that is not finite. No run and no
+record is written; data and preprocessed images are. A parent's weights are those of its own first updates.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from pathlib import Path
 from nin_repro import build
 from nin_repro.command import Parser, as_command
 from nin_repro.config.compose import experiments, load
-from nin_repro.data.sources import open_split
+from nin_repro.data.sources import DATASETS, open_split
 from nin_repro.files import UsageError
 from nin_repro.training.console import Console
 from nin_repro.training.schedule import Reached
@@ -25,7 +25,10 @@ IMAGES = 2560  # of the training set, and tenth of it for evaluation: the size o
 
 def first_updates(name: str, steps: int, words: list[str], ancestors: dict[str, build.Ancestor]) -> str:
     """Make the first updates of an experiment; a line about them. Its weights go to `ancestors`."""
-    config = load([f"experiment={name}", f"budget.max_steps={steps}", f"budget.train_images={IMAGES}", *words])
+    words_of_all = [f"experiment={name}", f"budget.max_steps={steps}", *words]
+    config = load(words_of_all)
+    if DATASETS[config.dataset.name].for_training(config.protocol) > IMAGES:
+        config = load([*words_of_all, f"budget.train_images={IMAGES}"])
     if config.parent is not None and config.parent.experiment not in ancestors:
         first_updates(config.parent.experiment, steps, words, ancestors)
     parent = None if config.parent is None else ancestors[config.parent.experiment]

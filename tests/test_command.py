@@ -51,6 +51,13 @@ def test_a_signal_while_torch_is_imported_is_heard(number: signal.Signals, data:
     assert not (tmp_path / "runs").exists()
 
 
+def test_the_first_updates_of_an_experiment_are_made_and_leave_nothing(data: str, tmp_path: Path) -> None:
+    script = f'"$0" {ROOT}/scripts/smoke.py "$@"'
+    done = give(script, tmp_path, "quickstart", "--steps", "3", "--set", data, "threads=1")
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("quickstart ")
+    assert "images/s" in done.stdout and list(tmp_path.iterdir()) == []
+
+
 def test_who_closed_the_output_gets_the_run(data: str, tmp_path: Path) -> None:
     done = give('"$0" -m nin_repro.train "$@" >&- 2>&-', tmp_path, *RUN, data)
     assert done.returncode == 0 and (tmp_path / directory(load(RUN)) / "result.json").exists()

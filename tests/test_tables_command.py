@@ -96,8 +96,6 @@ def test_other_records_do_not_take_the_place_of_the_projects_own(name: str, tmp_
         ["figures", "--out", "/proc/pages"],
         ["claims", "--out", "/proc/pages"],
         ["claims", "--out", "/proc/pages", "--measure", "run"],
-        ["tables", "--claims", "nowhere"],
-        ["tables", "--figures", "nowhere"],
     ],
 )
 def test_a_place_that_is_none_is_refused_before_any_work(words: list[str], tmp_path: Path, command: Command) -> None:

@@ -12,13 +12,13 @@ from nin_repro.training.evaluate import BATCH
 SHARE = 10  # one value in so many is shown: "Only top 10% activations in the feature maps are shown"
 
 
-def strongest(maps: Tensor, share: int = SHARE) -> Tensor:
-    """Keep the largest 1/`share` of the values of each image of [N, K, H, W], over all its maps; the others become 0.
+def strongest(maps: Tensor) -> Tensor:
+    """Keep the largest 1/SHARE of the values of each image of [N, K, H, W], over all its maps; the others become 0.
 
-    Exactly K * H * W // share values are kept; of equal ones those that come first in memory.
+    Exactly K * H * W // SHARE values are kept; of equal ones those that come first in memory.
     """
     flat = maps.flatten(1)
-    kept = flat.argsort(dim=1, descending=True, stable=True)[:, : flat.shape[1] // share]
+    kept = flat.argsort(dim=1, descending=True, stable=True)[:, : flat.shape[1] // SHARE]
     return torch.zeros_like(flat).scatter(1, kept, flat.gather(1, kept)).view_as(maps)
 
 

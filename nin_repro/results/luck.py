@@ -67,12 +67,12 @@ def luck_of_images(error: float, images: int) -> float:
     return Z975 * math.sqrt(error * (100 - error) / images)
 
 
-def hold(chances: Sequence[float], level: float = 0.05) -> list[bool]:
-    """Which of several findings count still, as it may be luck that one of so many does: by Holm's method (1979)."""
+def hold(chances: Sequence[float]) -> list[bool]:
+    """Which of several findings count still, at 5 %, as one of so many may by luck: by Holm's method (1979)."""
     ordered = sorted(range(len(chances)), key=lambda place: chances[place])
     found = [False] * len(chances)
     for rank, place in enumerate(ordered):
-        if chances[place] > level / (len(chances) - rank):
+        if chances[place] > 0.05 / (len(chances) - rank):
             break
         found[place] = True
     return found

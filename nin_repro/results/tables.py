@@ -3,7 +3,6 @@
 A table is a query: it holds nothing that the records and `paper` do not. `render` and `export` make it readable.
 """
 
-import math
 import statistics as standard
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -67,15 +66,12 @@ class Stats:
 
     @property
     def mean(self) -> float | None:
-        return math.fsum(self.errors) / self.n if self.errors else None
+        return standard.fmean(self.errors) if self.errors else None
 
     @property
     def std(self) -> float | None:
         """Sample standard deviation (n - 1), None for fewer than two runs."""
-        if self.mean is None or self.n < 2:
-            return None
-        mean = self.mean
-        return math.sqrt(math.fsum((error - mean) ** 2 for error in self.errors) / (self.n - 1))
+        return standard.stdev(self.errors) if self.n > 1 else None
 
     @property
     def best(self) -> float | None:

@@ -1,8 +1,8 @@
 """Work that is launched as a whole: a CUDA graph instead of some hundred kernels that Python launches one by one.
 
-A step of this network is a third of a millisecond of a large GPU's work, and several milliseconds of Python's. What
-is captured runs again with the numbers and the addresses it was captured with: whatever changes from one time to the
-next has to be in tensors that stay in their place.
+A step of this network is a millisecond of a large GPU's work, and some ten of Python's. What is captured runs again
+with the numbers and the addresses it was captured with: whatever changes from one time to the next has to be in tensors
+that stay in their place.
 """
 
 import contextlib
