@@ -5,6 +5,7 @@ import importlib
 import os
 import socket
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -201,13 +202,22 @@ def go_to(folder: str) -> None:
 
 
 def _planned(config: DictConfig) -> list[list[str]]:
-    """The words of each member, in order, as Hydra's own sweeper makes them; of another sweeper nothing is known."""
+    """The words of each member, in order; of another sweeper than Hydra's own nothing is known."""
     if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
         return []
-    words = [f"{name}={value}" for name, value in (config.hydra.sweeper.params or {}).items()]
-    overrides = OverridesParser.create().parse_overrides([*words, *config.hydra.overrides.task])
-    (batch,) = BasicSweeper.split_arguments(overrides, None)
-    return batch
+    return combined(config.hydra.sweeper.params, config.hydra.overrides.task)
+
+
+def combined(params: Mapping[str, Any] | None, words: Sequence[str]) -> list[list[str]]:
+    """The words of each member of a sweep, in order, as Hydra's own sweeper makes them; of a key the last counts.
+
+    Args:
+        params: what the configuration sweeps over (hydra.sweeper.params).
+        words: the command line's.
+    """
+    given = [f"{name}={value}" for name, value in (params or {}).items()]
+    (batch,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides([*given, *words]), None)
+    return [[*member] for member in batch]
 
 
 def _without_outcome(words: list[str]) -> Member:

@@ -122,7 +122,6 @@ BAD_OVERRIDES = {
     "experiment=null": "table1/nin",
     "architecture.blocks={}": "changes nothing",
     "architecture.blocks.mlpconv1.pad=500": "at most 4",
-    "architecture.blocks.mlpconv1.pad=sane": "'same'",
     "architecture.blocks.mlpconv3.widths=[9,clases]": "did you mean 'classes'?",
     "hydra.job.chdir=true": "leave it out",
 }

@@ -219,15 +219,13 @@ def _settle_pads(value: Any, path: str) -> None:
     """Put a number where `pad: same` stands beside a kernel, so that a recipe holds the number alone.
 
     Raises:
-        UsageError: an even kernel has no such number; it is another word, or so much that windows lie outside.
+        UsageError: an even kernel has no such number; or it is so much that whole windows lie outside.
     """
     if not isinstance(value, dict):
         return
     for name, inner in value.items():
         _settle_pads(inner, f"{path}.{name}")
     kernel, pad = value.get("kernel"), value.get("pad")
-    if isinstance(pad, str) and pad != "same":
-        raise UsageError(f"{path}.pad={pad} is neither a number nor 'same'; {WHERE}")
     if type(pad) is int and type(kernel) is int and pad >= kernel > 0:
         raise UsageError(
             f"{path}.pad={pad} puts whole windows of kernel={kernel} outside of the image: give at most {kernel - 1}, "
