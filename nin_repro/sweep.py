@@ -65,6 +65,11 @@ def worst_code() -> int:
     return max((member.outcome.code for member in members), default=0)
 
 
+def so_many(states: Sequence[str]) -> str:
+    """How many of the members are in these states, one for each that is, in words."""
+    return f"{len(states)} of {len(members)} runs are {', '.join(dict.fromkeys(states))}"
+
+
 def leave(folder: Path, number: int, member: Member) -> None:
     """Leave a member's outcome where the process that started the sweep finds it, whichever process ran the member."""
     write_json(folder / "outcomes" / f"{number}.json", member.__dict__ | {"outcome": member.outcome.__dict__})
@@ -91,7 +96,7 @@ def read(folder: Path) -> dict[int, Member]:
 
 
 def _outcomes(folder: Path) -> list[Path]:
-    return [*(folder / "outcomes").glob("*.json")]
+    return [path for path in (folder / "outcomes").glob("*.json") if path.stem.isdecimal()]
 
 
 class Outcomes(Callback):

@@ -149,8 +149,7 @@ def train_choice() -> int:
 
     left = [member.outcome.state for member in sweep.members if member.outcome.state not in ENDED]
     if left:
-        states = ", ".join(dict.fromkeys(left))
-        print(f"\nno choice yet: {len(left)} of {len(sweep.members)} runs are {states}; ", end="")
+        print(f"\nno choice yet: {sweep.so_many(left)}; ", end="")
         print("leave out what is refused, or put it right" if "refused" in left else goes_on())
         return sweep.worst_code()
     found = selection.choices(sweep.members)
@@ -267,8 +266,7 @@ def composed_and_run() -> int:
         code = 128 + signal_of(error) if isinstance(error, KeyboardInterrupt) else 1
     left = [member.outcome.state for member in sweep.members if member.outcome.state in sweep.OPEN]
     if code or left:
-        states = f"{len(left)} of {len(sweep.members)} runs are {', '.join(dict.fromkeys(left))}; " if left else ""
-        print(f"{states}{goes_on()}")
+        print(f"{sweep.so_many(left)}; {goes_on()}" if left else goes_on())
         return code or sweep.worst_code()
     code = train_choice() if any(member.select for member in sweep.members) else 0
     return max(exit_code, sweep.worst_code(), code)

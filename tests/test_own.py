@@ -142,6 +142,7 @@ REFUSED = {
     "weights twice": (STARTS, f"2 * {STARTS}", ["regularizer=fc"], "names hidden more than once"),
     "no such start": ('Fill("normal"', 'Fill("norml"', ["regularizer=fc"], "one of normal, uniform"),
     "no starts": (STARTS, "[self.hidden]", ["regularizer=fc"], "a list of Start"),
+    "starts of nothing": (STARTS, "[Start(self.hiden, Fill())]", ["regularizer=fc"], "no attribute 'hiden'"),
     "nothing to start": (STARTS, "None", ["regularizer=fc"], "a list of Start"),
     "no bias": (".size, architecture.units)", ".size, architecture.units, False)", ["regularizer=fc"], "its bias"),
     "wrong head": ("Shape(architecture.units,", "Shape(7,", ["regularizer=fc"], "for 1x8x8 images (RuntimeError"),

@@ -48,6 +48,13 @@ def results(runs: Path) -> dict[int, tuple[str, list[float]]]:
     return {one["seed"]: (one["weights_sha256"], one["curve"]["train_loss"]) for one in found}
 
 
+def forget_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is known of a sweep is of one process, which has one."""
+    fresh: dict[str, object] = {"waiting": [], "members": [], "begun": None, "broke": None}
+    for name, value in fresh.items():
+        monkeypatch.setattr(sweep, name, value)
+
+
 def test_runs_that_are_trained_together_and_interrupted_end_as_each_alone(tmp_path: Path) -> None:
     shared = [f"data_dir={tmp_path / 'data'}"]
     at_once = command("together=2", f"runs_dir={tmp_path / 'together'}", *shared)
@@ -136,9 +143,7 @@ def test_a_signal_at_the_very_end_of_a_member_ends_the_sweep(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(train, "attempt", attempt)
     monkeypatch.setattr(STOP, "signal", None)
-    fresh: dict[str, object] = {"waiting": [], "members": [], "begun": None, "broke": None}
-    for name, value in fresh.items():
-        monkeypatch.setattr(sweep, name, value)
+    forget_sweep(monkeypatch)
     monkeypatch.setattr(sys, "argv", ["train", "-m", *SMALL, data, "budget.epochs=1", "seed=0,1"])
     with pytest.raises(SystemExit) as stopped:
         train.main()
@@ -165,9 +170,7 @@ def test_a_sweep_that_breaks_is_no_success(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(together, "train", broken)
-    fresh: dict[str, object] = {"waiting": [], "members": [], "begun": None, "broke": None}
-    for name, value in fresh.items():  # they are of one process, which has one sweep
-        monkeypatch.setattr(sweep, name, value)
+    forget_sweep(monkeypatch)
     monkeypatch.setattr(sys, "argv", ["train", "-m", *SMALL, "seed=0,1", "together=2"])
     assert train.main() == 1
     out, error = capsys.readouterr()

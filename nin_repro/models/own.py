@@ -21,8 +21,12 @@ def imported(path: str) -> Any:
     try:
         return getattr(importlib.import_module(module), name)
     except Exception as error:  # whatever may be wrong in a file that is being written
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UsageError(f"{path}, which nin_repro/schema.py names, cannot be imported ({reason})") from error
+        raise UsageError(f"{path}, which nin_repro/schema.py names, cannot be imported ({reason_of(error)})") from error
+
+
+def reason_of(error: Exception) -> str:
+    """What went wrong in somebody's own file, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def own_kinds() -> list[str]:

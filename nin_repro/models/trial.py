@@ -10,7 +10,7 @@ from torch import nn
 
 from nin_repro.files import UsageError
 from nin_repro.models.network import Dropout, Network, Start, make_network
-from nin_repro.models.own import BUILT_IN
+from nin_repro.models.own import BUILT_IN, reason_of
 from nin_repro.models.shape import Layer, Shape
 from nin_repro.schema import HEADS, NETWORKS, Architecture, Regularizer
 
@@ -33,10 +33,9 @@ def layers(shape: Shape, classes: int, architecture: Architecture, regularizer: 
         except UsageError:
             raise
         except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise UsageError(
-                f"{names} do not go together for {shape} images ({reason}): choose another head (fc takes whatever a "
-                f"network ends in) or look into {_files(architecture, regularizer)}"
+                f"{names} do not go together for {shape} images ({reason_of(error)}): choose another head (fc takes "
+                f"whatever a network ends in) or look into {_files(architecture, regularizer)}"
             ) from error
     if logits.shape != (IMAGES, classes):
         raise UsageError(
@@ -55,14 +54,15 @@ def layers(shape: Shape, classes: int, architecture: Architecture, regularizer: 
 
 def _starts(net: Network, names: str) -> list[Start]:
     """What `weighted` of a network and its head say. Raises UsageError if it is no list of that, or names one twice."""
-    found: list[Any] = []
-    for one in (net, net.head):
-        try:
-            found += one.weighted()
-        except TypeError:
-            found.append(None)
+    wanted = f"{names}: `weighted` gives a list of Start(layer, fill), see README.md"
+    try:
+        found = [*net.weighted(), *net.head.weighted()]
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{wanted} ({reason_of(error)})") from error
     if not all(isinstance(start, Start) for start in found):
-        raise UsageError(f"{names}: `weighted` gives a list of Start(layer, fill), see README.md")
+        raise UsageError(wanted)
     layers = [id(start.layer) for start in found]
     twice = [name for name, layer in net.named_modules() if layers.count(id(layer)) > 1]
     if twice:

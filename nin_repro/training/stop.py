@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 # What a batch system sends before a job's time is up. Whoever has a handler for it, as submitit has, wants to do
@@ -59,12 +59,8 @@ class Stop:
             yield
             return
         self.signal = None
-        self._before = {number: signal.signal(number, self.ask) for number in _heard()}
-        try:
+        with _handled_by(self.ask) as self._before:
             yield
-        finally:
-            for number, handler in self._before.items():
-                signal.signal(number, handler)
 
     def pass_on(self) -> None:
         """Call the handler that would have got the signal that stopped the runs, if it is one of WARNINGS.
@@ -87,12 +83,10 @@ def held() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in _heard()}
     try:
-        yield
+        with _handled_by(lambda number, _: came.append(number)):
+            yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         if came:
             signal.raise_signal(came[0])
 
@@ -114,6 +108,17 @@ def ignore_warnings() -> None:
     for number in WARNINGS:
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _handled_by(handler: Callable[[int, Any], None]) -> Iterator[dict[int, Any]]:
+    """Inside, what is heard goes to this handler. Yields those that it stands in for."""
+    before = {number: signal.signal(number, handler) for number in _heard()}
+    try:
+        yield before
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def _heard() -> list[int]:
