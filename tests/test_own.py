@@ -30,7 +30,7 @@ from nin_repro.schema import NETWORKS, Config
 
 ROOT = Path(__file__).parents[1]
 SECTION = (ROOT / "README.md").read_text().split("## Your own network, head or data set\n")[1].split("\n## ")[0]
-PERCEPTRON, GLOBAL_MAX, STRIPES = (part for part in re.split(r"^(?=\*\*A )", SECTION, flags=re.M)[1:])
+PERCEPTRON, GLOBAL_MAX, STRIPES = SECTION.split("<details>")[1:]
 
 
 def apply(example: str, folder: Path) -> None:

@@ -24,7 +24,7 @@ def renew(page: Path, table: str) -> bool:
 
 
 def brief(report: Report, folder: Path, tables: Path) -> str:
-    """The picture, Table 1, what was measured of the others, and what that hangs on, for a page in `folder`.
+    """The picture, Table 1, what was measured of the others, and, folded, what that hangs on, for a page in `folder`.
 
     Args:
         tables: where the picture is.
@@ -43,8 +43,9 @@ def brief(report: Report, folder: Path, tables: Path) -> str:
     measured = [result for row in first.rows for result in row.results if result.records]
     told = reservations(measured + [result for *_, result in others])
     if told:
-        sources = link("which assumptions", tables.parent / "fidelity.md", folder)
-        lines += ["", f"What these runs have that the paper does not say, or says otherwise ({sources}):", "", *told]
+        sources = link("The assumptions of each experiment", tables.parent / "fidelity.md", folder)
+        summary = "<summary>What these runs have that the paper does not say, or says otherwise</summary>"
+        lines += ["", "<details>", summary, "", *told, "", f"{sources}.", "", "</details>"]
     return "\n".join(lines) + "\n"
 
 
