@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nin_repro import cost
@@ -71,6 +71,7 @@ class Cell:
     records: tuple[Record, ...]
     wanted: int
     parents: tuple[Config, ...] = ()  # that its runs train first, and that are no cells of this plan
+    apart: str = ""  # living runs in other precisions, which do not count here
 
     @property
     def living(self) -> int:
@@ -113,15 +114,17 @@ def cells(records: list[Record], names: list[str], words: list[str], wanted: int
         before = parents(config, asked)
         first = tuple(one for parent, one in before.items() if parent not in names)
         budget = budget_name(config)
-        offered = [
-            Cell(
-                name, config, tuple(one for one in records if (one.family, one.budget) == (key, budget)), wanted, first
-            )
-            for key in map(family, (config, *stand_ins(config)))
-        ]
+        offered = []
+        for other in (config, *stand_ins(config)):
+            runs = tuple(one for one in records if (one.family, one.budget) == (family(other), budget))
+            offered.append(Cell(name, config, runs, wanted, first))
         # What has all its runs in another precision lacks none. Fewer count for nothing: a cell mixes no precisions.
         best = offered[filled_by([one.living for one in offered], wanted)]
-        found.setdefault(family(config), best if best.living >= wanted else offered[0])
+        if best.living < wanted:
+            others = zip(stand_ins(config), offered[1:], strict=True)
+            apart = ", ".join(f"{one.living} in {other.precision}" for other, one in others if one.living)
+            best = replace(offered[0], apart=apart)
+        found.setdefault(family(config), best)
     return list(found.values())
 
 
@@ -173,7 +176,8 @@ def show_plan(todo: list[Cell], paces: dict[str, float]) -> None:
         total = None if total is None or one is None else total + one * len(cell.seeds)
         seeds = ",".join(map(str, cell.seeds)) or "-"
         counts = f"{cell.living}/{cell.wanted:<4}  {seeds:14}"
-        print(f"{cell.name:{width}}  {counts}  {in_words(one):>18}  {in_words(total)}")
+        apart = f"  (and {cell.apart}, which are not mixed with these)" if cell.apart else ""
+        print(f"{cell.name:{width}}  {counts}  {in_words(one):>18}  {in_words(total)}{apart}")
 
 
 def check_gpu(deadline: float) -> None:

@@ -40,6 +40,18 @@ def test_cells_are_trained_in_what_is_fastest(
         assert reproduce.overrides(name, ["precision=tf32"]) == [f"experiment={name}", "precision=tf32"]
 
 
+@pytest.mark.parametrize(("living", "seeds", "apart"), [(2, [0, 1, 2], "2 in bf16"), (3, [], "")])
+def test_runs_in_another_precision_count_if_they_are_enough(
+    living: int, seeds: list[int], apart: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    reproduce = importlib.import_module("reproduce")
+    key = family(load(["experiment=table1/nin", "precision=bf16"]))
+    runs = stored(tmp_path, *(record(seed=seed, family=key) for seed in range(living)))
+    (cell,) = reproduce.cells(runs, ["table1/nin"], ["precision=fp32"], 3)
+    assert (cell.seeds, cell.apart) == (seeds, apart)
+
+
 def test_a_run_takes_as_long_as_the_benchmark_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     reproduce = importlib.import_module("reproduce")
