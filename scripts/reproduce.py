@@ -114,15 +114,15 @@ def cells(records: list[Record], names: list[str], words: list[str], wanted: int
         before = parents(config, asked)
         first = tuple(one for parent, one in before.items() if parent not in names)
         budget = budget_name(config)
-        offered = []
-        for other in (config, *stand_ins(config)):
-            runs = tuple(one for one in records if (one.family, one.budget) == (family(other), budget))
+        others, offered = stand_ins(config), []
+        for key in map(family, (config, *others)):
+            runs = tuple(one for one in records if (one.family, one.budget) == (key, budget))
             offered.append(Cell(name, config, runs, wanted, first))
         # What has all its runs in another precision lacks none. Fewer count for nothing: a cell mixes no precisions.
         best = offered[filled_by([one.living for one in offered], wanted)]
         if best.living < wanted:
-            others = zip(stand_ins(config), offered[1:], strict=True)
-            apart = ", ".join(f"{one.living} in {other.precision}" for other, one in others if one.living)
+            counted = zip(others, offered[1:], strict=True)
+            apart = ", ".join(f"{one.living} in {other.precision}" for other, one in counted if one.living)
             best = replace(offered[0], apart=apart)
         found.setdefault(family(config), best)
     return list(found.values())
