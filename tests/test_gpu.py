@@ -177,8 +177,8 @@ def test_three_updates_are_those_of_the_cpu(
 ) -> None:
     """`near` bounds the distance of the weights' movement from that by torch's own layers in fp32, over the movement.
 
-    Among 64 images some pixels of a window are so near to each other that rounding decides where the gradient goes: two
-    ways to compute on a CPU in fp32 are up to 0.04 apart then. Among 8 there are none, and they are 0.00001 apart. On an
+    Among 64 images some pixels of a window are so near to each other that rounding decides where the gradient goes:
+    two ways to compute in fp32 on a CPU are up to 0.04 apart. Among 8 there are none, and they are 0.00001 apart. On an
     H100 with 64 images the first layer was 0.06 (TF32) and 0.16 (bf16) away.
     """
     words = f"optimizer.batch_size={images}"
