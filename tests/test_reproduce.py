@@ -1,6 +1,5 @@
 """The campaign: what is missing is trained, what is there is not, and it stops and goes on anywhere."""
 
-import importlib
 import json
 import os
 import subprocess
@@ -12,6 +11,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from fake_records import record, stored
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+import reproduce
 
 from nin_repro.config.compose import experiments, load
 from nin_repro.config.recipe import family
@@ -31,8 +33,6 @@ SHORT = ["budget.epochs=3", "budget.train_images=200"]
 def test_cells_are_trained_in_what_is_fastest(
     gpu: bool, instructions: bool, nin: str, maxout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    reproduce = importlib.import_module("reproduce")
     monkeypatch.setattr(reproduce, "gpus", lambda: ["a GPU"] * gpu)
     monkeypatch.setattr(reproduce, "bf16_instructions", lambda: instructions)
     for name, precision in (("table1/nin", nin), ("table1/maxout", maxout)):
@@ -42,19 +42,15 @@ def test_cells_are_trained_in_what_is_fastest(
 
 @pytest.mark.parametrize(("living", "seeds", "apart"), [(2, [0, 1, 2], "2 in bf16"), (3, [], "")])
 def test_runs_in_another_precision_count_if_they_are_enough(
-    living: int, seeds: list[int], apart: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    living: int, seeds: list[int], apart: str, tmp_path: Path
 ) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    reproduce = importlib.import_module("reproduce")
     key = family(load(["experiment=table1/nin", "precision=bf16"]))
     runs = stored(tmp_path, *(record(seed=seed, family=key) for seed in range(living)))
     (cell,) = reproduce.cells(runs, ["table1/nin"], ["precision=fp32"], 3)
     assert (cell.seeds, cell.apart) == (seeds, apart)
 
 
-def test_a_run_takes_as_long_as_the_benchmark_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    reproduce = importlib.import_module("reproduce")
+def test_a_run_takes_as_long_as_the_benchmark_says() -> None:
     pages = [json.loads(path.read_text()) for path in (ROOT / "results/benchmarks").glob("cpu-*.json")]
     measured = [
         (page, *way) for page in pages for way in (("fp32", "ours"), ("bf16", "ours_bf16")) if way[1] in page["arms"]
@@ -73,9 +69,7 @@ def test_a_run_takes_as_long_as_the_benchmark_says(monkeypatch: pytest.MonkeyPat
         assert whole.seconds(paces) == pytest.approx(260 * (50_000 + 10_000 / 3) / speed, rel=0.01)
 
 
-def test_every_cell_of_the_tables_is_in_the_campaign(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    reproduce = importlib.import_module("reproduce")
+def test_every_cell_of_the_tables_is_in_the_campaign() -> None:
     names = [name for stage in reproduce.STAGES.values() for name in stage]
     configs = {name: load([f"experiment={name}"]) for name in experiments()}
     asked = {family(load([f"experiment={name}"])) for name in names if " " not in name}
@@ -138,8 +132,6 @@ def test_words_that_would_make_the_plan_untrue_are_refused(word: str, way_out: s
 def test_a_cell_that_no_seed_may_fill_any_more_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    reproduce = importlib.import_module("reproduce")
     recipe = family(load(reproduce.overrides("quickstart", SMALL)))
     stored(tmp_path, *(record("quickstart", seed, 90.0, status="dead", family=recipe) for seed in range(4)))
     words = ["--only", "quickstart", "--seeds", "2", f"records_dir={tmp_path}", *SMALL]
@@ -174,8 +166,6 @@ def test_a_data_set_that_cannot_be_had_is_tried_once_and_its_cells_are_named(tmp
 def test_what_failed_is_told_when_the_time_is_up_too(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    reproduce = importlib.import_module("reproduce")
     now, codes = [0.0], iter([2, None])
 
     def run(words: list[str], deadline: float) -> int | None:
