@@ -99,7 +99,8 @@ def measured(path: Path, config: Config, record: dict[str, Any], images: int) ->
         "test_error",
     )
     about |= {name: record.get(name) for name in names}
-    about |= {"recipe": recipe(config), "images": images, "measured_by": {"commit": commit, "dirty": dirty}}
+    measured_by: dict[str, Any] = {"commit": commit, "dirty": dirty}
+    about |= {"recipe": recipe(config), "images": images, "measured_by": measured_by}
     if record["status"] == "dead":
         print("  every start of it died: counted, not measured")
         return about | {"translation": None, "maps": None}
@@ -109,6 +110,9 @@ def measured(path: Path, config: Config, record: dict[str, Any], images: int) ->
 
     started = time.monotonic()
     network, inputs, labels, _ = rebuilt(config, final_weights(path, record))
+    if config.precision == "bf16" and not network.bf16:
+        print("  in fp32: this CPU has no instructions for bf16")
+        measured_by["precision"] = "fp32"
     every = len(labels)
     chosen = [i * every // images for i in range(images)]
     inputs, labels = inputs[chosen], labels[chosen]

@@ -1,5 +1,6 @@
 """The claims beside the tables: which runs are compared, and the verdicts."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import pytest
 from fake_records import digest, record, stored
 
 from nin_repro import claims as command_module
+from nin_repro import finished
 from nin_repro.files import UsageError, read_json, write_json
 from nin_repro.probes.translation import DIRECTIONS
 from nin_repro.results import arms, claim_page, measurements
@@ -360,6 +362,17 @@ def test_a_run_is_measured_once_and_its_error_is_the_records(
     assert "already measured on 359 images" in capsys.readouterr().out
     command_module.measure([trained], tmp_path, 50, data, "cpu")
     assert measurements.read_all(tmp_path)[0][0].images == 50
+
+
+@pytest.mark.parametrize(("instructions", "bf16"), [(True, True), (None, True), (False, False)])
+def test_a_network_of_bf16_is_computed_in_fp32_where_bf16_would_take_hours(
+    instructions: bool | None, bf16: bool, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finished, "bf16_instructions", lambda: instructions)
+    config, record = finished.open_finished(trained, "--measure")
+    config = dataclasses.replace(config, data_dir=str(trained.parents[1] / "data"), precision="bf16")
+    network, *_ = finished.rebuilt(config, finished.final_weights(trained, record))
+    assert network.bf16 is bf16
 
 
 def test_an_error_that_is_not_the_records_is_refused(trained: Path, tmp_path: Path) -> None:

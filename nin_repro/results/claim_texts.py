@@ -50,7 +50,8 @@ TRANSLATION = Text(
     "image moved before whitening would bring in values that depend on all of its pixels. Where a mean image was "
     "subtracted, it moves too. Measured is by how many points the error rises, the mean over the four shifts and four "
     "directions; d is this rise with FC minus that with GAP. FC with dropout before the layer stands beside and does "
-    "not decide. The band in the figure is from the lowest to the highest seed.",
+    "not decide. The band in the figure is from the lowest to the highest seed. A network that was trained in bf16 is "
+    "measured in fp32 where the CPU has no instructions for bf16, and its measurement says so.",
 )
 
 MAPS = Text(
