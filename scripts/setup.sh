@@ -22,7 +22,7 @@ if [ -x .venv/bin/python ] && cmp -s scripts/requirements.txt "$stamp"; then
 fi
 if command -v uv >/dev/null 2>&1; then
     [ -x .venv/bin/python ] || uv venv --quiet --python "$PYTHON" .venv
-    # Compiled once here, as pip does, not in each process where Python may not write beside its sources: half of an import.
+    # Bytecode as pip makes it: where Python may not write any, each process spends half of its start on compiling torch.
     uv pip sync --compile-bytecode --python .venv/bin/python --require-hashes scripts/requirements.txt
     uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
 else
