@@ -48,6 +48,13 @@ class Machine:
     kernels: str  # whose compute a network, for records
 
 
+def device_name(config: Config) -> str:
+    """Where a run computes, such as "cpu" or "cuda:1"; whether that is there is not asked."""
+    if config.device != "auto":
+        return config.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def machine(config: Config) -> Machine:
     """Choose the device and set the process up for it.
 
@@ -60,9 +67,7 @@ def machine(config: Config) -> Machine:
             f"threads={config.threads}: this machine has {there} cores, and more threads only wait for each other; "
             f"give at most {there}, or leave it out"
         )
-    name = config.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+    name = device_name(config)
     if name.startswith("cuda"):
         number = int(name.partition(":")[2] or 0)
         if number >= torch.cuda.device_count():

@@ -16,7 +16,7 @@ from nin_repro.config.recipe import budget_name, family, key, recipe, stand_ins
 from nin_repro.cost import images_seen, open_ended
 from nin_repro.data.sources import DATASETS
 from nin_repro.files import UsageError, read_json, require_place, write_json
-from nin_repro.finished import final_weights, open_finished, rebuilt
+from nin_repro.finished import computable, final_weights, open_finished, rebuilt
 from nin_repro.models.spec import layers, training_multiply_adds
 from nin_repro.results import claim_page, export, measurements, records
 from nin_repro.results.arms import effective
@@ -109,10 +109,10 @@ def measured(path: Path, config: Config, record: dict[str, Any], images: int) ->
     from nin_repro.probes.translation import DIRECTIONS, translation_errors
 
     started = time.monotonic()
+    if (used := computable(config).precision) != config.precision:
+        print(f"  in {used}: this CPU has no instructions for {config.precision}")
+        measured_by["precision"] = used
     network, inputs, labels, _ = rebuilt(config, final_weights(path, record))
-    if config.precision == "bf16" and not network.bf16:
-        print("  in fp32: this CPU has no instructions for bf16")
-        measured_by["precision"] = "fp32"
     every = len(labels)
     chosen = [i * every // images for i in range(images)]
     inputs, labels = inputs[chosen], labels[chosen]

@@ -14,7 +14,7 @@ from nin_repro.config.recipe import key
 from nin_repro.data.sources import Split
 from nin_repro.files import UsageError
 from nin_repro.schema import Config
-from nin_repro.training.rundir import RunDirectory, bf16_instructions
+from nin_repro.training.rundir import RunDirectory, lacks
 from nin_repro.training.stop import held
 
 if TYPE_CHECKING:
@@ -72,11 +72,18 @@ def final_weights(path: Path, record: dict[str, Any]) -> dict[str, "Tensor"]:
     return checkpoint.final_weights(RunDirectory(path).checkpoint, record)
 
 
+def computable(config: Config) -> Config:
+    """The same in fp32 on a CPU without instructions for the run's precision; bf16 would take it hours for minutes."""
+    with uncollected(), held():
+        from nin_repro.build import device_name
+
+    return replace(config, precision="fp32") if lacks(device_name(config), config.precision) else config
+
+
 def rebuilt(config: Config, weights: dict[str, "Tensor"]) -> tuple["Network", "Tensor", "Tensor", Split]:
     """The trained network and what it is judged on, as in training: (network, images [N, H, W, C], labels [N], split).
 
-    The images are preprocessed; the split has them as they were. A network that was trained in bf16 computes in fp32 on
-    a CPU without instructions for bf16, where it would take hours for what takes minutes.
+    The images are preprocessed; the split has them as they were. The network computes as `computable` says.
 
     Raises:
         UsageError: the data set is not there, or the weights do not fit.
@@ -88,11 +95,9 @@ def rebuilt(config: Config, weights: dict[str, "Tensor"]) -> tuple["Network", "T
 
     nowhere = Path(os.devnull)
     split = open_split(config.dataset.name, Path(config.data_dir), config.protocol)
-    found = machine(config)
-    if config.precision == "bf16" and found.device.type == "cpu" and bf16_instructions() is False:
-        config = replace(config, precision="fp32")
+    config = computable(config)
     with Console(nowhere) as console:
-        work = trainer(config, split, found, console, nowhere, lambda row: None)
+        work = trainer(config, split, machine(config), console, nowhere, lambda row: None)
     try:
         work.network.load_state_dict(weights)
     except RuntimeError:

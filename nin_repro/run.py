@@ -22,7 +22,7 @@ from nin_repro.outcome import Outcome, Request, ended, make_record, verdict
 from nin_repro.results import records
 from nin_repro.schema import Config
 from nin_repro.training.console import Console
-from nin_repro.training.rundir import UNTOLD, RunDirectory, bf16_instructions, environment
+from nin_repro.training.rundir import UNTOLD, RunDirectory, environment, lacks
 from nin_repro.training.stop import STOP, held, interruption, signal_of
 
 if TYPE_CHECKING:
@@ -269,7 +269,7 @@ def _to_the_end(
     work = trainer(config, split, found, console, run.checkpoint, record_row, _ancestor(request))
     console.line(f"run {key(config)} in {run.path}, on {found.words}, {found.threads} CPU threads")
     console.line(f"{config.dataset.name}: {len(work.batches.labels):,} training images, {split.provenance}")
-    if config.precision == "bf16" and found.device.type == "cpu" and bf16_instructions() is False:
+    if lacks(found.device.type, config.precision):  # tf32 was refused before
         console.line("this CPU has no instructions for bf16: precision=fp32 is faster here")
     _go_on(work, run, config, console)
     about = run.write_environment(about, [work.progress.attempt, work.progress.step])

@@ -24,6 +24,7 @@ from nin_repro.results.claim_costs import Cost, judge_cost
 from nin_repro.results.claimplots import draw_translation
 from nin_repro.results.claims import Page
 from nin_repro.results.records import Record
+from nin_repro.training import rundir
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -364,15 +365,33 @@ def test_a_run_is_measured_once_and_its_error_is_the_records(
     assert measurements.read_all(tmp_path)[0][0].images == 50
 
 
-@pytest.mark.parametrize(("instructions", "bf16"), [(True, True), (None, True), (False, False)])
-def test_a_network_of_bf16_is_computed_in_fp32_where_bf16_would_take_hours(
-    instructions: bool | None, bf16: bool, trained: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("precision", "instructions", "bf16", "said"),
+    [
+        ("bf16", True, True, None),
+        ("bf16", None, True, None),
+        ("bf16", False, False, "fp32"),
+        ("tf32", True, False, "fp32"),
+        ("fp32", False, False, None),
+    ],
+)
+def test_a_network_is_computed_in_fp32_where_the_cpu_has_nothing_for_its_precision(
+    precision: str,
+    instructions: bool | None,
+    bf16: bool,
+    said: str | None,
+    trained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(finished, "bf16_instructions", lambda: instructions)
+    monkeypatch.setattr(rundir, "bf16_instructions", lambda: instructions)
     config, record = finished.open_finished(trained, "--measure")
-    config = dataclasses.replace(config, data_dir=str(trained.parents[1] / "data"), precision="bf16")
+    data = str(trained.parents[1] / "data")
+    config = dataclasses.replace(config, precision=precision, device="cpu", data_dir=data)
     network, *_ = finished.rebuilt(config, finished.final_weights(trained, record))
     assert network.bf16 is bf16
+    assert command_module.measured(trained, config, record, 9)["measured_by"].get("precision") == said
+    assert (f"in fp32: this CPU has no instructions for {precision}" in capsys.readouterr().out) is (said is not None)
 
 
 def test_an_error_that_is_not_the_records_is_refused(trained: Path, tmp_path: Path) -> None:

@@ -250,3 +250,8 @@ def bf16_instructions() -> bool | None:
     """Whether the CPU has instructions for bf16, without which it is slower than fp32; None where that is not known."""
     flags = set(_cpuinfo().split())
     return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"}) if flags else None
+
+
+def lacks(device: str, precision: str) -> bool:
+    """Whether a device, "cpu" or "cuda:1", has no instructions for a precision: no CPU for TF32, not all for bf16."""
+    return device == "cpu" and (precision == "tf32" or (precision == "bf16" and bf16_instructions() is False))
