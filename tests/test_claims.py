@@ -376,7 +376,7 @@ def test_a_run_is_measured_once_and_its_error_is_the_records(
     ],
 )
 def test_a_network_is_computed_in_fp32_where_the_cpu_has_nothing_for_its_precision(
-    precision: str,
+    precision: Any,
     instructions: bool | None,
     bf16: bool,
     said: str | None,
