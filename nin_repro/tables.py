@@ -8,6 +8,7 @@ import contextlib
 import shlex
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from nin_repro.cost import in_words, seconds
 from nin_repro.files import require_place
 from nin_repro.models.spec import layers
 from nin_repro.results import ablations, analysis, claim_page, fidelity, records
+from nin_repro.results.claim_texts import Claim
 from nin_repro.results.export import write_all, write_page
 from nin_repro.results.page import Prices, html
 from nin_repro.results.paper import TABLES
@@ -33,14 +35,20 @@ CLAIMS, FIGURES = RESULTS / "claims", RESULTS / "figures"
 SHOWN = {name for table in TABLES for row in table.rows for name in row.experiments}
 
 
-def cells(configs: dict[str, Config]) -> dict[str, Cell]:
-    """For each experiment: what its records are known by, the command that makes them and what that costs."""
+def cells(configs: dict[str, Config], facts: Mapping[str, fidelity.Provenance] | None = None) -> dict[str, Cell]:
+    """For each experiment: what its records are known by, the command that makes them and what that costs.
+
+    Args:
+        facts: where the values of each are from; without them nothing counts as assumed.
+    """
     found = {}
     for name, config in configs.items():
-        others = tuple(
-            cell(name, one, f"precision={one.precision}", f"computed in {one.precision}") for one in stand_ins(config)
-        )
-        found[name] = replace(cell(name, config), stand_ins=others)
+        assumed = 0 if facts is None else fidelity.counts(facts[name])["assumed"]
+        offered = [cell(name, config)]
+        for one in stand_ins(config):
+            offered.append(cell(name, one, f"precision={one.precision}", f"computed in {one.precision}"))
+        own, *others = (replace(one, assumed=assumed) for one in offered)
+        found[name] = replace(own, stand_ins=tuple(others))
     return found
 
 
@@ -57,11 +65,10 @@ def cell(name: str, config: Config, word: str | None = None, *deviations: str) -
         shlex.join(["python", "-m", "nin_repro.train", "-m", f"experiment={name}", "seed=0,1,2,3,4", *more]),
         in_words(config, before, fastest),
         (*config.about.deviations, *deviations),
-        tuple(config.about.assumptions),
-        sum(layer.parameters for layer in network),
-        sum(layer.multiply_adds for layer in network),
-        recipe(config),
-        {machine: sum(one[machine] for one in taken) for machine in taken[0] if all(machine in one for one in taken)},
+        parameters=sum(layer.parameters for layer in network),
+        multiply_adds=sum(layer.multiply_adds for layer in network),
+        recipe=recipe(config),
+        seconds={kind: sum(one[kind] for one in taken) for kind in taken[0] if all(kind in one for one in taken)},
     )
 
 
@@ -89,7 +96,8 @@ def main() -> None:
     records.require_own_place(options.records, options.out, RESULTS)
     require_place(options.out)
     configs = {name: load([f"experiment={name}"]) for name in experiments()}
-    report = build(found, cells(configs), problems)
+    facts = {name: active(provenance(CONF, name, config), config) for name, config in configs.items()}
+    report = build(found, cells(configs, facts), problems)
     recipes = {name: recipe(config) for name, config in configs.items()}
     compared = ablations.choices(found, recipes)
     print(text(report, shutil.get_terminal_size((WIDTH, 24)).columns))
@@ -99,11 +107,10 @@ def main() -> None:
     print(
         f"{len(written)} files in {out / 'tables'}: tables.md, overview.svg, ablations.md, each table as CSV and LaTeX"
     )
-    facts = {name: active(provenance(CONF, name, config), config) for name, config in configs.items()}
     write_page(out / "fidelity.md", fidelity.page(facts, configs))
     print(f"{out / 'fidelity.md'}: where the numbers of every experiment come from")
     numbers = kept_numbers(CLAIMS / LAYER_FILE)
-    judged = []
+    judged: list[Claim] = []
     if numbers:  # `python -m nin_repro.claims` makes them, and pictures
         gathered = gather(found, problems, configs, numbers, CLAIMS)
         judged = gathered.claims()
@@ -122,7 +129,7 @@ def main() -> None:
         left = [f"so {readme} is left as it is"] * (out == RESULTS)
         print("\n".join([*map(clean, problems), *left]), file=sys.stderr)
         sys.exit(1)
-    if out == RESULTS and renew(readme, brief(report, readme.parent, out / "tables")):
+    if out == RESULTS and renew(readme, brief(report, readme.parent, out / "tables", judged)):
         print(f"{readme}: Table 1 as it stands")
 
 

@@ -12,10 +12,10 @@ from scipy.stats import binomtest
 from test_ablations import BASE, run, with_
 from test_tables import CELLS
 
-from nin_repro.results import ablations, analysis, tables
+from nin_repro.results import ablations, analysis, figure3_points, tables
 from nin_repro.results.claim_texts import MAPS, Claim
 from nin_repro.results.lottery import Share, lottery, versus
-from nin_repro.results.records import Record
+from nin_repro.results.records import Record, read_all
 from nin_repro.results.render import how
 from nin_repro.results.tables import Verdict
 
@@ -88,7 +88,12 @@ def test_single_classes_after_a_few_epochs_do_not_make_more_deaths_by_themselves
         return versus(lottery(runs, BASES)[0], lottery(runs, BASES))
 
     assert against(8, classes, "short") == "more, by single classes alone"
+    (choice,) = (one for one in ablations.choices(read_all(tmp_path / "classes short")[0], BASES) if one.changed)
+    assert choice.error == "none learned" and choice.seen == "none has learned in 260 epochs"
     assert against(8, classes, "paper") == against(8, DIED[:1], "short") == "more"
+    for dead in ("classes paper", "network short"):  # where an end is the end
+        (choice,) = (one for one in ablations.choices(read_all(tmp_path / dead)[0], BASES) if one.changed)
+        assert choice.error == "all died" and choice.seen == "no run lives"
 
 
 def test_a_verdict_says_what_would_overturn_it_and_too_few_runs_are_not_judged(tmp_path: Path) -> None:
@@ -128,7 +133,7 @@ def test_effects_are_called_so_only_beyond_their_limit_and_count_for_the_contrad
     # The paper compares the head itself: it is no other choice, and yet one of those that luck had a chance with.
     assert told["regularizer.head=fc"][0] == "raises the error" and "| `regularizer.head=fc` |" not in text
     # p of lr=0.2 is 0.29; those of inverted (2.6e-4) and fc (1.7e-5) hold beside it.
-    left = "`regularizer.convention=inverted` (table4/nin), `regularizer.head=fc` (table4/nin)"
+    left = "`regularizer.convention=inverted` (table4/nin, 260 epochs), `regularizer.head=fc` (table4/nin, 260 epochs)"
     assert "Corrected for all 3 comparisons, " in text and f"(Holm, 5 %), these are left: {left}." in text
     assert "Other choices tried: 2, in 2 comparisons;" in text
     row = next(line for line in text.splitlines() if "| `regularizer.convention=inverted` |" in line)
@@ -244,6 +249,12 @@ def test_figure_3_is_compared_where_runs_followed_the_papers_schedule(tmp_path: 
     assert "| 16 | 14.8 |  | 26.4 | 35.0 (35.0 to 35.0) | 24.5 |  | 22.9 | 22.5 (22.0 to 23.0) |" in text
     assert "| all |  |  |  | +8.4 (0 of 2 lower) |  |  |  | -0.6 (2 of 2 lower) |" in text
     assert "| 24 |" not in text
+
+
+def test_a_curve_to_one_side_of_the_papers_throughout_is_said_so() -> None:
+    (told, _) = figure3_points.to_one_side({"one": [-1.0, -3.0] * 10, "other": [1.0, -1.0] * 10, "few": [1.0] * 9})
+    assert told == "To one side of the paper's at all epochs: one: ours lower by 2.0 points in the median."
+    assert figure3_points.to_one_side({"other": [1.0, -1.0] * 10}) == []
 
 
 def test_without_runs_it_says_so(tmp_path: Path) -> None:

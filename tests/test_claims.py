@@ -52,7 +52,13 @@ def measurement(of: dict[str, Any], seed: int, errors: list[float], share: float
     maps = {"share": share, "share_right": share, "class_share": [share, share], "rival_share": [20.0, 20.0]}
     value = {"format": 1, "key": digest(f"{family} {seed}"), "family": family, "experiment": "table5/gap"}
     value |= {"budget": "paper", "seed": seed, "status": "done", "dead_classes": [], "epochs": 260, "command": "c"}
-    value |= {"commit": "0", "weights_sha256": "0" * 64, "recipe": of | {"seed": seed}, "test_error": errors[0]}
+    value |= {
+        "commit": "0",
+        "measured_by": {"commit": "0", "dirty": False},
+        "weights_sha256": "0" * 64,
+        "recipe": of | {"seed": seed},
+        "test_error": errors[0],
+    }
     moved = {"shifts": [0, 1, 2, 3, 4], "directions": list(DIRECTIONS), "errors": [[error] * 4 for error in errors]}
     maps_of = maps if of["regularizer"]["head"] == "gap" else None
     return value | {"images": 100, "translation": moved, "maps": maps_of} | more
@@ -164,6 +170,12 @@ def test_a_smaller_gap_by_a_worse_fit_is_no_regularisation(tmp_path: Path) -> No
     worse = page(stored(tmp_path / "b", *fully, *runs(recipe(), [13.4, 13.5, 13.6], train=12.0))).gap_regularises()
     assert worse.verdict.word == NOT_SUPPORTED and "test error is 1.90 points higher" in worse.verdict.text
     dropped = runs(recipe(head="fc", head_dropout=0.5), [11.0, 11.1, 11.2], train=2.0)
+    assert "neither errs" not in better.verdict.text
+    fitted = [*runs(recipe(head="fc"), [11.5, 11.6, 11.7], train=0.0), *runs(recipe(), [10.4, 10.5, 10.6], train=0.0)]
+    other = runs(recipe(head="fc", head_dropout=0.5), [10.4, 10.5, 10.6], train=0.0)
+    both = page(stored(tmp_path / "d", *fitted, *other)).gap_regularises().verdict
+    assert both.word == SUPPORTED and both.text.count("as the test error is: neither errs on training images") == 2
+    assert "; beside it, cifar10 nin" in both.text and "no difference seen (does not decide))" in both.text
     only = page(stored(tmp_path / "c", *dropped, *runs(recipe(), [10.4, 10.5, 10.6], train=4.0))).gap_regularises()
     assert only.verdict.word == NOT_ENOUGH and "as claimed (does not decide)" in str(only.tables)
 
@@ -177,6 +189,13 @@ def test_pooling_has_to_beat_both_other_heads(tmp_path: Path) -> None:
     assert "10.90 ± 0.10 % with FC + dropout, 10.50 ± 0.10 % with GAP" in best.verdict.text
     second = page(stored(tmp_path / "b", *fully, *dropped, *runs(recipe(), [10.9, 11.0, 11.1]))).gap_is_best()
     assert second.verdict.word == UNDECIDED and "1 of 2 support it" in second.verdict.text
+    as_is = {"table5/gap": recipe()}
+    told = page(stored(tmp_path / "d", *fully, *runs(recipe(), [10.4, 10.5, 10.6])), bases=as_is).gap_is_best()
+    assert "the paper has" not in told.verdict.text  # one of them is no row of its
+    row = [one | {"experiment": "table5/fc"} for one in fully]
+    as_is |= {"table5/fc": recipe(head="fc")}
+    told = page(stored(tmp_path / "e", *row, *runs(recipe(), [10.4, 10.5, 10.6])), bases=as_is).gap_is_best()
+    assert "% with GAP; the paper has 11.59 and 10.41 (d +1.10," in told.verdict.text
     last = page(stored(tmp_path / "c", *fully, *dropped, *runs(recipe(), [11.4, 11.5, 11.6]))).gap_is_best()
     assert last.verdict.word == NOT_SUPPORTED and "the opposite" in last.verdict.text
 
@@ -191,7 +210,19 @@ def test_translation_compares_how_much_the_error_rises(tmp_path: Path) -> None:
     found = written(tmp_path, *values)
     claim = page([], found).translation()
     assert claim.verdict.word == SUPPORTED and "d +7.50" in claim.verdict.text  # 2.5 times (4 - 1)
+    assert "measured in" not in claim.verdict.text and claim.notes == ()
     assert page([], [one for one in found if one.seed]).translation().verdict.word == NOT_ENOUGH
+    # What differs in how it was measured is said so, and how far such a thing parts an error from its record.
+    by = {"commit": "0", "dirty": True, "precision": "fp32"}
+    halves = [one | {"recipe": one["recipe"] | {"precision": "bf16"}, "images": 10_000} for one in values]
+    mixed = [*halves[:3], *(one | {"measured_by": by} for one in halves[3:])]
+    tested = record("table5/gap", 0, 5.0, key=values[0]["key"], recipe=mixed[0]["recipe"])
+    told = page(stored(tmp_path / "r", tested), written(tmp_path / "c", *mixed)).translation()
+    assert "less with GAP than with FC, measured in fp32 and bf16 (d +7.50" in told.verdict.text
+    assert {row[-2] for row in told.tables[0][2]} == {"fp32", "bf16"}
+    nearness, modified = told.notes
+    assert "Of the 1 networks measured" in nearness and "within 0.00 points" in nearness
+    assert modified.count(".json") == 3 and modified.startswith("Measured by modified code: ")
     fewer = [measurement(recipe(), seed, [1.0] * 5, images=50) for seed in range(3)]
     assert page([], written(tmp_path / "b", *fewer, *values[3:])).translation().verdict.word == NOT_ENOUGH
 

@@ -137,11 +137,11 @@ def test_what_a_cell_costs_at_the_least_is_where_it_costs_least() -> None:
 
 
 def test_a_verdict_stands_with_what_it_hangs_on(tmp_path: Path) -> None:
-    cells = {"table1/nin": replace(CELLS["table1/nin"], deviations=("clipped",), assumptions=("one", "two"))}
+    cells = {"table1/nin": replace(CELLS["table1/nin"], deviations=("clipped",), assumed=2)}
     runs = stored(tmp_path, *(record(seed=seed, error=10.4) for seed in range(3)))
     text = page.html(tables.build(runs, cells), [], [], [], runs, {}, PRICES)
-    for words in ("clipped", "2 assumptions"):
-        assert f"<li>{words}: <code>table1/nin</code></li>" in text
+    for words in ("clipped: ", "values assumed: 2 of "):
+        assert f"<li>{words}<code>table1/nin</code></li>" in text
 
 
 def test_the_curve_of_a_run_is_that_of_the_start_that_lived(tmp_path: Path) -> None:

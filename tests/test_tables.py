@@ -86,7 +86,7 @@ def test_the_two_kinds_of_luck_by_hand() -> None:
         (0.50, "reproduced", "reproduced: within 0.60 of the paper, though the scatter of seeds allows 0.48 only"),
         (0.51, "worse", "not reproduced: worse by 0.60, limit 0.60"),
         (-0.68, "reproduced", "reproduced: within 0.60 of the paper, though the scatter of seeds allows 0.48 only"),
-        (-0.70, "better", "better than the paper by 0.61, limit 0.60"),
+        (-0.70, "better", "not reproduced: better by 0.61, limit 0.60"),
     ],
 )
 def test_verdict_where_the_test_images_limit(shift: float, word: str, text: str) -> None:
@@ -234,8 +234,8 @@ def test_the_summary_counts_verdicts(tmp_path: Path) -> None:
     runs = stored(tmp_path, *(record(seed=seed) for seed in range(3)), record("table5/fc"))
     own = {name: cell for name, cell in CELLS.items() if not name.startswith("extra/")}
     summary = tables.build(runs, own).summary
-    counts = "2 reproduced, 1 with too few runs, 17 without runs."
-    assert summary == f"20 cells to measure, 15 of them of the authors' own systems: {counts}"
+    counts = "2 reproduced, 1 with too few runs, 12 without runs"
+    assert summary == f"15 cells to measure are of the authors' own systems: {counts}; 5 of others: 5 without runs."
 
 
 def test_where_nothing_was_published_there_is_a_value_and_no_verdict(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from fake_records import record, stored
 from test_tables import CELLS
 
 from nin_repro import tables as main
-from nin_repro.config.compose import experiments, load
+from nin_repro.config.compose import CONF, experiments, load
+from nin_repro.config.origins import active, provenance
 from nin_repro.results import tables
 from nin_repro.results.readme import brief, renew
 from nin_repro.results.records import read_all
@@ -25,10 +26,15 @@ def test_the_readme_shows_table_1_as_the_records_have_it(tmp_path: Path) -> None
     copy.write_text((ROOT / "README.md").read_text())
     found, problems = read_all(ROOT / "results" / "records")
     configs = {name: load([f"experiment={name}"]) for name in experiments()}
-    links = brief(tables.build(found, main.cells(configs), problems), ROOT, ROOT / "results/tables")
+    facts = {name: active(provenance(CONF, name, config), config) for name, config in configs.items()}
+    claims = ROOT / main.CLAIMS
+    judged = main.gather(found, problems, configs, main.kept_numbers(claims / main.LAYER_FILE) or {}, claims).claims()
+    report = tables.build(found, main.cells(configs, facts), problems)
+    links = brief(report, ROOT, ROOT / "results/tables", judged)
     assert renew(copy, links) and copy.read_text() == (ROOT / "README.md").read_text()
     assert "| **NIN + Dropout** | 10.41 |" in links and "| Text | NIN without dropout | 14.51 |" in links
-    assert links.count("gradient norm clipped at 1") == 1
+    assert links.count("gradient norm clipped at 1") == 1 and "- values assumed: 3 of `table1/nin`, " in links
+    assert "| Global average pooling is more robust to translations" in links
     assert not renew(tmp_path / "nowhere.md", links)
 
 

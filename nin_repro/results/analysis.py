@@ -17,7 +17,7 @@ from nin_repro.results.lottery import Lottery, lottery, percent, versus
 from nin_repro.results.luck import hold
 from nin_repro.results.records import Record
 from nin_repro.results.render import code, difference, error, grid, how, plain, reservations, spread
-from nin_repro.results.tables import FEWEST_RUNS, Cell, Report, Result, Row
+from nin_repro.results.tables import FEWEST_RUNS, PAPER_BUDGET, Cell, Report, Result, Row, counted
 
 
 def markdown(
@@ -83,7 +83,7 @@ def _short(
     own: Sequence[Own], claims: Sequence[Claim], starts: Sequence[Lottery], compared: Sequence[Choice]
 ) -> list[str]:
     words = Counter(one.verdict.word for _, one, _ in own if one.records)
-    told = ", ".join(f"{count} {word}" for word, count in words.most_common()) or "none of them has run"
+    told = counted(words) or "none of them has run"
     recipes = len({one.cell.family for _, one, _ in own if one.records})
     same = f" They rest on {recipes} recipe{'s' * (recipes > 1)}: what two cells ask for is run once."
     lines = [
@@ -94,19 +94,18 @@ def _short(
         verdicts = Counter(claim.verdict.word for claim in claims)
         told = ", ".join(f"{count} {word}" for word, count in verdicts.most_common())
         lines.append(f"- Claims beside the tables: {told}.")
-    if starts:
-        as_is, changed = ([one for one in starts if bool(one.about.changes) == side] for side in (False, True))
+    whole = [one for one in starts if one.about.budget == PAPER_BUDGET and not one.about.changes]
+    if whole:
+        losing = [one for one in whole if one.share.count]
+        safe = sum(one.share.of for one in whole) - sum(one.share.of for one in losing)
+        told = ", ".join(f"{one.share.count} of {one.share.of} of {code(one.about.experiment)}" for one in losing)
         lines.append(
-            f"- Starts that died: {_died(as_is)} of recipes as their experiments have them, {_died(changed)} of those "
-            "with something changed; which lose them stands below."
+            f"- Starts that died, of experiments as they are and at their full length: {told or 'none'}; of the other "
+            f"{len(whole) - len(losing)} none of {safe}. What changes that stands [below](#the-seed-lottery)."
         )
     tested = [one for one in compared if one.unclaimed]
     if tested:
-        found = [
-            f"{code(one.changed)} ({plain(one.about.experiment)}, {difference(one.effect)})"
-            for one in tested
-            if one.sign
-        ]
+        found = [f"{code(one.changed)} ({_where(one)}, {difference(one.effect)})" for one in tested if one.sign]
         kinds = len({one.changed for one in tested})
         lines.append(
             f"- Other choices tried: {kinds}, in {len(tested)} comparisons; with an effect on the error larger than "
@@ -115,8 +114,9 @@ def _short(
     return [*lines, ""]
 
 
-def _died(starts: Sequence[Lottery]) -> str:
-    return f"{sum(one.share.count for one in starts)} of {sum(one.share.of for one in starts)}"
+def _where(one: Choice) -> str:
+    """The experiment, and for how long: an effect after a few epochs need not be one after all."""
+    return f"{plain(one.about.experiment)}, {one.epochs} epochs"
 
 
 def _judged(compared: Sequence[Choice]) -> list[Choice]:
@@ -131,7 +131,7 @@ def _corrected(compared: Sequence[Choice]) -> str:
         return ""
     holding = hold([one.chance or 0.0 for one in measured])
     kept = [one for one, holds in zip(measured, holding, strict=True) if holds]
-    names = ", ".join(f"{code(one.changed)} ({plain(one.about.experiment)})" for one in kept) or "none"
+    names = ", ".join(f"{code(one.changed)} ({_where(one)})" for one in kept) or "none"
     return (
         f" Corrected for all {len(measured)} comparisons, those of dropout and the last layer among them (Holm, 5 %), "
         f"these are left: {names}."
@@ -144,23 +144,23 @@ def _reproduced(own: Sequence[Own]) -> list[str]:
         if one.records:
             training = [run.train_error for run in one.records if run.alive and run.train_error is not None]
             mean = error(sum(training) / len(training)) if training else ""
-            could = error(one.verdict.limit)
             cells = [code(one.cell.experiment), plain(row.paper.method), error(row.paper.value)]
-            cells += [spread(one.stats), str(one.stats.n), difference(one.difference), could, mean]
+            cells += [spread(one.stats), str(one.stats.n), difference(one.difference), error(one.verdict.limit), mean]
             cells += map(plain, (one.verdict.text, ", ".join(one.near)))
             rows.append(cells)
     lines = ["## What reproduced and what did not", ""]
     if rows:
-        names = "Experiment|Method|Paper|Ours|n|Difference|Could have been seen|Training error|Verdict|As near"
+        names = "Experiment|Method|Paper|Ours|n|Difference|Limit|Training error|Verdict|As near"
         lines += [
-            "A difference smaller than *could have been seen* may be luck: *reproduced* says that none was seen, not "
-            "that there is none. *As near* are other rows of the same table within that of our mean, from which these "
-            "runs cannot be told either. The training error is that of the final weights without dropout.",
+            "A difference within the limit may be luck: *reproduced* says that none beyond it was seen, not that there "
+            "is none. *As near* are other rows of the same table within that of our mean, from which these runs cannot "
+            "be told either; how rows of ours differ from each other is judged by narrower limits, among the [claims]"
+            "(#what-the-paper-says-besides). The training error is that of the final weights without dropout.",
             "",
             *grid(names, "llrrrrrrll", rows),
             "",
-            "What these runs have that the paper does not say, or says otherwise ([which assumptions](fidelity.md"
-            "#experiments)):",
+            "What these runs have that the paper does not say, or says otherwise ([which values are "
+            "assumed](fidelity.md#experiments)):",
             "",
             *reservations(one.result for one in own if one.result.records),
             "",
@@ -235,9 +235,10 @@ def _starts(starts: Sequence[Lottery]) -> list[str]:
     lines += [
         "A start dies when its output no longer depends on the input (the whole network), when the last ReLU holds a "
         "class's map at zero for every image (single classes), or when its loss or gradient is not finite (diverged). "
-        "A dead start is followed by a fresh one as often as `restarts` says; for single classes at the paper's budget "
-        "only, as after a few epochs they may yet begin to learn. A run is lost when its last start died. In brackets: "
-        "Wilson's interval, near enough where runs start anew until one lives. The last column but one compares with "
+        "A dead start is followed by a fresh one as often as `restarts` says; for single classes at the budget `paper` "
+        "only (an experiment's full length), as after a few epochs they may yet begin to learn. A run is lost when its "
+        "last start died. In brackets: Wilson's interval, which is too narrow where runs start anew until one lives. "
+        "The last column but one compares with "
         "the experiment as it is, at the same budget and in the same precision, by Newcombe's interval of the "
         "difference; where single classes alone make it, it says so. Each row is judged by itself: nothing is "
         "corrected for how many there are.",
@@ -254,7 +255,7 @@ def _choices(compared: Sequence[Choice]) -> list[str]:
     rows = [
         [
             *(code(one.about.experiment), f"{plain(one.about.conditions)}, {one.epochs}", code(one.changed)),
-            *(spread(one.stats), str(one.stats.n), difference(one.effect), error(one.limit), one.seen, _said_by(one)),
+            *(one.error, str(one.stats.n), difference(one.effect), error(one.limit), one.seen, _said_by(one)),
         ]
         for one in sorted(compared, key=lambda one: (not one.sign, -abs(one.effect or 0), one.about))
         if one.unclaimed
@@ -368,7 +369,9 @@ def _change(own: Sequence[Own], compared: Sequence[Choice], starts: Sequence[Lot
     if len(short) > dead:
         lines.append(f"- {len(short) - dead} choices have too few living runs to be judged; each wants {FEWEST_RUNS}.")
     if dead:
-        lines.append(f"- Of {dead} choices no run lives, so that nothing is known of their errors.")
+        lines.append(
+            f"- Of {dead} choices no run lives or has learned yet, so that nothing is known of the errors they lead to."
+        )
     if starts:
         few = sum(one.share.of < 10 for one in starts)
         lines.append(

@@ -42,6 +42,7 @@ class Arm:
     recipe: Mapping[str, Any]
     images: int  # that were measured on; 0: all, by the run itself
     samples: tuple[Sample, ...]
+    measured_in: str = ""  # the precisions that they were measured in afterwards, such as "fp32"
 
     @property
     def living(self) -> list[tuple[float, ...]]:
@@ -127,12 +128,14 @@ def decide(
     found: Sequence[Judged],
     said_of: Sequence[str] = PAPER_DATASETS,
     takes: str = f"the {FEWEST_RUNS} living runs that it takes",
+    beside: Sequence[Judged] = (),
 ) -> Verdict:
     """One verdict from several comparisons, by RULE.
 
     Args:
         said_of: the data sets that the paper claims it of.
         takes: what one must have to be judged, in words.
+        beside: comparisons that do not decide: those of networks and lengths that it rests on are told after it.
     """
     judged = [one for one in found if one.sign is not None]
     full = [one for one in judged if one.full]
@@ -148,7 +151,15 @@ def decide(
     scale = REDUCED if not full else f" on {', '.join(others)}" if others else ""
     agree = signs.count(1)
     count = "" if len(best) == 1 else f"{agree} of {len(best)} support it: "
-    return Verdict(word + scale, count + "; ".join(f"{one.label}: {one.why}" for one in best))
+    told = [f"{one.label}: {one.why}" for one in best]
+    aside = [one for one in beside if one.sign is not None and any(alike_in(one, other) for other in best)]
+    told += [f"beside it, {one.label}: {one.why}" for one in aside]
+    return Verdict(word + scale, count + "; ".join(told))
+
+
+def alike_in(one: Judged, other: Judged) -> bool:
+    """Whether two comparisons are of one data set, and both at the paper's budget or both not."""
+    return (one.dataset, one.full) == (other.dataset, other.full)
 
 
 # --- arms and pairs --------------------------------------------------------------------------------------------------
@@ -172,7 +183,8 @@ def arms_of(runs: Iterable[Record | Measurement], values: Values, others: Iterab
                 samples[one.key] = Sample(one.key, one.seed, one.path, value)
         ordered = tuple(sorted(samples.values(), key=lambda sample: (sample.seed, sample.key)))
         epochs = spanned([one.epochs for one in group])
-        found.append(Arm(family, first.experiment or "", first.budget, epochs, first.recipe, images, ordered))
+        measured = ", ".join(sorted({one.measured_in for one in group if isinstance(one, Measurement)}))
+        found.append(Arm(family, first.experiment or "", first.budget, epochs, first.recipe, images, ordered, measured))
     return [arm for arm in found if arm.samples]
 
 

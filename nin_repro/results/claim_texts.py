@@ -36,7 +36,8 @@ RULE = (
     "outrank those on its other data sets, and these all others; the verdict says on which it rests where it is not "
     "the first. Limits are two-sided, though claims name a side: where there is no difference, a comparison supports "
     "its claim in 2.5 % of cases. Until 26 November 2026 this page called not supported what it now calls undecided; "
-    "that was changed when the results were there that claims 3 to 5 rest on, and changed the words of these. "
+    "that was changed when the results were there of claim 5, and of claims 3 and 4 on MNIST, and changed the words of "
+    "these. "
     "Runs that died, or ended with a dead class, are counted and otherwise left out. All runs are tested on the same "
     "images: the verdicts are about these."
 )
@@ -51,7 +52,8 @@ TRANSLATION = Text(
     "subtracted, it moves too. Measured is by how many points the error rises, the mean over the four shifts and four "
     "directions; d is this rise with FC minus that with GAP. FC with dropout before the layer stands beside and does "
     "not decide. The band in the figure is from the lowest to the highest seed. A network that was trained in bf16 is "
-    "measured in fp32 where the CPU has no instructions for bf16, and its measurement says so.",
+    "measured in fp32 where the CPU has no instructions for bf16; beneath the tables stands how much that changes an "
+    "error.",
 )
 
 MAPS = Text(
@@ -75,7 +77,8 @@ GAP_REGULARISES = Text(
     "Test error minus training error (evaluated without dropout after training), in points; d is this gap with FC "
     "minus that with GAP. In addition GAP's test error must not be higher by more than its own limit: a network "
     "that fits its training images worse has a smaller gap too, and that is not what is claimed. FC with dropout "
-    "before the layer stands beside and does not decide.",
+    "before the layer stands beside and does not decide. Where no network errs on its training images, this compares "
+    "what claim 4 does.",
 )
 
 GAP_IS_BEST = Text(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nin_repro.files import read_json
+from nin_repro.results.changes import precision
 
 FORMAT = 1
 SHIFTS = (0, 1, 2, 3, 4)  # pixels
@@ -26,12 +27,18 @@ class Measurement:
     weights_sha256: str
     recipe: dict[str, Any]
     images: int  # test images measured on
+    measured_by: dict[str, Any]  # the commit, whether it was modified, and the precision if it is not the recipe's
     translation: dict[str, Any] | None  # shifts; directions; errors: one list for each shift, by direction
     maps: dict[str, Any] | None  # see `nin_repro.claims.map_numbers`; None for heads that are no maps
 
     @property
     def alive(self) -> bool:
         return self.status == "done" and not self.dead_classes and self.translation is not None
+
+    @property
+    def measured_in(self) -> str:
+        """The precision that it was measured in."""
+        return str(self.measured_by.get("precision", precision(self.recipe)))
 
     @property
     def curve(self) -> list[float]:
@@ -84,6 +91,7 @@ def _check(value: dict[str, Any]) -> None:
     _require(value["experiment"] is None or isinstance(value["experiment"], str), "experiment")
     _require(value["status"] in ("done", "dead"), "status")
     _require(isinstance(value["dead_classes"], list), "dead_classes")
+    _require(isinstance(value["measured_by"], dict), "measured_by")
     recipe = value["recipe"]
     groups = ("dataset", "architecture", "regularizer")
     _require(isinstance(recipe, dict) and all(isinstance(recipe.get(name), dict) for name in groups), "recipe")

@@ -21,7 +21,7 @@ from nin_repro.results.lottery import Lottery, lottery, percent, versus
 from nin_repro.results.overview import svg
 from nin_repro.results.records import Record, commit_of
 from nin_repro.results.render import clean, difference, error, how, remarks, span, spread, state
-from nin_repro.results.tables import RULE, Cell, Group, Report, Result, Row, Table, reserved
+from nin_repro.results.tables import RULE, Cell, Group, Report, Result, Row, Table, assumed, reserved
 
 LARGEST = 3_000_000  # bytes of the page; figures that would not fit are linked instead
 WIDE, HIGH, POINTS = 520, 200, 130  # of a curve: pixels, and points of each line at most
@@ -201,6 +201,9 @@ def _reservations(results: Sequence[Result]) -> tuple[_Markup, ...]:
         _tag("li", f"{words}: ", _Markup(", ".join(_tag("code", name) for name in names)))
         for words, names in reserved(results).items()
     ]
+    if counts := assumed(results):
+        each = (_Markup(f"{count} of {_tag('code', name)}") for name, count in counts.items())
+        items.append(_tag("li", "values assumed: ", _Markup(", ".join(each))))
     if not items:
         return ()
     return _tag("p", "What these runs have that the paper does not say, or says otherwise:"), _tag("ul", *items)

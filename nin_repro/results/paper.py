@@ -195,3 +195,5 @@ TABLES: tuple[Table, ...] = (
         ),
     ),
 )
+
+VALUES = {name: row.value for table in TABLES for row in table.rows for name in row.experiments}  # by experiment

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from nin_repro.results.claim_texts import Claim
 from nin_repro.results.export import write_page
 from nin_repro.results.render import PICTURE, PICTURED, code, error, grid, link, plain, reservations, spread
 from nin_repro.results.tables import Report, Result, Row, Table
@@ -23,8 +24,9 @@ def renew(page: Path, table: str) -> bool:
     return True
 
 
-def brief(report: Report, folder: Path, tables: Path) -> str:
-    """The picture, Table 1, what was measured of the others, and, folded, what that hangs on, for a page in `folder`.
+def brief(report: Report, folder: Path, tables: Path, claims: Sequence[Claim] = ()) -> str:
+    """The picture, Table 1, what was measured of the others, the claims with their verdicts, and, folded, what the
+    numbers hang on, for a page in `folder`.
 
     Args:
         tables: where the picture is.
@@ -40,10 +42,17 @@ def brief(report: Report, folder: Path, tables: Path) -> str:
     lines = [f"!{link(PICTURED, tables / PICTURE, folder)}", "", *_table_1(first, folder)]
     if others:
         lines += ["", "The authors' rows in the other tables that have runs:", "", *_others(others, folder)]
+    rule = link("the limit", tables / "tables.md", folder).replace(".md", ".md#how-a-verdict-is-reached")
+    lines += ["", f"*Reproduced* says that no difference beyond {rule} was seen, not that there is none."]
+    if claims:
+        judged = link("All of them, their rules and numbers", tables.parent / "claims" / "claims.md", folder)
+        lines += ["", "What the paper says besides:", ""]
+        rows = [[plain(one.text.title), f"**{one.verdict.word}**"] for one in claims]
+        lines += [*grid("Claim|Verdict", "ll", rows), "", f"{judged}."]
     measured = [result for row in first.rows for result in row.results if result.records]
     told = reservations(measured + [result for *_, result in others])
     if told:
-        sources = link("The assumptions of each experiment", tables.parent / "fidelity.md", folder)
+        sources = link("Where each value is from, and which are assumed", tables.parent / "fidelity.md", folder)
         summary = "<summary>What these runs have that the paper does not say, or says otherwise</summary>"
         lines += ["", "<details>", summary, "", *told, "", f"{sources}.", "", "</details>"]
     return "\n".join(lines) + "\n"
@@ -75,5 +84,7 @@ def _others(rows: Sequence[tuple[Table, Row, Result]], folder: Path) -> list[str
 def _measured(result: Result, folder: Path) -> list[str]:
     """An experiment, its error, the seeds, and the verdict."""
     seeds = ", ".join(link(f"{record.seed}", record.path, folder) for record in result.records)
-    verdict = result.verdict.text if result.records else ""
+    died, verdict = result.stats.died.total(), result.verdict.text if result.records else ""
+    if died:
+        verdict += f"; {died} of {sum(len(record.attempts) for record in result.records)} starts died"
     return [code(result.cell.experiment), spread(result.stats), seeds, plain(verdict)]

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from nin_repro.results.changes import FP32
 from nin_repro.results.records import Record, commit_of
-from nin_repro.results.tables import RULE, Group, Report, Result, Row, Stats, Table, Timing, reserved
+from nin_repro.results.tables import RULE, Group, Report, Result, Row, Stats, Table, Timing, assumed, reserved
 
 WIDTH = 120  # columns of the terminal text, at most
 NARROW = 80  # and at least
@@ -114,8 +114,9 @@ def remarks(result: Result) -> list[str]:
     """What a reader must know beside the numbers: what they hang on, deaths, code in doubt, the machines."""
     modified = sum(record.dirty for record in result.records)
     files = {str(record.data.get("digest")) for record in result.records}
-    died = result.stats.died
+    died, count = result.stats.died, result.cell.assumed
     notes = [f"as near to our mean: {', '.join(result.near)}" if result.near else "", *result.reservations]
+    notes.append(f"{count} values assumed" if count else "")
     notes += [f"{_starts(died.total())} ({how(died)})" if died else ""]
     notes.append(f"{modified} of {len(result.records)} runs from modified code" if modified else "")
     notes.append(f"runs on {len(files)} different copies of the data" if len(files) > 1 else "")
@@ -125,8 +126,10 @@ def remarks(result: Result) -> list[str]:
 
 def reservations(results: Iterable[Result]) -> list[str]:
     """What numbers hang on, as a Markdown list."""
-    found = reserved(results).items()
-    return [f"- {plain(words)}: {', '.join(map(code, names))}" for words, names in found]
+    results = list(results)
+    lines = [f"- {plain(words)}: {', '.join(map(code, names))}" for words, names in reserved(results).items()]
+    counts = ", ".join(f"{count} of {code(name)}" for name, count in assumed(results).items())
+    return lines + [f"- values assumed: {counts}"] * bool(counts)
 
 
 def _method(row: Row) -> str:

@@ -41,7 +41,7 @@ class Cell:
     command: str
     cost: str = ""  # in words: "17 PFLOP and 50.4 h on 1 CPU core a seed in fp32"
     deviations: tuple[str, ...] = ()  # from the paper or the released recipe
-    assumptions: tuple[str, ...] = ()  # of what neither of them says
+    assumed: int = 0  # values that no source gives, as the page of fidelity counts them
     parameters: int | None = None
     multiply_adds: int | None = None  # of one image, forward
     recipe: Mapping[str, Any] = field(default_factory=dict)
@@ -129,24 +129,24 @@ class Result:
 
     @property
     def reservations(self) -> tuple[str, ...]:
-        """What the number hangs on, in words: which deviations, what copy of the data, how many assumptions."""
-        assumed = len(self.cell.assumptions)
+        """What the number hangs on, in words: which deviations, what copy of the data."""
         origins = sorted({str(record.data.get("provenance", "")) for record in self.records} - {"official files", ""})
-        return (
-            *self.deviations,
-            *(f"data: {origin}" for origin in origins),
-            *[f"{assumed} assumption{'s' * (assumed > 1)}"] * (assumed > 0),
-        )
+        return (*self.deviations, *(f"data: {origin}" for origin in origins))
 
 
 def reserved(results: Iterable[Result]) -> dict[str, list[str]]:
-    """Each of their reservations once, and of which experiments it is; numbers of assumptions last."""
+    """Each of their reservations once, and of which experiments it is."""
     found: dict[str, list[str]] = {}
     for result in results:
         for words in result.reservations:
             names = found.setdefault(words, [])
             names += [result.cell.experiment] * (result.cell.experiment not in names)
-    return dict(sorted(found.items(), key=lambda item: item[0].endswith(("assumption", "assumptions"))))
+    return found
+
+
+def assumed(results: Iterable[Result]) -> dict[str, int]:
+    """How many values each experiment assumes, of those that do."""
+    return {one.cell.experiment: one.cell.assumed for one in results if one.cell.assumed}
 
 
 @dataclass(frozen=True)
@@ -219,16 +219,25 @@ class Report:
 
     @property
     def summary(self) -> str:
-        """One sentence: how many of the rows' cells are filled, and what the verdicts are."""
-        rows = [(row, one) for table in self.tables for row in table.rows for one in row.results]
-        words, own = [one.verdict.word for _, one in rows], sum(row.paper.own for row, _ in rows)
-        names = {"reproduced": "reproduced", "better": "better than the paper", "worse": "worse than the paper"}
-        names |= {"too scattered": "too scattered to judge", "too few": "with too few runs"}
-        names |= {"died": "with dead runs only", "no runs": "without runs", "unpublished": "with nothing to compare"}
-        counts = [f"{words.count(word)} {name}" for word, name in names.items() if word in words]
+        """One sentence: how many of the rows' cells are filled, and what the verdicts are, the authors' own first."""
+        words: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
+        for row in (row for table in self.tables for row in table.rows):
+            words[row.paper.own].update(one.verdict.word for one in row.results)
+        own, others = words[True], words[False]
         return (
-            f"{len(words)} cells to measure, {own} of them of the authors' own systems: {', '.join(counts) or 'none'}."
+            f"{own.total()} cells to measure are of the authors' own systems: {counted(own) or 'none'}; "
+            f"{others.total()} of others: {counted(others) or 'none'}."
         )
+
+
+WORDS = {"reproduced": "reproduced", "better": "better than the paper", "worse": "worse than the paper"}
+WORDS |= {"too scattered": "too scattered to judge", "too few": "with too few runs", "died": "with dead runs only"}
+WORDS |= {"no runs": "without runs", "unpublished": "with nothing to compare"}
+
+
+def counted(words: Mapping[str, int]) -> str:
+    """Verdicts by their words: such as "6 reproduced, 2 with too few runs"."""
+    return ", ".join(f"{words[word]} {name}" for word, name in WORDS.items() if words.get(word))
 
 
 def statistics(records: Iterable[Record]) -> Stats:
@@ -288,8 +297,7 @@ def judge(stats: Stats, value: float | None, images: int) -> Verdict:
     limit, difference = max(run, images_limit), stats.mean - value
     if abs(difference) > limit:
         word = "worse" if difference > 0 else "better"
-        lead = "not reproduced: worse by" if difference > 0 else "better than the paper by"
-        return Verdict(word, f"{lead} {abs(difference):.2f}, limit {limit:.2f}", limit)
+        return Verdict(word, f"not reproduced: {word} by {abs(difference):.2f}, limit {limit:.2f}", limit)
     if run > 2 * images_limit:
         short = "too scattered to judge"
         return Verdict("too scattered", f"{short}: one more run could lie {run:.2f} from our mean", limit, short)
@@ -329,8 +337,7 @@ def build(records: Iterable[Record], cells: Mapping[str, Cell], problems: Iterab
     """
     records = sorted(records, key=lambda record: (record.seed, record.key))
     full = [record for record in records if record.budget == PAPER_BUDGET and record.protocol == "final"]
-    values = {name: row.value for table in paper.TABLES for row in table.rows for name in row.experiments}
-    shown = {name: cells[name] for name in values if name in cells}
+    shown = {name: cells[name] for name in paper.VALUES if name in cells}
     living = {family: 0 for family in {record.family for record in full}}
     living |= Counter(record.family for record in full if record.alive)
     chosen = {}
@@ -375,7 +382,7 @@ def build(records: Iterable[Record], cells: Mapping[str, Cell], problems: Iterab
 
     def groups(found: dict[_Recipe, list[Record]]) -> tuple[Group, ...]:
         return tuple(
-            Group(*recipe, tuple(runs), statistics(runs), values.get(recipe.experiment), timings(runs))
+            Group(*recipe, tuple(runs), statistics(runs), paper.VALUES.get(recipe.experiment), timings(runs))
             for recipe, runs in sorted(found.items())
         )
 
