@@ -28,6 +28,7 @@ from nin_repro.models.spectral import Conv2d
 from nin_repro.schema import Config, Parent
 from nin_repro.training.capture import cuda_graph
 from nin_repro.training.console import Console
+from nin_repro.training.environment import cores
 from nin_repro.training.loop import Limits, Trainer
 from nin_repro.training.schedule import Rate, Reached, plan
 from nin_repro.training.sgd import SGD, Group
@@ -87,8 +88,7 @@ def machine(config: Config) -> Machine:
         raise UsageError("precision=tf32 needs a GPU, and this run is on the CPU: choose fp32 or bf16")
     per_image = training_multiply_adds(layers(config.dataset, config.architecture, config.regularizer))
     small = per_image * config.optimizer.batch_size < ONE_THREAD_BELOW
-    cores = len(os.sched_getaffinity(0))
-    threads = config.threads or (1 if small or config.together > 1 else max(1, cores // config.processes))
+    threads = config.threads or (1 if small or config.together > 1 else max(1, cores() // config.processes))
     torch.set_num_threads(threads)
     _keep_pages()
     device = torch.device(name)
@@ -212,7 +212,7 @@ def _uploaded(config: Config, split: Split, device: torch.device) -> Uploaded:
         if asked not in kept:
             train, evaluation = preprocess(
                 split.fit_images,
-                [split.train_images[:count], split.eval_images],
+                split.wanted(count),
                 config.dataset.preprocessing,
                 Path(config.data_dir) / "cache",
                 split.digest,

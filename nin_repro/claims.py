@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nin_repro.command import Parser, as_command
-from nin_repro.config.compose import experiments, load
-from nin_repro.config.recipe import budget_name, family, key, recipe, stand_ins
+from nin_repro.command import Parser, as_command, given_place
+from nin_repro.config.compose import load, load_all, stand_ins
+from nin_repro.config.recipe import budget_name, family, key, recipe, require_device
 from nin_repro.cost import images_seen, open_ended
 from nin_repro.data.sources import DATASETS
 from nin_repro.files import UsageError, read_json, require_place, write_json
@@ -24,10 +24,11 @@ from nin_repro.results.changes import FP32, precision
 from nin_repro.results.claim_costs import Cost
 from nin_repro.results.claims import Page
 from nin_repro.results.measurements import SHIFTS
+from nin_repro.results.paper import VALUES
 from nin_repro.results.records import Record
 from nin_repro.results.tables import PAPER_BUDGET
 from nin_repro.schema import Config, Nin
-from nin_repro.training.rundir import source_commit
+from nin_repro.training.environment import source_commit
 from nin_repro.training.schedule import plan
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def measure(paths: list[Path], out: Path, images: int | None, data_dir: Path | N
     """
     if images is not None and images < 1:
         raise UsageError(f"--images {images}: give at least 1, or leave it out for all test images")
+    require_device(device, "--device ")
     opened = [(path, *open_finished(path, "--measure", dead=True)) for path in paths]
     for path, config, _ in opened:
         if config.protocol != "final":
@@ -221,7 +223,8 @@ def costs(configs: dict[str, Config], found: list[Record]) -> list[Cost]:
         built = layers(config.dataset, config.architecture, config.regularizer)
         epochs, _ = plan(config.optimizer.schedule, config.budget)
         whole: dict[str, list[float]] = {}
-        for alike in {family(one) for name in names for one in (configs[name], *stand_ins(configs[name]))}:
+        offered = [(configs[name], *stand_ins(configs[name], [f"experiment={name}"])) for name in names]
+        for alike in {family(one) for some in offered for one in some}:
             for machine, seconds in wholes.get(alike, {}).items():
                 whole.setdefault(machine, []).extend(seconds)
         return Cost(
@@ -278,7 +281,7 @@ def write_page(records_dir: Path, out: Path) -> None:
     found = records.read_given(records_dir)
     records.require_own_place(records_dir, out, OUT)
     require_place(out)
-    configs = {name: load([f"experiment={name}"]) for name in experiments()}
+    configs = load_all(VALUES)
     numbers = layer_numbers(out / LAYER_FILE)
     page = gather(*found, configs, numbers, out)
     judged = page.claims()
@@ -298,12 +301,14 @@ def main() -> None:
         allow_abbrev=False,
         description="What the paper says of NIN beside its tables, with verdicts.",
     )
-    parser.add_argument("--measure", type=Path, nargs="+", metavar="RUN", help="directories of trained runs to measure")
+    parser.add_argument(
+        "--measure", type=given_place, nargs="+", metavar="RUN", help="directories of trained runs to measure"
+    )
     parser.add_argument("--images", type=int, help="test images to measure on, evenly spaced (default: all)")
-    parser.add_argument("--data-dir", type=Path, help="where the runs' data sets are, if they have moved")
+    parser.add_argument("--data-dir", type=given_place, help="where the runs' data sets are, if they have moved")
     parser.add_argument("--device", default="cpu", help="to measure on: cpu, cuda, auto (default %(default)s)")
-    parser.add_argument("--records", type=Path, default=records.STORE, help="records (default %(default)s)")
-    parser.add_argument("--out", type=Path, default=OUT, help="where files go (default %(default)s)")
+    parser.add_argument("--records", type=given_place, default=records.STORE, help="records (default %(default)s)")
+    parser.add_argument("--out", type=given_place, default=OUT, help="where files go (default %(default)s)")
     options = parser.parse_args()
     if options.measure:
         require_place(options.out / MEASURED)

@@ -8,9 +8,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from nin_repro.files import UsageError, told
+from nin_repro.training.stop import signal_of
 
 
 @contextlib.contextmanager
@@ -84,6 +86,13 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}{near}; --help tells all")
 
 
+def given_place(word: str) -> Path:
+    """A file or folder, as an option gives it."""
+    if not word.strip():
+        raise argparse.ArgumentTypeError("it is empty: name a place, or leave it out")
+    return Path(word)
+
+
 def require_positive(**options: float | None) -> None:
     """Refuse an option that counts or limits something and is not more than 0; None: it was not given.
 
@@ -108,6 +117,8 @@ def as_command(main: Callable[[], None], usage: str | None = None) -> int:
         return fail(error)
     except OSError as error:
         return fail(UsageError(told(error)))
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+    except ImportError as error:  # only packages are imported so late
+        return fail(UsageError(f"{error}: this environment lacks something; sh scripts/setup.sh makes one"))
+    except KeyboardInterrupt as stop:
+        return 128 + signal_of(stop)
     return 0

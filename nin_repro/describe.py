@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from nin_repro.command import as_command
-from nin_repro.config.compose import SWEEP, expand, experiments, in_order, load, parents
+from nin_repro.config.compose import SWEEP, expand, in_order, load, load_all, parents
 from nin_repro.config.recipe import budget_name, directory, family, key, recipe
 from nin_repro.cost import in_words
 from nin_repro.files import UsageError
 from nin_repro.models.spec import layers, training_multiply_adds
+from nin_repro.results.records import require_sound
 from nin_repro.schema import LABELS, RECIPE, Config
 from nin_repro.training.rundir import RunDirectory
 
@@ -42,6 +43,10 @@ def state(config: Config) -> str:
     run = RunDirectory(directory(config))
     record = run.result()
     if record is not None:
+        try:
+            require_sound(record)
+        except ValueError as damage:
+            return f"its result.json is damaged ({damage}): the same command makes it again"
         error = record["test_error"] if record["test_error"] is not None else record["validation_error"]
         return f"{record['status']}, error {error:.2f} %, {record['epochs']} epochs, {record['finished']}"
     found = run.state()
@@ -56,7 +61,7 @@ def state(config: Config) -> str:
 
 def feeds(config: Config) -> str:
     """The cells whose recipe this is, whichever experiment its command names."""
-    own = [load([f"experiment={name}"]) for name in experiments()]
+    own = load_all().values()
     claims = [one.about.claim for one in own if one.about.claim and _essence(one) == _essence(config)]
     if not claims:
         claimed = config.about.claim and not config.about.claim.startswith("none")

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nin_repro.command import Parser, as_command
-from nin_repro.config.compose import load
-from nin_repro.config.recipe import budget_name, directory, family, stand_ins
+from nin_repro.command import Parser, as_command, given_place
+from nin_repro.config.compose import load, stand_ins
+from nin_repro.config.recipe import budget_name, directory, family
 from nin_repro.cost import in_words
 from nin_repro.data.sources import DATASETS
 from nin_repro.files import UsageError, require_place
@@ -54,12 +54,13 @@ def compare(found: Sequence[Record], words: Sequence[str] = ()) -> tuple[Compari
     runs: dict[bool, Runs] = {}
     commands, lines = {}, []
     for dropout, name in EXPERIMENTS.items():
-        config = load([f"experiment={name}", *words])
+        asked = [f"experiment={name}", *words]
+        config = load(asked)
         budget = budget_name(config)
         reduced = "" if budget == PAPER_BUDGET else f" {' '.join(words)} record=always"
         commands[dropout] = f"python -m nin_repro.train -m experiment={name} seed=0,1,2,3,4{reduced}"
         offered = [choose(found, name, family(config), budget)]
-        for other in stand_ins(config):
+        for other in stand_ins(config, asked):
             offered.append(choose(found, name, family(other), budget, f"computed in {other.precision}"))
         runs[dropout] = offered[filled_by([len(one.alive) for one in offered])]
         alive, dead = len(runs[dropout].alive), runs[dropout].dead
@@ -136,17 +137,19 @@ def main() -> None:
         allow_abbrev=False,
         description="Figures 3 and 4 of the paper, with our runs in them.",
     )
-    parser.add_argument("--records", type=Path, default=records.STORE, help="records (default %(default)s)")
-    parser.add_argument("--out", type=Path, default=OUT, help="where files go (default %(default)s)")
+    parser.add_argument("--records", type=given_place, default=records.STORE, help="records (default %(default)s)")
+    parser.add_argument("--out", type=given_place, default=OUT, help="where files go (default %(default)s)")
     parser.add_argument(
         "budget", nargs="*", help="of the runs in Figure 3, as they had it: budget=short budget.epochs=4 (default: all)"
     )
-    parser.add_argument("--run", type=Path, help="directory of a trained run: draws Figure 4 of it too")
+    parser.add_argument("--run", type=given_place, help="directory of a trained run: draws Figure 4 of it too")
     parser.add_argument(
         "--maps-only", action="store_true", help="Figure 4 with numbers for images, which are not everyone's to publish"
     )
-    parser.add_argument("--data-dir", type=Path, help="where the run's data set is, if it has moved")
+    parser.add_argument("--data-dir", type=given_place, help="where the run's data set is, if it has moved")
     options = parser.parse_args()
+    if options.run is not None:
+        open_run(options.run)  # refused before anything is drawn
     from nin_repro.results.figures import draw_figure3, save  # not before the options are known to be right
 
     found, problems = records.read_given(options.records)

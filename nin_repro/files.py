@@ -53,8 +53,11 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         os.close(folder)
 
 
-def require_place(folder: Path) -> None:
+def require_place(folder: Path, flag: str = "--out ") -> None:
     """Refuse a folder for files, which need not be there yet, before the work that would fill it; nothing stays.
+
+    Args:
+        flag: what named it, for errors.
 
     Raises:
         UsageError: nothing can be written there.
@@ -64,7 +67,7 @@ def require_place(folder: Path) -> None:
         tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
         why = error.strerror or error
-        raise UsageError(f"nothing can be written in {folder} ({why}): name another place with --out") from None
+        raise UsageError(f"{flag}{folder}: nothing can be written there ({why}): name another place") from None
 
 
 def require_file(path: Path) -> None:

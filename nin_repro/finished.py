@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from nin_repro.command import uncollected
 from nin_repro.config.compose import checked, explain
-from nin_repro.config.recipe import key
+from nin_repro.config.recipe import key, recipe
 from nin_repro.data.sources import Split
 from nin_repro.files import UsageError
 from nin_repro.schema import Config
-from nin_repro.training.rundir import RunDirectory, lacks
+from nin_repro.training.environment import lacks
+from nin_repro.training.rundir import RunDirectory
 from nin_repro.training.stop import held
 
 if TYPE_CHECKING:
@@ -35,7 +36,10 @@ def open_finished(path: Path, flag: str, dead: bool = False) -> tuple[Config, di
         raise UsageError(f"{flag} {path}: {why}; name a directory below runs/ whose training is done")
     config = _configuration(path / "config.yaml")
     if key(config) != record.get("key"):
-        raise UsageError(f"{path}: config.yaml is not of the run in result.json (key {key(config)}): name another run")
+        own = "; or the file of its network or head was changed since" * ("code" in recipe(config))
+        raise UsageError(
+            f"{path}: config.yaml is not of the run in result.json (key {key(config)}){own}: name another run"
+        )
     if not all(isinstance(record.get(name), int | float) for name in ("epochs", error_name(config))):
         raise UsageError(f"{path / 'result.json'} lacks epochs or {error_name(config)}: name another run")
     return config, record
@@ -73,17 +77,20 @@ def final_weights(path: Path, record: dict[str, Any]) -> dict[str, "Tensor"]:
 
 
 def computable(config: Config) -> Config:
-    """The same in fp32 on a CPU without instructions for the run's precision; bf16 would take it hours for minutes."""
+    """The same by itself, with as many threads as suit this machine, and in fp32 on a CPU without instructions for the
+    run's precision: bf16 would take it hours for minutes."""
     with uncollected(), held():
         from nin_repro.build import device_name
 
+    config = replace(config, threads=None, together=1, processes=1)
     return replace(config, precision="fp32") if lacks(device_name(config), config.precision) else config
 
 
 def rebuilt(config: Config, weights: dict[str, "Tensor"]) -> tuple["Network", "Tensor", "Tensor", Split]:
     """The trained network and what it is judged on, as in training: (network, images [N, H, W, C], labels [N], split).
 
-    The images are preprocessed; the split has them as they were. The network computes as `computable` says.
+    The images are preprocessed; the split has them as they were. The network is as for testing (`eval`), takes
+    [N, C, H, W] and computes as `computable` says.
 
     Raises:
         UsageError: the data set is not there, or the weights do not fit.
@@ -103,4 +110,4 @@ def rebuilt(config: Config, weights: dict[str, "Tensor"]) -> tuple["Network", "T
     except RuntimeError:
         raise UsageError("the weights in this run's checkpoint.pt are not of its network: name another run") from None
     images, labels = work.evaluation
-    return work.network, images.float(), labels, split
+    return work.network.eval(), images.float(), labels, split

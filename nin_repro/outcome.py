@@ -104,9 +104,14 @@ def _machine(config: Config, about: dict[str, Any]) -> str:
     return records.machine(about) + (f", {config.together} at once" if shared else "")
 
 
+def recorded(config: Config) -> bool:
+    """Whether the record of a run is to be among those that tables are made of."""
+    return config.record == "always" or (config.record == "auto" and budget_name(config) == "paper")
+
+
 def _publish(config: Config, record: dict[str, Any]) -> str | None:
     """Put the record among those that tables are made of; what prevents that, if anything. None: it is not wanted."""
-    if config.record == "never" or (config.record == "auto" and record["budget"] != "paper"):
+    if not recorded(config):
         return None
     try:
         records.write(Path(config.records_dir), record)
@@ -127,7 +132,7 @@ def ended(config: Config, run: Path, record: dict[str, Any], already: bool, say:
     )
     say(f"run directory {run}")
     tables = records.tables_of(Path(config.records_dir))
-    say(f"next: {tables}" + "   (record=always puts this run in)" * (unpublished is None))
+    say(f"next: {tables}" + "   (this run is in them if it is given record=always)" * (unpublished is None))
     say(f"      python -m nin_repro.describe {_described(record)}")
     if config.dataset.name == "digits":
         say("      python -m nin_repro.train experiment=table4/nin budget=short   (MNIST)")

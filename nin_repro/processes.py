@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -125,7 +126,8 @@ def gpus() -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them. Does not import torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [name.strip() for name in visible.split(",") if name.strip()]
+        names = [name.strip() for name in visible.split(",")]
+        return [*takewhile(lambda name: name and not name.startswith("-"), names)]  # CUDA ignores all from there on
     devices = [*Path("/dev").glob("nvidia[0-9]*")] or [*Path("/proc/driver/nvidia/gpus").glob("*")]
     return [str(number) for number in range(len(devices))]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from nin_repro.command import Parser, as_command
+from nin_repro.command import Parser, as_command, given_place
 from nin_repro.config.recipe import digest
 from nin_repro.files import UsageError
 from nin_repro.results import records
@@ -155,11 +155,11 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     importing = commands.add_parser("import", help="merge records of another machine; none here is ever changed")
     importing.add_argument(
-        "source", type=Path, metavar="FROM", help="a directory, a record, or the file of scripts/unbundle"
+        "source", type=given_place, metavar="FROM", help="a directory, a record, or the file of scripts/unbundle"
     )
     checking = commands.add_parser("check", help="tell whether all records are sound and agree")
     for one in (importing, checking):
-        one.add_argument("--records", type=Path, default=records.STORE, help="ours (default %(default)s)")
+        one.add_argument("--records", type=given_place, default=records.STORE, help="ours (default %(default)s)")
     options = parser.parse_args()
     if options.command == "check":
         sound, problems = check(options.records)

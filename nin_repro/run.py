@@ -17,13 +17,14 @@ from weakref import WeakValueDictionary
 
 from nin_repro.command import fail, uncollected
 from nin_repro.config.recipe import budget_name, directory, key, recipe
-from nin_repro.files import UsageError, dispensable, locked, told
-from nin_repro.outcome import Outcome, Request, ended, make_record, verdict
+from nin_repro.files import UsageError, dispensable, locked, require_place, told
+from nin_repro.outcome import Outcome, Request, ended, make_record, recorded, verdict
 from nin_repro.results import records
 from nin_repro.schema import Config
 from nin_repro.training.console import Console
-from nin_repro.training.rundir import UNTOLD, RunDirectory, environment, lacks
-from nin_repro.training.stop import STOP, held, interruption, signal_of
+from nin_repro.training.environment import environment, lacks
+from nin_repro.training.rundir import UNTOLD, RunDirectory
+from nin_repro.training.stop import STOP, Interrupted, NotFinite, held, interruption, signal_of
 
 if TYPE_CHECKING:
     from nin_repro.build import Ancestor, Machine
@@ -85,10 +86,14 @@ def _execute(request: Request) -> Outcome:
         outcome = execute(parent)
         if outcome.state != "done":
             return dataclasses.replace(outcome, words=f"the parent of this run is {outcome.state}: {outcome.words}")
+    if recorded(config):
+        require_place(Path(config.records_dir), "records_dir=")
     found, split = machine(config), _images(config)
-    with locked(run.lock, wait=False) as free:
-        if free:  # whoever had it until now may have brought it to its end
-            return _finished(run, config) or _train(request, run, found, split)
+    for patience in (LOOK / 10, 0):  # who looks at its state has the lock for a moment, too
+        with locked(run.lock, wait=False) as free:
+            if free:  # whoever had it until now may have brought it to its end
+                return _finished(run, config) or _train(request, run, found, split)
+        time.sleep(patience)
     status = run.status()
     holder = f" ({status['pid']} on {status['host']})" if status.get("state") == "running" else ""
     if not config.wait:
@@ -190,8 +195,6 @@ def found(config: Config) -> Outcome:
 
 def _train(request: Request, run: RunDirectory, found: "Machine", split: "Split") -> Outcome:
     """Train under the lock, and leave a status and an outcome behind whatever happens."""
-    from nin_repro.training.loop import Interrupted
-
     about = environment(found.words, found.threads) | {"kernels": found.kernels}
     run.remove_parts()
     run.write_config(request.text, request.command)
@@ -226,6 +229,7 @@ def _train(request: Request, run: RunDirectory, found: "Machine", split: "Split"
         except Exception as error:
             text = _one_line(error)
             again = "goes on from the last checkpoint" if run.checkpoint.exists() else "tries again"
+            again = "then goes on" if isinstance(error, UsageError) else again  # which says what to do before
             console.line(f"failed: {text} (the same command {again}; details in {run.path / 'status.json'})")
             with dispensable(console.line):
                 run.write_status("failed", why=text, traceback=traceback.format_exc())
@@ -237,8 +241,6 @@ def _train(request: Request, run: RunDirectory, found: "Machine", split: "Split"
 
 def _one_line(error: Exception) -> str:
     """What went wrong. The whole of it is in status.json: libraries add pages of advice and addresses."""
-    from nin_repro.training.loop import NotFinite
-
     if isinstance(error, OSError):
         return told(error)
     text = " ".join(str(error).split())
@@ -271,6 +273,8 @@ def _to_the_end(
     console.line(f"{config.dataset.name}: {len(work.batches.labels):,} training images, {split.provenance}")
     if lacks(found.device.type, config.precision):  # tf32 was refused before
         console.line("this CPU has no instructions for bf16: precision=fp32 is faster here")
+    if recorded(config) and (known := records.stored(Path(config.records_dir), request.experiment, key(config))):
+        console.line(f"on record already, {records.told(known)}: this run adds no seed to it")
     _go_on(work, run, config, console)
     about = run.write_environment(about, [work.progress.attempt, work.progress.step])
     status = work.run()
@@ -292,9 +296,9 @@ def _go_on(work: "Trainer", run: RunDirectory, config: Config, console: Console)
         console.line(f"{damage}: this run starts from the beginning, which gives the same result")
         state = None
     if state is not None:
-        if (other := state.get("key", key(config))) != key(config):  # earlier versions left none
+        if (other := state["key"]) != key(config):
             raise UsageError(f"{run.checkpoint} is of the run {other}, not of {key(config)}: move it away")
-        if state.get("data", work.limits.data) != work.limits.data:
+        if state["data"] != work.limits.data:
             name, place = config.dataset.name, config.data_dir
             raise UsageError(f"{run.checkpoint} is of other images of {name} than {place} has: move it away, or those")
         work.resume(state)

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from nin_repro.command import Parser, as_command
+from nin_repro.command import Parser, as_command, given_place
 from nin_repro.files import UsageError
 from nin_repro.outcome import ENDED
 from nin_repro.progress import Row
@@ -38,7 +38,7 @@ class Found:
     def command(self) -> str | None:
         """The command that goes on with it: the first line of its config.yaml."""
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            with open(self.run.path / "config.yaml") as file:
+            with open(self.run.path / "config.yaml", encoding="utf-8") as file:
                 line = file.readline()
             return line.removeprefix("# ").strip() if line.startswith("# ") and line.endswith("\n") else None
         return None
@@ -83,14 +83,20 @@ def find(runs: Path) -> list[Found]:
     return sorted(map(look, paths), key=lambda found: -(found.age or 0))
 
 
-def show(found: list[Found], runs: Path) -> None:
-    """The table, the commands of what is not finished, and the number of runs in each state."""
+def show(found: list[Found], runs: Path, commands: bool = False) -> None:
+    """The table, the commands of what is not finished, and the number of runs in each state.
+
+    Args:
+        commands: show that of each run beneath it.
+    """
     width = max((len(one.run.path.name) for one in found), default=0)
     for one in found:
         age = f"{_age(one.age)} ago" if one.age is not None else ""
         print(f"{one.run.path.name:{width}}  {one.state:11}  {age:>13}  {one.words()}")
+        if commands:
+            print(f"    {one.command or 'its command is not known'}")
     again = [one for one in found if one.state in ("lost", "interrupted", "failed", "not begun")]
-    if again:
+    if again and not commands:
         print("\nthe command of each of these goes on with it:")
         for one in again:
             print(f"  {one.command or f'unknown: {one.run.path}/config.yaml cannot be read'}")
@@ -122,8 +128,9 @@ def main() -> None:
         allow_abbrev=False,
         description="Lists runs: state, age, how far, and why what failed did.",
     )
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where they are (default %(default)s)")
+    parser.add_argument("--runs", type=given_place, default=Path("runs"), help="where they are (default %(default)s)")
     parser.add_argument("--state", choices=STATES, nargs="+", default=STATES, help="only runs in these states")
+    parser.add_argument("--commands", action="store_true", help="with the command of each, which tells them apart")
     parser.add_argument(
         "--remove-checkpoints",
         action="store_true",
@@ -132,7 +139,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     found = [one for one in find(options.runs) if one.state in options.state]
-    show(found, options.runs)
+    show(found, options.runs, options.commands)
     if options.remove_checkpoints:
         remove_checkpoints(found)
 

@@ -11,6 +11,8 @@ the keys of the runs that were made before stay as they are. Never change or rem
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Annotated, Any, Literal
 
+Precision = Literal["fp32", "tf32", "bf16"]
+
 
 @dataclass(frozen=True)
 class Range:
@@ -340,7 +342,7 @@ class Config:
     wandb: Wandb
     # What the network computes in; weights, momentum and the head stay fp32. tf32: fp32 with products of 10 bits of
     # mantissa, on a GPU only. bf16: everything between the images and the head.
-    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     cuda_graphs: bool = True  # launch an update as a whole on a GPU; false: kernel by kernel, with the same result
     # Mlpconv blocks in bf16 on a GPU by models/fused.py, convolutions in fp32 on a CPU by models/spectral.py; false:
     # torch's own layers, rounded otherwise.

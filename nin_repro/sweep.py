@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import os
 import socket
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from nin_repro.config.compose import load
 from nin_repro.files import UsageError, read_json, told, write_json
 from nin_repro.outcome import ENDED, Outcome, Request
 from nin_repro.run import found
+from nin_repro.training.rundir import RunDirectory
 from nin_repro.training.stop import STOP
 
 CHOOSES_BY = "select=true chooses by validation error and leaves the test images alone: set protocol=validate"
@@ -163,6 +165,31 @@ def close(config: DictConfig) -> None:
     members = [left[number] for number in sorted(left)]
     print(f"\n{len(members)} runs in this sweep:")
     show(apart([member.overrides for member in members]), [member.outcome for member in members])
+    for line in averages(members):
+        print(line)
+
+
+def averages(members: Sequence[Member]) -> list[str]:
+    """A line for each recipe of which several seeds live: the mean of their errors, and how far they scatter."""
+    found: dict[str, dict[str, tuple[Member, dict[str, Any]]]] = {}
+    for member in members:
+        record = RunDirectory(Path(member.outcome.path)).result() if member.outcome.state in ENDED else None
+        if record is not None:
+            found.setdefault(record["family"], {})[record["key"]] = member, record
+    names = apart([next(iter(family.values()))[0].without("seed") for family in found.values()])
+    lines = []
+    for name, family in zip(names, found.values(), strict=True):
+        kind = "test" if next(iter(family.values()))[1]["protocol"] == "final" else "validation"
+        errors = [
+            record[f"{kind}_error"]
+            for _, record in family.values()
+            if record["status"] == "done" and not record["dead_classes"]
+        ]
+        if len(errors) > 1:
+            lead = f"{name}: " if name and len(found) > 1 else ""
+            spread = f"{statistics.fmean(errors):.2f} ± {statistics.stdev(errors):.2f} %"
+            lines.append(f"  {lead}{kind} error {spread}, mean and standard deviation over {len(errors)} seeds")
+    return lines
 
 
 def broken_off(error: BaseException) -> bool:

@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from nin_repro.claims import LAYER_FILE, gather, kept_numbers
-from nin_repro.command import Parser, as_command
-from nin_repro.config.compose import CONF, experiments, load, parents
+from nin_repro.command import Parser, as_command, given_place
+from nin_repro.config.compose import CONF, load_all, parents, stand_ins
 from nin_repro.config.origins import active, provenance
-from nin_repro.config.recipe import family, recipe, stand_ins
+from nin_repro.config.recipe import family, recipe
 from nin_repro.cost import in_words, seconds
 from nin_repro.files import require_place
 from nin_repro.models.spec import layers
@@ -24,7 +24,7 @@ from nin_repro.results import ablations, analysis, claim_page, fidelity, records
 from nin_repro.results.claim_texts import Claim
 from nin_repro.results.export import write_all, write_page
 from nin_repro.results.page import Prices, html
-from nin_repro.results.paper import TABLES
+from nin_repro.results.paper import VALUES
 from nin_repro.results.readme import brief, renew
 from nin_repro.results.render import WIDTH, clean, text
 from nin_repro.results.tables import Cell, build
@@ -32,7 +32,6 @@ from nin_repro.schema import Config
 
 RESULTS = Path("results")
 CLAIMS, FIGURES = RESULTS / "claims", RESULTS / "figures"
-SHOWN = {name for table in TABLES for row in table.rows for name in row.experiments}
 
 
 def cells(configs: dict[str, Config], facts: Mapping[str, fidelity.Provenance] | None = None) -> dict[str, Cell]:
@@ -45,7 +44,7 @@ def cells(configs: dict[str, Config], facts: Mapping[str, fidelity.Provenance] |
     for name, config in configs.items():
         assumed = 0 if facts is None else fidelity.counts(facts[name])["assumed"]
         offered = [cell(name, config)]
-        for one in stand_ins(config):
+        for one in stand_ins(config, [f"experiment={name}"]):
             offered.append(cell(name, one, f"precision={one.precision}", f"computed in {one.precision}"))
         own, *others = (replace(one, assumed=assumed) for one in offered)
         found[name] = replace(own, stand_ins=tuple(others))
@@ -55,9 +54,10 @@ def cells(configs: dict[str, Config], facts: Mapping[str, fidelity.Provenance] |
 def cell(name: str, config: Config, word: str | None = None, *deviations: str) -> Cell:
     """One of them. `word` and `deviations`: in what the configuration is not that of the experiment's file."""
     more = [] if word is None else [word]
-    before = parents(config, [f"experiment={name}", *more])
-    stages = [config, *(one for parent, one in before.items() if parent not in SHOWN)]  # what no other cell trains
-    fastest = [one for one in stand_ins(config) if one.precision == "bf16"]
+    words = [f"experiment={name}", *more]
+    before = parents(config, words)
+    stages = [config, *(one for parent, one in before.items() if parent not in VALUES)]  # what no other cell trains
+    fastest = [one for one in stand_ins(config, words) if one.precision == "bf16"]
     network, taken = layers(config.dataset, config.architecture, config.regularizer), [*map(seconds, stages)]
     return Cell(
         name,
@@ -78,10 +78,10 @@ def main() -> None:
         allow_abbrev=False,
         description="All tables of the paper, ours beside the paper's, from records.",
     )
-    parser.add_argument("--records", type=Path, default=records.STORE, help="records (default %(default)s)")
+    parser.add_argument("--records", type=given_place, default=records.STORE, help="records (default %(default)s)")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=given_place,
         default=RESULTS,
         help="where all pages go (default %(default)s, and then the tables of README.md are renewed too)",
     )
@@ -95,7 +95,7 @@ def main() -> None:
     found, problems = records.read_given(options.records)
     records.require_own_place(options.records, options.out, RESULTS)
     require_place(options.out)
-    configs = {name: load([f"experiment={name}"]) for name in experiments()}
+    configs = load_all(VALUES, lambda line: print(clean(line), file=sys.stderr))
     facts = {name: active(provenance(CONF, name, config), config) for name, config in configs.items()}
     report = build(found, cells(configs, facts), problems)
     recipes = {name: recipe(config) for name, config in configs.items()}

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from hydra.conf import HydraConf
     from omegaconf import DictConfig
 
+    from nin_repro.selection import Choice
     from nin_repro.sweep import Member
 
 # Hydra, and `sweep`, which needs it, are imported only when help and refusals are out of the way.
@@ -157,6 +158,9 @@ def train_choice() -> int:
     selection.show(found, chosen)
     told = selection.summary(found, chosen, command_line())
     write_json(sweep.folder / "selection.json", told)
+    if sweep.begun is not None and not sweep.here(sweep.begun.hydra.launcher):  # this may be no place to train at all
+        print(f"\nchosen by validation error: {chosen.name}; to train and test it:\n  {finals_there(chosen)}")
+        return sweep.worst_code()
     requests = {
         f"seed {seed}": final_request(member, told) for seed, member in zip(chosen.seeds, chosen.members, strict=True)
     }
@@ -168,6 +172,17 @@ def train_choice() -> int:
     print(f"\nchosen by validation error, then trained with protocol=final: {chosen.name}")
     sweep.show([*requests], outcomes)
     return code
+
+
+def finals_there(chosen: "Choice") -> str:
+    """The command that trains the choice on all training images and tests it, by the launcher of the search."""
+    from nin_repro import sweep
+
+    assert sweep.begun is not None
+    launcher = [word for word in sweep.begun.hydra.overrides.hydra if not word.startswith("hydra.mode=")]
+    words = chosen.members[0].without("protocol", "select", "seed")
+    words += ["protocol=final", "select=false", f"seed={','.join(map(str, chosen.seeds))}"]
+    return shlex.join(["python", "-m", "nin_repro.train", "-m", *launcher, *words])
 
 
 def final_request(member: "Member", told: dict[str, Any]) -> Request:

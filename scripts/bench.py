@@ -27,14 +27,14 @@ sys.path.insert(0, str(ROOT))  # this checkout, whichever is installed
 
 from bench_page import PAIRS, Entry, chart, compare, page, quartiles, slug  # noqa: E402
 
-from nin_repro.command import fail  # noqa: E402
+from nin_repro.command import fail, given_place  # noqa: E402
 from nin_repro.config.compose import load  # noqa: E402
 from nin_repro.files import UsageError, atomic, require_place, write_json  # noqa: E402
 from nin_repro.models.spec import layers, training_multiply_adds  # noqa: E402
 from nin_repro.processes import gpus  # noqa: E402
 from nin_repro.results.records import machine  # noqa: E402
 from nin_repro.training.console import duration  # noqa: E402
-from nin_repro.training.rundir import PACKED, environment  # noqa: E402
+from nin_repro.training.environment import PACKED, environment  # noqa: E402
 
 FULL = Setting()
 QUICK = replace(
@@ -339,8 +339,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="about a minute; never replaces a full measurement")
     parser.add_argument("--keep", action="store_true", help="compare with the file that is there, and leave it")
-    parser.add_argument("--data-dir", type=Path, default=ROOT / "data", help="where cifar10.npz is (data)")
-    parser.add_argument("--out", type=Path, default=ROOT / "results/benchmarks", help="(results/benchmarks)")
+    parser.add_argument("--data-dir", type=given_place, default=ROOT / "data", help="where cifar10.npz is (data)")
+    parser.add_argument("--out", type=given_place, default=ROOT / "results/benchmarks", help="(results/benchmarks)")
     parser.add_argument("--tiny", action="store_true", help=argparse.SUPPRESS)  # for tests: every section in seconds
     words = parser.parse_args()
     started = time.monotonic()

@@ -5,7 +5,6 @@ what one sets for its whole process (heap, threads, precision) does not reach th
 """
 
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -30,6 +29,7 @@ from nin_repro.models.shape import Shape  # noqa: E402
 from nin_repro.models.spec import dropped, relu_ends, widths  # noqa: E402
 from nin_repro.rng import Clock  # noqa: E402
 from nin_repro.training.capture import WARM, Replay, cuda_graph  # noqa: E402
+from nin_repro.training.environment import cores  # noqa: E402
 
 MB = 1e6
 
@@ -67,7 +67,7 @@ class Arm:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.config, self.setting = load(replaced(setting.words, self.words())), setting
         torch.manual_seed(0)
-        torch.set_num_threads(setting.threads or len(os.sched_getaffinity(0)))  # whatever OMP_NUM_THREADS says
+        torch.set_num_threads(setting.threads or cores())  # whatever OMP_NUM_THREADS says
         images, labels, *test = pictures(setting)
         self.build(np.array(images[: setting.images]), labels[: setting.images], *test)
 
@@ -200,7 +200,7 @@ class Usual(Arm):
         crop = [transforms.RandomCrop(32, padding=augment.pad)] * (augment.pad > 0)
         flip = [transforms.RandomHorizontalFlip()] * augment.flip
         scale = [transforms.ToTensor(), transforms.Normalize(channel_mean(images).tolist(), (1, 1, 1))]
-        workers = min(4, len(os.sched_getaffinity(0))) if gpu else 0
+        workers = min(4, cores()) if gpu else 0
         loader: Any = DataLoader(
             Pictures(images, labels, transforms.Compose(crop + flip + scale)),  # type: ignore[arg-type]
             sgd.batch_size,

@@ -20,8 +20,8 @@ from nin_repro import build
 from nin_repro.data import sources
 from nin_repro.training.capture import WARM, own_stream
 from nin_repro.training.console import Console
+from nin_repro.training.environment import bf16_instructions
 from nin_repro.training.evaluate import evaluate
-from nin_repro.training.rundir import bf16_instructions
 
 
 class Ours(Arm):

@@ -24,11 +24,11 @@ from pathlib import Path
 
 import kills
 
-from nin_repro.command import Parser, as_command, require_positive
+from nin_repro.command import Parser, as_command, given_place, require_positive
 from nin_repro.files import require_file
 from nin_repro.outcome import ENDED
 from nin_repro.runs import find
-from nin_repro.training.rundir import source_commit
+from nin_repro.training.environment import source_commit
 
 WORDS = [
     "-m",
@@ -265,9 +265,11 @@ def main() -> None:
     parser = Parser(prog="python scripts/chaos.py", description=__doc__.splitlines()[0].split(": ")[1])
     parser.add_argument("--faults", type=int, default=200, help="how many (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the faults (default %(default)s)")
-    parser.add_argument("--data", type=Path, default=kills.ROOT / "data", help="where mnist.npz is (%(default)s)")
     parser.add_argument(
-        "--out", type=Path, default=kills.ROOT / "results" / "chaos.md", help="the report (%(default)s)"
+        "--data", type=given_place, default=kills.ROOT / "data", help="where mnist.npz is (%(default)s)"
+    )
+    parser.add_argument(
+        "--out", type=given_place, default=kills.ROOT / "results" / "chaos.md", help="the report (%(default)s)"
     )
     parser.add_argument("words", nargs="*", default=[], help="more words for the sweep")
     options = parser.parse_intermixed_args()  # words after options too

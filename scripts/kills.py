@@ -31,7 +31,7 @@ PACKAGE = str(ROOT / "nin_repro")
 import torch  # noqa: E402
 
 from nin_repro import build  # noqa: E402, F401 - so that every start is a fork of what has it
-from nin_repro.command import Parser, as_command, require_positive  # noqa: E402
+from nin_repro.command import Parser, as_command, given_place, require_positive  # noqa: E402
 from nin_repro.config.compose import load_with_text  # noqa: E402
 from nin_repro.config.recipe import directory  # noqa: E402
 from nin_repro.data.sources import open_split  # noqa: E402
@@ -40,7 +40,8 @@ from nin_repro.outcome import Outcome, Request  # noqa: E402
 from nin_repro.results.export import write_page  # noqa: E402
 from nin_repro.run import execute  # noqa: E402
 from nin_repro.training import checkpoint  # noqa: E402
-from nin_repro.training.rundir import RunDirectory, source_commit  # noqa: E402
+from nin_repro.training.environment import source_commit  # noqa: E402
+from nin_repro.training.rundir import RunDirectory  # noqa: E402
 from nin_repro.training.stop import listen, signal_of  # noqa: E402
 
 WORDS = [
@@ -296,7 +297,9 @@ def main() -> None:
     parser = Parser(prog="python scripts/kills.py", description=__doc__.splitlines()[0].split(": ")[1])
     parser.add_argument("--kills", type=int, default=1000, help="how many (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the points (default %(default)s)")
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "kills.md", help="the report (%(default)s)")
+    parser.add_argument(
+        "--out", type=given_place, default=ROOT / "results" / "kills.md", help="the report (%(default)s)"
+    )
     options = parser.parse_args()
     require_positive(kills=options.kills)
     require_file(options.out)

@@ -9,7 +9,6 @@ left. After `--minutes` it stops the runs under way, which save themselves.
 import contextlib
 import json
 import math
-import os
 import shlex
 import signal
 import subprocess
@@ -17,18 +16,19 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 from nin_repro import cost
 from nin_repro.command import Parser, as_command, require_positive
-from nin_repro.config.compose import in_order, load, parents
-from nin_repro.config.recipe import budget_name, family, stand_ins
+from nin_repro.config.compose import in_order, load, parents, stand_ins
+from nin_repro.config.recipe import budget_name, family
 from nin_repro.files import UsageError
 from nin_repro.processes import gpus
 from nin_repro.results.records import Record, read_all, tables_of
 from nin_repro.results.tables import filled_by
-from nin_repro.schema import Config
+from nin_repro.schema import Config, Precision
 from nin_repro.training.console import duration
-from nin_repro.training.rundir import bf16_instructions, processor
+from nin_repro.training.environment import bf16_instructions, cores, processor
 from nin_repro.training.stop import listen
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -112,9 +112,10 @@ def cells(records: list[Record], names: list[str], words: list[str], wanted: int
         asked = overrides(name, words)
         config = load(asked)
         before = parents(config, asked)
-        first = tuple(one for parent, one in before.items() if parent not in names)
+        shared = {parent for parent in before if parent in names and before[parent] == load(overrides(parent, words))}
+        first = tuple(one for parent, one in before.items() if parent not in shared)
         budget = budget_name(config)
-        others, offered = stand_ins(config), []
+        others, offered = stand_ins(config, asked), []
         for key in map(family, (config, *others)):
             runs = tuple(one for one in records if (one.family, one.budget) == (key, budget))
             offered.append(Cell(name, config, runs, wanted, first))
@@ -144,7 +145,7 @@ def measured_paces(machine: str) -> dict[str, float]:
     if not found:
         return {}
     arms, paces = max(found, key=lambda told: str(told["date"]))["arms"], {}
-    for precision in ("fp32", "tf32", "bf16"):
+    for precision in get_args(Precision):
         speed = arms.get(f"ours_{precision}", arms["ours"])["images_per_second"]["median"]
         # A page's speed is of updates alone.
         config = load(["experiment=table1/nin", f"precision={precision}", "eval_every=0"])
@@ -155,7 +156,7 @@ def measured_paces(machine: str) -> dict[str, float]:
 def this_machine() -> str:
     """Its GPU, or its CPU with all cores, as results/benchmarks calls it."""
     if not gpus():
-        return f"{len(os.sched_getaffinity(0))} x {processor()}"
+        return f"{cores()} x {processor()}"
     ask = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
     with contextlib.suppress(OSError):
         return subprocess.run(ask, capture_output=True, text=True).stdout.partition("\n")[0].strip()
@@ -252,7 +253,7 @@ def main() -> None:
         what = {"experiment": "--only names the cells", "seed": "--seeds says how many living runs a cell wants"}
         if why := what.get(word.partition("=")[0]):
             raise UsageError(f"{word} is for all runs, and here each has its own: {why}")
-    count = options.at_once or (5 if gpu else len(os.sched_getaffinity(0)))
+    count = options.at_once or (5 if gpu else cores())
     at_once = f"{'together' if gpu else 'processes'}={count}"
     seconds = 60 * options.minutes
     deadline = began + seconds - min(WAIT / 3, seconds / 10)

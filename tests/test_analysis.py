@@ -102,7 +102,7 @@ def test_a_verdict_says_what_would_overturn_it_and_too_few_runs_are_not_judged(t
     # 10.60 is 0.41 below 11.01
     assert "a mean outside 9.81 to 11.01, which ours is 0.41 from (41 of the 10,000 test images)" in reproduced
     assert "They rest on 1 recipe:" in reproduced
-    assert "| reproduced: within 0.60 of the paper | mlpconv + Fully Connected + Dropout (10.88) |" in reproduced
+    assert "| reproduced: +0.19, limit 0.60 | mlpconv + Fully Connected + Dropout (10.88) |" in reproduced
     assert "`table1/nin` |" in reproduced and "| `table2/nin` | `run table2/nin` | 60 |  |  |" in reproduced
     worse = page(stored(tmp_path / "b", *(record(seed=seed, error=15 + seed / 10) for seed in range(3))))
     assert "is *worse*" in worse and "another verdict needs a mean inside" in worse

@@ -109,7 +109,7 @@ def test_it_runs_without_a_network_and_brings_records_back(copied: Path, tmp_pat
         assert not any(name.endswith("checkpoint.pt") for name in archive.getnames())
     changed = tmp_path / "b-work" / "files" / "project" / "nin_repro" / "rng.py"
     changed.write_text(changed.read_text() + "\n")
-    code = "from nin_repro.training.rundir import source_commit; print(source_commit()[1])"
+    code = "from nin_repro.training.environment import source_commit; print(source_commit()[1])"
     assert here(sys.executable, "-c", code, cwd=changed.parents[1]).stdout == "True\n", "an altered source is told"
 
 

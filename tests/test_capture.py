@@ -24,6 +24,7 @@ from nin_repro.data.sources import Split
 from nin_repro.training import checkpoint, loop
 from nin_repro.training.capture import WARM, Body, Replay
 from nin_repro.training.console import Console
+from nin_repro.training.stop import Interrupted, NotFinite
 
 
 class Recorder(TorchDispatchMode):
@@ -103,7 +104,7 @@ def test_a_captured_run_that_is_stopped_after_any_step_ends_as_one_that_was_not(
     for stop in range(1, whole.progress.step + 1):
         first = captured(make(*words, name=f"cut{stop}"))
         stop_after(first, stop)
-        with pytest.raises(loop.Interrupted):
+        with pytest.raises(Interrupted):
             first.run()
         second = captured(make(*words, name=f"cut{stop}"))
         assert second.progress.step == stop and second.run() == "done"
@@ -164,7 +165,7 @@ def test_a_fault_in_a_captured_update_is_found_with_the_weights_before_it(make: 
         original(position)
 
     run.step = step  # type: ignore[method-assign]
-    with pytest.raises(loop.NotFinite, match=r"epoch 1, step 5"):
+    with pytest.raises(NotFinite, match=r"epoch 1, step 5"):
         run.run()
     assert checkpoint.fingerprint(run.network.state_dict()) == run.before  # type: ignore[attr-defined]
 

@@ -24,7 +24,7 @@ from nin_repro.results.claim_costs import Cost, judge_cost
 from nin_repro.results.claimplots import draw_translation
 from nin_repro.results.claims import Page
 from nin_repro.results.records import Record
-from nin_repro.training import rundir
+from nin_repro.training import environment
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -415,7 +415,7 @@ def test_a_network_is_computed_in_fp32_where_the_cpu_has_nothing_for_its_precisi
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(rundir, "bf16_instructions", lambda: instructions)
+    monkeypatch.setattr(environment, "bf16_instructions", lambda: instructions)
     config, record = finished.open_finished(trained, "--measure")
     data = str(trained.parents[1] / "data")
     config = dataclasses.replace(config, precision=precision, device="cpu", data_dir=data)
@@ -423,6 +423,18 @@ def test_a_network_is_computed_in_fp32_where_the_cpu_has_nothing_for_its_precisi
     assert network.bf16 is bf16
     assert command_module.measured(trained, config, record, 9)["measured_by"].get("precision") == said
     assert (f"in fp32: this CPU has no instructions for {precision}" in capsys.readouterr().out) is (said is not None)
+
+
+def test_how_a_run_was_trained_does_not_bind_who_measures_it(trained: Path) -> None:
+    config, _ = finished.open_finished(trained, "--measure")
+    there = dataclasses.replace(config, threads=64, processes=2, together=3)
+    assert finished.computable(there) == dataclasses.replace(config, threads=None)
+
+
+@pytest.mark.parametrize("device", ["foo", "0", "cuda:x", ""])
+def test_a_device_to_measure_on_is_one(device: str, trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"--device {device} is not a device: choose auto, cpu"):
+        command_module.measure([trained], tmp_path, None, None, device)
 
 
 def test_an_error_that_is_not_the_records_is_refused(trained: Path, tmp_path: Path) -> None:

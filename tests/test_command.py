@@ -1,6 +1,7 @@
 """How commands begin and end, whatever they are started with and whenever they are stopped."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,11 @@ from nin_repro.config.recipe import directory
 
 ROOT = Path(__file__).parents[1]
 RUN = [*SMALL_NETWORK, "budget=smoke", "budget.epochs=1", "wandb.mode=disabled"]
+
+
+# As `python -m` does it, with nothing but Python's own packages.
+WITHOUT = f"import sys, runpy; sys.path.append('{ROOT}'); name = 'nin_repro.' + sys.argv[1]; sys.argv = ['-m']; "
+WITHOUT += "runpy.run_module(name, run_name='__main__')"
 
 
 def give(program: str, folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -81,5 +87,59 @@ def test_names_that_the_terminal_has_no_signs_for_are_no_fault(command: str, dat
 )
 def test_an_option_that_there_is_not_is_one_line(words: str, said: str, tmp_path: Path) -> None:
     done = give(f'"$0" -m nin_repro.{words}', tmp_path)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1 and said in done.stderr
+
+
+LATE = """
+import os, signal, sys, threading
+
+class Slow:
+    def find_spec(self, name, *_):
+        if name == "nin_repro.command" and self in sys.meta_path:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Slow())
+"""
+
+
+def test_ctrl_c_before_a_command_listens_makes_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(LATE)
+    done = give('exec "$0" -m nin_repro.tables', tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert done.returncode in (-signal.SIGINT, 128 + signal.SIGINT) and (done.stdout, done.stderr) == ("", "")
+
+
+@pytest.mark.parametrize("name", ["train", "claims", "prepare", "figures"])
+def test_a_python_without_the_packages_is_told_of_in_one_line(name: str, tmp_path: Path) -> None:
+    done = give(f'"$0" -I -S -c "{WITHOUT}" "$@"', tmp_path, name, "experiment=quickstart")
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert "is not installed for" in done.stderr and "scripts/setup.sh" in done.stderr
+
+
+def test_an_empty_place_is_not_this_one(tmp_path: Path) -> None:
+    for words in ("tables --out=", "tables --records=", "runs --runs=", "claims --out="):
+        done = give(f'"$0" -m nin_repro.{words}', tmp_path)
+        assert done.returncode == 2 and "it is empty: name a place" in done.stderr and done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_prepare_makes_is_what_the_run_wants(data: str, tmp_path: Path) -> None:
+    shutil.copytree(data.partition("=")[2], tmp_path / "data")
+    words = [*RUN, *(f"dataset.preprocessing.{word}" for word in ("divide=1", "gcn=1", "zca=0.1", "mean=none"))]
+    prepared = give('"$0" -m nin_repro.prepare "$@"', tmp_path, *words, "dataset=glob(digi*)")
+    assert prepared.returncode == 0 and "then kept in data/cache" in prepared.stderr
+    assert "digits is ready in data" in prepared.stdout
+    made = sorted((tmp_path / "data/cache").iterdir())
+    assert give('"$0" -m nin_repro.train "$@"', tmp_path, *words).returncode == 0
+    assert made and sorted((tmp_path / "data/cache").iterdir()) == made
+
+
+@pytest.mark.parametrize(
+    "words, said", [(["-m", "seed=0,1"], "not a sweep's"), (["seed=1"], "scripts/setup.sh makes one")]
+)
+def test_what_prepare_cannot_do_is_one_line(words: list[str], said: str, tmp_path: Path) -> None:
+    (tmp_path / "sklearn.py").write_text("raise ImportError('libgomp.so.1 is not there')")
+    done = give('"$0" -m nin_repro.prepare "$@"', tmp_path, "dataset=digits", *words)
     assert done.returncode == 2 and done.stdout == "" and done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1 and said in done.stderr

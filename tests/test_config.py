@@ -80,6 +80,8 @@ BAD_OVERRIDES = {
     "protocol=test": "final",
     "restarts=-1": "at least 0",
     "device=tpu": "cuda",
+    "device=0": "cuda",
+    "device=cuda:²": "cuda",
     "threads=0": "at least 1",
     "dataset.augment.pad=40": "at most 16",
     "budget.train_images=50000": "cifar10 has 50,000 of them",
@@ -96,6 +98,7 @@ BAD_OVERRIDES = {
     "architecture=cnn": "choose regularizer=gap, fc or fc_head_dropout",  # it has no dropout between blocks
     "architecture=maxout_cifar10": "regularizer=maxout",  # it has a fully connected head
     "optimizer.schedule.kind=linear": "optimizer.schedule.decay_epochs",
+    "optimizer.schedule.kind=exponential": "over optimizer.momentum=0.9",  # of each update, not of a drop
     "architecture.kind=cnn": "architecture.",
     "architecture.kind=resnet": "nin, cnn",
     "architecture.blocks.mlpconv3.kernel=11": "mlpconv3",
@@ -414,6 +417,15 @@ def test_table_5_reads_off_the_names() -> None:
 
 def test_nested_choices_may_be_written_as_groups() -> None:
     assert compose.expand(["experiment/table5=fc,gap", "seed=1"]) == ["experiment=table5/fc,table5/gap", "seed=1"]
+
+
+def test_an_experiment_that_somebody_is_writing_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(compose.choices(), "experiment", ["quickstart", "nin\u00fc"])
+    lines: list[str] = []
+    assert [*compose.load_all(warn=lines.append)] == ["quickstart"]
+    assert len(lines) == 1 and lines[0].startswith("conf/experiment/nin\u00fc.yaml is left out: ")
+    with pytest.raises(UsageError):
+        compose.load_all(["nin\u00fc"])
 
 
 def test_glob_takes_all_matching_experiments() -> None:

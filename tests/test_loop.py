@@ -19,9 +19,9 @@ from nin_repro.models.nin import NetworkInNetwork
 from nin_repro.schema import Config
 from nin_repro.training import checkpoint, evaluate
 from nin_repro.training.console import Console
-from nin_repro.training.loop import Interrupted, NotFinite, Trainer
+from nin_repro.training.loop import Trainer
 from nin_repro.training.schedule import Reached
-from nin_repro.training.stop import STOP, ignore_warnings
+from nin_repro.training.stop import STOP, Interrupted, NotFinite, ignore_warnings
 
 TINY = [
     "dataset=digits",

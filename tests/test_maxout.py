@@ -23,7 +23,8 @@ from nin_repro.models.spec import layers
 from nin_repro.schema import Config, Maxout, MaxoutConv, MaxoutFull
 from nin_repro.training import checkpoint
 from nin_repro.training.console import Console
-from nin_repro.training.loop import Interrupted, Trainer
+from nin_repro.training.loop import Trainer
+from nin_repro.training.stop import Interrupted
 
 MAXOUT = ["architecture=maxout_cifar10", "regularizer=maxout", "optimizer=maxout_cifar10"]
 # 8x8 images: 8 places a side, 4 after pooling; weights so large that they matter at once

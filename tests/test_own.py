@@ -1,6 +1,7 @@
 """Networks, heads and data sets of the user's own: README's examples as they stand there, and what is refused."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -26,11 +27,11 @@ from nin_repro.data.sources import DATASETS, open_split
 from nin_repro.files import UsageError
 from nin_repro.models import spec, trial
 from nin_repro.models.shape import Shape
-from nin_repro.schema import NETWORKS, Config
+from nin_repro.schema import NETWORKS, Config, Own
 
 ROOT = Path(__file__).parents[1]
 SECTION = (ROOT / "README.md").read_text().split("## Your own network, head or data set\n")[1].split("\n## ")[0]
-PERCEPTRON, GLOBAL_MAX, STRIPES = SECTION.split("<details>")[1:]
+EXPERIMENT, PERCEPTRON, GLOBAL_MAX, STRIPES = SECTION.split("<details>")[1:]
 
 
 def apply(example: str, folder: Path) -> None:
@@ -85,10 +86,20 @@ def finished(folder: Path, example: str, epochs: int) -> tuple[str, dict[str, An
     return said, record
 
 
+def test_readmes_experiment_is_described_and_trained(tmp_path: Path) -> None:
+    said, record = finished(tmp_path, EXPERIMENT, epochs=2)
+    assert "digits-nin-seed0" in said and record["experiment"] == "mine" and record["budget"] != "paper"
+    assert record["recipe"]["optimizer"]["clip_norm"] == 1
+
+
 def test_readmes_network_is_described_and_trained(tmp_path: Path) -> None:
     said, record = finished(tmp_path, PERCEPTRON, epochs=10)
     assert f"{64 * (64 + 1) + 10 * (64 + 1):,}" in said and f"{64 * 64 + 10 * 64:,}" in said  # of all its layers
     assert record["recipe"]["architecture"] == {"kind": "perceptron", "units": 32, "std": 0.1}  # defaults included
+    written = (tmp_path / "nin_repro/models/perceptron.py").read_bytes()
+    assert record["recipe"]["code"] == {
+        "nin_repro.models.perceptron.Perceptron": hashlib.sha256(written).hexdigest()[:12]
+    }
     assert record["test_error"] < 20
 
 
@@ -128,12 +139,20 @@ def offer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 
 
 WORDS = ["dataset=digits", "architecture=perceptron", "optimizer=sgd_plain"]
+HEAD = "__import__('torch').nn.Sequential(__import__('torch').nn.Linear(64, 10))"
 STARTS = '[Start(self.hidden, Fill("normal", self.std))]'
 REFUSED = {
     "unknown key": ("", "", ["regularizer=fc", "architecture.unit=3"], "architecture.units"),
     "out of range": ("", "", ["regularizer=fc", "architecture.units=0"], "at least 1"),
     "dropout that it lacks": ("", "", ["regularizer=fc_inner_dropout"], "regularizer.dropout=0"),
     "a head that wants maps": ("", "", ["regularizer=gap"], "choose another head"),
+    "a slip": ("F.relu(self.hidden", "Fx.relu(self.hidden", ["regularizer=fc"], "'Fx' is not defined, in "),
+    "a head of torch": (
+        "make_head(Shape(architecture.units, 1, 1), classes, regularizer, 1, self.clock)",
+        HEAD,
+        [],
+        "or a Head",
+    ),
     "no head": ("", "", ["regularizer=fc", "regularizer.head=gab"], "did you mean 'gap'?"),
     "not python": ("(Network):", "(Network:", ["regularizer=fc"], "SyntaxError"),
     "no settings": ("    settings = Settings\n", "", ["regularizer=fc"], "`settings`"),
@@ -172,6 +191,30 @@ def test_settings_are_keys_and_all_of_them_are_recipe(offer: Callable[[str], Non
     assert recipe(config)["architecture"] == {"kind": "perceptron", "units": 64, "std": 0.2}
     assert key(config) != key(compose.load([*WORDS, "regularizer=fc"]))
     assert config.architecture == convert(Config, dataclasses.asdict(config), "").architecture
+
+
+def test_another_code_of_a_network_makes_another_run(offer: Callable[[str], None]) -> None:
+    source = code(PERCEPTRON, "nin_repro/models/perceptron.py")
+    keys = []
+    for text in (source, source.replace("F.relu(", "F.gelu("), source):
+        offer(text)
+        config = compose.load([*WORDS, "regularizer=fc"])
+        keys.append(key(config))
+    assert keys[0] == keys[2] != keys[1]
+    assert "code" not in recipe(compose.load(["experiment=quickstart"]))
+
+
+def test_names_in_settings_of_ones_own_are_recipe() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Settings(Own):
+        rates: dict[str, float]
+
+    config = compose.load(["experiment=quickstart"])
+    one, other = (
+        dataclasses.replace(config, architecture=Settings("nin", rates=rates))
+        for rates in ({"encoder": 1.0, "decoder": 2.0}, {"decoder": 1.0, "encoder": 2.0})
+    )
+    assert recipe(one)["architecture"]["rates"] == {"encoder": 1.0, "decoder": 2.0} and key(one) != key(other)
 
 
 def test_statistics_of_batches_that_a_start_left_do_not_outlive_it(offer: Callable[[str], None]) -> None:
@@ -260,6 +303,11 @@ def test_images_for_validation_are_some_and_not_all(made: Path, monkeypatch: pyt
 def test_facts_that_lack_something_are_refused(shape: Any, sizes: dict[str, int]) -> None:
     with pytest.raises(UsageError, match="wants height, width and channels"):
         sources.Facts(2, shape, sizes, 3)
+
+
+def test_only_svhns_rule_needs_no_number_of_images_for_validation() -> None:
+    with pytest.raises(UsageError, match="wants how many of the last training images validate"):
+        sources.Facts(2, (8, 8, 1), {"train": 9, "test": 3}, None)
 
 
 def test_a_file_of_words_is_no_file_of_arrays(made: Path) -> None:

@@ -118,8 +118,11 @@ def test_several_processes_are_for_sweeps(
 def test_gpus_are_those_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-8a")
     assert processes.gpus() == ["2", "GPU-8a"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert processes.gpus() == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,-1,2")
+    assert processes.gpus() == ["1"]
+    for none in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
+        assert processes.gpus() == []
 
 
 def test_a_table_of_members_fits_the_screen_and_leaves_nothing_behind(

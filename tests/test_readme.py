@@ -67,6 +67,15 @@ def test_all_that_is_told_of_a_command_is_true_of_one() -> None:
         assert any(command.startswith(start) for command in COMMANDS), f"{start} does not stand in README.md any more"
 
 
+def test_a_finished_run_predicts_as_it_did(place: Path) -> None:
+    (block,) = re.findall(r"^What a finished run has learned:\n\n```python\n(.*?)^```$", README, flags=re.M | re.S)
+    environment = os.environ | {"PYTHONPATH": str(place)}
+    done = subprocess.run([sys.executable, "-c", block], cwd=place, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found, told = re.fullmatch(r"([\d.]+) %, ([\d.]+) % as it ended\n", done.stdout).groups()  # type: ignore[union-attr]
+    assert abs(float(found) - float(told)) < 0.3
+
+
 @pytest.mark.parametrize("command", CHEAP)
 def test_a_cheap_command_does_what_it_is_there_for(command: str, place: Path) -> None:
     (run,) = (place / "runs").iterdir()

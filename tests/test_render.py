@@ -54,7 +54,7 @@ def test_text_fits_the_terminal_and_shows_each_value(report: Report) -> None:
     (line,) = re.findall(r"^  table1/nin .*", text, re.MULTILINE)
     costs = ["0.967", "M", "222", "M", "28", "s", "2.0", "h"]
     assert line.split() == ["table1/nin", *costs, "10.50", "±", "0.10", "3", "1", "10.40", "10.60", "+0.09"]
-    words = "reproduced: within 0.60 of the paper; clipped at 1; data: official; 1 start died (whole network: 1)"
+    words = "reproduced: +0.09, limit 0.60; clipped at 1; data: official; 1 start died (whole network: 1)"
     words += "; times on a GPU"
     assert words in " ".join(text.split())
     assert "broken.json" in text and tables.RULE.split()[5] in text

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from small import SMALL_NETWORK
 
-from nin_repro import build
+from nin_repro import build, describe
 from nin_repro import run as run_module
 from nin_repro.command import uncollected
 from nin_repro.config.compose import load, load_with_text
@@ -25,7 +25,7 @@ from nin_repro.files import read_json
 from nin_repro.outcome import Request
 from nin_repro.results import records
 from nin_repro.run import attempt, execute
-from nin_repro.training import checkpoint, rundir
+from nin_repro.training import checkpoint, environment, rundir
 
 ROOT = Path(__file__).parents[1]
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -77,7 +77,7 @@ def outcome(folder: Path, *words: str) -> dict[str, Any]:
 def test_first_call_trains_and_second_repeats_the_result(command: Command, data: str, tmp_path: Path) -> None:
     first = command("train", *SMALL, data)
     assert first.returncode == 0, first.stderr
-    assert "record=always puts this run in" in first.stdout  # the budget is not the paper's
+    assert "this run is in them if it is given record=always" in first.stdout  # the budget is not the paper's
     run = run_directory(tmp_path, *SMALL)
     assert str(run.relative_to(tmp_path)) in first.stdout and "python -m nin_repro.tables" in first.stdout
     names = {
@@ -108,6 +108,12 @@ def test_first_call_trains_and_second_repeats_the_result(command: Command, data:
     third = command("train", *SMALL, data, "record=always")
     assert third.returncode == 0 and "already done" in third.stdout
     assert [path.stem for path in (tmp_path / "results/records").rglob("*.json")] == [record["key"]]
+
+    fourth = command("train", *SMALL, data, "record=always", "runs_dir=again")
+    assert fourth.returncode == 0 and f"on record already, error {record['test_error']:.2f} %" in fourth.stdout
+    (tmp_path / "file").touch()
+    fifth = command("train", *SMALL, data, "record=always", "records_dir=file", "runs_dir=never")
+    assert fifth.returncode == 2 and "records_dir=file" in fifth.stderr and not (tmp_path / "never").exists()
 
     described = command("describe", *SMALL)
     assert "state      done" in described.stdout and record["key"] in described.stdout
@@ -197,6 +203,14 @@ def test_a_damaged_checkpoint_costs_time_and_nothing_else(command: Command, data
     assert outcome(tmp_path, *SMALL) == expected
 
 
+def test_a_result_without_a_seal_that_lacks_something_is_described_so(tmp_path: Path) -> None:
+    config = load([*SMALL, f"runs_dir={tmp_path}"])
+    folder = rundir.RunDirectory(directory(config)).path
+    folder.mkdir()
+    (folder / "result.json").write_text(json.dumps({"format": 1, "status": "done"}))
+    assert describe.state(config).startswith("its result.json is damaged (key is missing)")
+
+
 def test_two_processes_on_one_key(command: Command, data: str, tmp_path: Path) -> None:
     words = [*SMALL, data, "optimizer.schedule.epochs=2000", "budget.epochs=1500"]
     run = run_directory(tmp_path, *words)
@@ -226,9 +240,9 @@ def test_sweep_skips_what_is_done_and_goes_on_after_a_failure(command: Command, 
     blocked.mkdir()
     (blocked / "checkpoint.pt").mkdir()  # this member cannot read its checkpoint
     second = command("train", *words, "seed=0,2,3,-1")
-    table = second.stdout[second.stdout.index("4 runs in this sweep") :].splitlines()[1:]
+    *table, average = second.stdout[second.stdout.index("4 runs in this sweep") :].splitlines()[1:]
     assert [line.split("seed=")[1].split()[1] for line in table] == ["done", "failed", "done", "refused"]
-    assert "done before" in table[0]
+    assert "done before" in table[0] and average.endswith("mean and standard deviation over 2 seeds")
     assert second.returncode == 2
     assert json.loads((blocked / "status.json").read_text())["state"] == "failed"
     (blocked / "checkpoint.pt").rmdir()
@@ -252,8 +266,8 @@ def test_a_sweep_that_is_stopped_shows_how_far_its_members_are(data: str, tmp_pa
 
 def test_a_cpu_is_named_with_what_its_speed_hangs_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cpuinfo = tmp_path / "cpuinfo"
-    monkeypatch.setattr(rundir, "CPUINFO", cpuinfo)
-    assert rundir.processor() == (platform.processor() or platform.machine())
+    monkeypatch.setattr(environment, "CPUINFO", cpuinfo)
+    assert environment.processor() == (platform.processor() or platform.machine())
     for flags, told in (
         ("avx2 avx512f avx512_bf16", "A CPU (AVX-512, bf16)"),
         ("avx2 avx512f", "A CPU (AVX-512)"),
@@ -261,20 +275,20 @@ def test_a_cpu_is_named_with_what_its_speed_hangs_on(tmp_path: Path, monkeypatch
         ("sse2", "A CPU"),
     ):
         cpuinfo.write_text(f"processor\t: 0\nmodel name\t: A CPU\nflags\t\t: fpu {flags} sse\n" * 2)
-        assert rundir.processor() == told
+        assert environment.processor() == told
     cpuinfo.write_text("processor\t: 0\nFeatures\t: fp asimd bf16\n")  # ARM has no names there
-    assert rundir.processor() == f"{platform.processor() or platform.machine()} (bf16)"
+    assert environment.processor() == f"{platform.processor() or platform.machine()} (bf16)"
 
 
 def test_bf16_on_a_cpu_without_instructions_for_it_is_warned_of(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     cpuinfo = tmp_path / "cpuinfo"
-    monkeypatch.setattr(rundir, "CPUINFO", cpuinfo)
-    assert rundir.bf16_instructions() is None  # nothing is known
+    monkeypatch.setattr(environment, "CPUINFO", cpuinfo)
+    assert environment.bf16_instructions() is None  # nothing is known
     for flags, has in (("avx512f avx512_bf16", True), ("amx_bf16 amx_int8", True), ("avx2 avx512f", False)):
         cpuinfo.write_text(f"model name\t: A CPU\nflags\t\t: fpu {flags} sse\n")
-        assert rundir.bf16_instructions() is has
+        assert environment.bf16_instructions() is has
     monkeypatch.chdir(tmp_path)
     words = [*SMALL, data, "precision=bf16", "budget.epochs=1"]
     config, text = load_with_text(words)

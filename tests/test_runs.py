@@ -58,6 +58,8 @@ def test_each_run_is_listed_with_what_became_of_it_and_how_to_go_on(
     commands = [line.split()[-1] for line in shown.splitlines() if line.startswith("  python")]
     assert sorted(commands) == ["broken", "gone", "stopped"]
     assert f"unknown: {folder}/bare/config.yaml cannot be read" in shown
+    told = command("runs", "--runs", str(folder), "--commands", "--state", "done").stdout.splitlines()
+    assert told[1].startswith("    python -m nin_repro.train ") and "1 runs in" in told[-1]
     assert "7 runs in" in shown and "1 running, 2 lost, 1 interrupted, 1 failed, 1 not begun, 1 done" in shown
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_records import record
+from omegaconf import OmegaConf
 from small import SMALL_NETWORK
 
 from nin_repro import selection, sweep, train
@@ -17,6 +19,7 @@ from nin_repro.config.compose import experiments, load
 from nin_repro.config.recipe import directory, key, recipe
 from nin_repro.files import UsageError, write_json
 from nin_repro.outcome import Outcome
+from nin_repro.results.tables import Stats
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -138,6 +141,35 @@ def test_nothing_is_chosen_while_a_member_is_unfinished(command: Command, digits
     second = command("train", *words)
     assert second.returncode == 0 and second.stdout.count("done before") == 3
     assert len(states(tmp_path)) == 6
+
+
+def test_what_a_launcher_searched_is_trained_by_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    hydra = {"overrides": {"hydra": ["hydra/launcher=slurm", "hydra.launcher.partition=gpu", "hydra.mode=MULTIRUN"]}}
+    monkeypatch.setattr(sweep, "begun", OmegaConf.create({"hydra": hydra}))
+    tried = [*SMALL, "optimizer.lr=0.2", "protocol=validate", "select=true"]
+    members = tuple(sweep.Member([*tried, f"seed={seed}"], None, True, Outcome("done", 0, "")) for seed in (0, 3))
+    words = shlex.split(train.finals_there(selection.Choice("lr", members, (0, 3), ("a", "b"), Stats())))
+    assert words[:4] == ["python", "-m", "nin_repro.train", "-m"]
+    assert words[4:6] == ["hydra/launcher=slurm", "hydra.launcher.partition=gpu"]
+    assert words[6:] == [*SMALL, "optimizer.lr=0.2", "protocol=final", "select=false", "seed=0,3"]
+
+
+def test_a_sweep_ends_with_the_mean_over_seeds(tmp_path: Path) -> None:
+    def member(lr: float, seed: int, error: float, **more: Any) -> sweep.Member:
+        words = [f"optimizer.lr={lr}", f"seed={seed}"]
+        folder = tmp_path / f"{lr} {seed}"
+        told = record(None, seed, error, family=f"{lr}", key=f"{lr} {seed}", **more)
+        write_json(folder / "result.json", told)
+        return sweep.Member(words, None, False, Outcome("done", 0, "", path=str(folder)))
+
+    members = [member(0.1, seed, 10.0 + seed) for seed in range(3)] + [member(0.2, 0, 5.0)]
+    members += [member(0.1, 3, 90.0, dead_classes=[1])]
+    assert sweep.averages(members) == [
+        "  optimizer.lr=0.1: test error 11.00 ± 1.00 %, mean and standard deviation over 3 seeds"
+    ]
+    assert sweep.averages(members[:2]) == ["  test error 10.50 ± 0.71 %, mean and standard deviation over 2 seeds"]
+    begun = sweep.Member(["seed=9"], None, False, Outcome("not begun", 1, "", path=str(tmp_path / "nothing")))
+    assert sweep.averages([members[0], begun]) == []
 
 
 def test_a_folder_of_an_earlier_search_lends_it_nothing(command: Command, digits: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nin_repro import build
-from nin_repro.config.compose import load, parent_words
+from nin_repro.config.compose import load, parent_words, parents, stand_ins
 from nin_repro.config.recipe import directory, family, key, recipe
 from nin_repro.data.sources import obtain
 from nin_repro.files import UsageError
@@ -120,12 +120,29 @@ def test_what_a_parent_is_told_of_the_command_line() -> None:
         "budget.epochs=2",
         "optimizer.lr=1",
         "protocol=final",
+        "precision=bf16",
     ]
     words += ["architecture.irange=1", "data_dir=d", "parent.fill=1", "hydra.run.dir=x", "restarts=1"]
     assert parent_words(parent, words) == [
-        *("experiment=table4/maxout_first", "seed=1", "dataset=mnist", "budget.epochs=2", "data_dir=d", "restarts=1")
+        *("experiment=table4/maxout_first", "seed=1", "dataset=mnist", "budget.epochs=2", "precision=bf16"),
+        *("data_dir=d", "restarts=1"),
     ]
     assert parent_words(parent, ["protocol=validate"])[1:] == ["protocol=validate"]
+
+
+@pytest.mark.parametrize("name", ["table4/maxout", "extra/staged/v2", "table1/nin"])
+def test_a_cell_is_filled_by_runs_in_another_precision_whose_parents_are_of_it_too(name: str) -> None:
+    words = [f"experiment={name}"]
+    found = stand_ins(load(words), words)
+    assert [one.precision for one in found] == ["tf32", "bf16"]
+    for one in found:
+        asked = load([*words, f"precision={one.precision}"])
+        assert family(one) == family(asked) and key(one) == key(asked)
+        assert {parent.precision for parent in parents(asked, [*words, f"precision={one.precision}"]).values()} <= {
+            one.precision
+        }
+    back = stand_ins(found[-1], [*words, "precision=bf16"])
+    assert [family(one) for one in back] == [family(load(words)), family(found[0])]
 
 
 @pytest.mark.parametrize(

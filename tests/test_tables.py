@@ -80,12 +80,12 @@ def test_the_two_kinds_of_luck_by_hand() -> None:
 @pytest.mark.parametrize(
     ("shift", "word", "text"),
     [
-        (0.0, "reproduced", "reproduced: within 0.60 of the paper"),
-        (0.39, "reproduced", "reproduced: within 0.60 of the paper"),  # d = 0.48, inside (a)
+        (0.0, "reproduced", "reproduced: +0.09, limit 0.60"),
+        (0.39, "reproduced", "reproduced: +0.48, limit 0.60"),  # d = 0.48, inside (a)
         # d = 0.59, outside (a), inside (b)
-        (0.50, "reproduced", "reproduced: within 0.60 of the paper, though the scatter of seeds allows 0.48 only"),
+        (0.50, "reproduced", "reproduced: +0.59, limit 0.60, though the scatter of seeds allows 0.48 only"),
         (0.51, "worse", "not reproduced: worse by 0.60, limit 0.60"),
-        (-0.68, "reproduced", "reproduced: within 0.60 of the paper, though the scatter of seeds allows 0.48 only"),
+        (-0.68, "reproduced", "reproduced: -0.59, limit 0.60, though the scatter of seeds allows 0.48 only"),
         (-0.70, "better", "not reproduced: better by 0.61, limit 0.60"),
     ],
 )

@@ -2,11 +2,11 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from nin_repro.config import conf
 from nin_repro.config.check import WHERE, convert, nearest
@@ -16,7 +16,7 @@ from nin_repro.config.known import explain, listed, require_known
 from nin_repro.config.recipe import family, key, require_sense
 from nin_repro.files import UsageError
 from nin_repro.models.own import defaults, own_kinds
-from nin_repro.schema import RECIPE, About, Config, Own, Parent
+from nin_repro.schema import RECIPE, About, Config, Own, Parent, Precision
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -203,13 +203,22 @@ def parents(config: Config, words: Sequence[str]) -> dict[str, Config]:
     return found
 
 
+def stand_ins(config: Config, words: Sequence[str]) -> tuple[Config, ...]:
+    """What a command line asks for in the other precisions, in which its parents are trained too."""
+    others = [name for name in get_args(Precision) if name != config.precision]
+    if config.parent is None:
+        return tuple(dataclasses.replace(config, precision=name) for name in others)
+    rest = [word for word in words if not word.startswith("precision=")]
+    return tuple(load([*rest, f"precision={name}"]) for name in others)
+
+
 def parent_words(parent: Parent, words: Sequence[str]) -> list[str]:
-    """The command line of a run's parent: what the run's own says of data set, budget, seed, and of nothing that is
-    part of a recipe besides."""
+    """The command line of a run's parent: what the run's own says of data set, budget, seed, precision, and of nothing
+    that is part of a recipe besides."""
     kept = []
     for word in words:
         group = re.split(r"[.=]", word)[0]
-        of_recipe = group in RECIPE and group not in ("dataset", "budget", "seed", "restarts")
+        of_recipe = group in RECIPE and group not in ("dataset", "budget", "seed", "restarts", "precision")
         if word == "protocol=validate" or not (of_recipe or group in ("experiment", "about", "hydra")):
             kept.append(word)
     return [f"experiment={parent.experiment}", *kept]
@@ -271,6 +280,27 @@ def _loaded(overrides: tuple[str, ...]) -> Config:
         if not name:
             raise
         raise UsageError(f"conf/experiment/{name}.yaml: {error}") from None  # no other word is to blame
+
+
+def load_all(needed: Container[str] = (), warn: Callable[[str], None] = lambda line: None) -> dict[str, Config]:
+    """Every experiment as its file has it, by name.
+
+    Args:
+        needed: those that there must be; others that cannot be loaded, as while somebody writes them, are left out.
+        warn: gets a line about each that is.
+
+    Raises:
+        UsageError: a needed one cannot be loaded.
+    """
+    found = {}
+    for name in experiments():
+        try:
+            found[name] = load([f"experiment={name}"])
+        except (UsageError, UnicodeDecodeError) as error:
+            if name in needed:
+                raise
+            warn(f"conf/experiment/{name}.yaml is left out: {error}")
+    return found
 
 
 def load_with_text(overrides: Sequence[str]) -> tuple[Config, str]:

@@ -111,7 +111,7 @@ def read(path: Path) -> File:
     """
     import yaml
 
-    rows = path.read_text().splitlines()
+    rows = path.read_text("utf-8").splitlines()
     root = yaml.compose("\n".join(rows), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     header = next((row for row in rows if row.startswith("# Source: ")), "").removeprefix("# Source: ")
     found = File({}, [])

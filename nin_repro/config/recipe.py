@@ -3,12 +3,14 @@
 import dataclasses
 import hashlib
 import json
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from nin_repro.config.check import choice
 from nin_repro.data.sources import DATASETS, HERE
 from nin_repro.files import UsageError
+from nin_repro.models.own import code_of
 from nin_repro.models.spec import layers
 from nin_repro.schema import HEADS, LABELS, RECIPE, Cnn, Config, Maxout, Nin, Own, given
 
@@ -23,16 +25,21 @@ def recipe(config: Config) -> dict[str, Any]:
     for group, labels in LABELS.items():
         for label in labels:
             found.get(group, {}).pop(label, None)
-    return {"meaning": MEANING, **found}
+    code = code_of(config.architecture.kind, config.regularizer.head)  # what is built in is told by the commit
+    return {"meaning": MEANING, **found, **({"code": code} if code else {})}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, own: bool = False) -> Any:
+    """`own`: of the settings of somebody's own network, of whose names nothing is known."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {name: _plain(item) for name, item in given(value).items()}
+        own = own or isinstance(value, Own)
+        return {name: _plain(item, own) for name, item in given(value).items()}
+    if isinstance(value, dict) and own:
+        return {name: _plain(item, own) for name, item in value.items()}
     if isinstance(value, dict):  # named blocks: their order decides, their names do not
         return [_plain(item) for item in value.values()]
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [_plain(item, own) for item in value]
     return value
 
 
@@ -56,14 +63,6 @@ def family(config: Config) -> str:
     if config.parent is not None:
         found["parent"] = found["parent"] | {"key": config.parent.family}
     return digest(found)
-
-
-def stand_ins(config: Config) -> tuple[Config, ...]:
-    """The same recipe in the other precisions."""
-    if config.parent is not None:  # its family names its parent's, in the same precision
-        return ()
-    precisions: tuple[Literal["fp32", "tf32", "bf16"], ...] = ("fp32", "tf32", "bf16")
-    return tuple(dataclasses.replace(config, precision=name) for name in precisions if name != config.precision)
 
 
 def directory(config: Config) -> Path:
@@ -108,8 +107,17 @@ def require_sense(config: Config) -> None:
     for name in ("data_dir", "runs_dir", "records_dir"):
         if not getattr(config, name).strip():
             raise UsageError(f"{name} is empty: give a directory, or leave it out")
-    if config.device not in ("auto", "cpu", "cuda") and not config.device.removeprefix("cuda:").isdigit():
-        raise UsageError(f"device={config.device} is not a device: choose auto, cpu, cuda or cuda:0, cuda:1 ...")
+    require_device(config.device, "device=")
+
+
+def require_device(name: str, flag: str) -> None:
+    """Refuse what names no device. `flag`: what named it, for errors.
+
+    Raises:
+        UsageError: it does not; whether the device is there is not asked.
+    """
+    if not re.fullmatch("auto|cpu|cuda(:[0-9]{1,3})?", name):
+        raise UsageError(f"{flag}{name} is not a device: choose auto, cpu, cuda or cuda:0, cuda:1 ...")
 
 
 def _require_head(config: Config) -> None:
@@ -185,6 +193,12 @@ def _require_schedule(config: Config) -> None:
         raise UsageError(
             "optimizer.schedule.kind=plateau ends a run by its training error and stop=validation by the validation "
             "error: choose one of them"
+        )
+    least = config.optimizer.momentum  # of a rate that falls faster momentum grows without end, and then it is 0
+    if schedule.kind == "exponential" and schedule.factor <= least:
+        raise UsageError(
+            f"optimizer.schedule.factor={schedule.factor} of kind=exponential is that of each update: give one over "
+            f"optimizer.momentum={least}, such as 0.9999"
         )
     if schedule.kind == "linear" and not schedule.decay_epochs:
         raise UsageError(

@@ -56,6 +56,8 @@ class Facts:
                 f"{HERE}: Facts({self.classes}, {self.shape}, {self.sizes}, ...) wants height, width and channels, and "
                 "how many images train and test"
             )
+        if self.validation is None and "extra" not in self.sizes:
+            raise UsageError(f"{HERE}: Facts({self.classes}, ...) wants how many of the last training images validate")
 
     def for_training(self, protocol: Protocol) -> int:
         """How many images are trained on."""
@@ -136,6 +138,10 @@ class Split:
     digest: str  # identifies the bytes of everything that was read
     provenance: str  # one line, to be shown beside results
     eval_name: str  # "test" or "validation"
+
+    def wanted(self, count: int | None) -> list[Images]:
+        """What a run has preprocessed: its first `count` training images (None: all), and those it is judged on."""
+        return [self.train_images[:count], self.eval_images]
 
 
 class Rows:
@@ -351,16 +357,17 @@ def obtain(name: str, data_dir: Path) -> None:
                 stack.enter_context(locked(lock))
             if path.exists():
                 return
-            arrays = _digits(facts) if facts.origin == SKLEARN else _official(facts.origin, downloads, facts)
+            arrays = _digits() if facts.origin == SKLEARN else _official(facts.origin, downloads, facts)
             digests = {member: _sha256(array) for member, array in arrays.items()}
+            members: dict[str, Any] = {"sha256": np.array(json.dumps(digests))} | arrays
             with atomic(path, "wb") as file:
-                np.savez(file, allow_pickle=False, sha256=np.array(json.dumps(digests)), **arrays)
+                np.savez(file, **members)
             shutil.rmtree(downloads, ignore_errors=True)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error}: free space there or choose another data_dir") from error
 
 
-def _digits(facts: Facts) -> dict[str, Array]:
+def _digits() -> dict[str, Array]:
     """The handwritten digits that come with scikit-learn, in the order of its file: every fifth is for testing."""
     import numpy as np
     from sklearn.datasets import load_digits

@@ -59,7 +59,7 @@ class ConvNet(Network):
             Conv2d(before, after, block.kernel, padding=block.pad)
             for (before, after), block in zip(itertools.pairwise(channels), self.blocks, strict=True)
         )
-        outputs = {layer.name: layer.output for layer in cnn_layers(shape, classes, architecture, regularizer)}
+        outputs = {layer.name: layer.output for layer in cnn_layers(shape, architecture)}
         local = architecture.local
         self.local = LocallyConnected2d(outputs[f"pool{len(self.blocks)}"], local.maps, local.kernel, local.pad)
         self.head = make_head(outputs["local"], classes, regularizer, len(self.blocks) + 1, self.clock)

@@ -1,14 +1,18 @@
 """Networks and heads by the names that `schema` gives them. Those that are not built in are imported to be known."""
 
 import dataclasses
+import hashlib
 import importlib
+import sys
+import traceback
+from pathlib import Path
 from typing import Any
 
 from nin_repro.files import UsageError
-from nin_repro.schema import NETWORKS, Own, default
+from nin_repro.schema import HEADS, NETWORKS, Own, default
 
 # Their settings are in schema.py and their geometry in spec.py, so that nothing has to import torch to know them.
-BUILT_IN = ("nin", "cnn", "maxout", "gap", "fc")
+BUILT_IN, BUILT_IN_HEADS = ("nin", "cnn", "maxout"), ("gap", "fc")
 
 
 def imported(path: str) -> Any:
@@ -25,8 +29,17 @@ def imported(path: str) -> Any:
 
 
 def reason_of(error: Exception) -> str:
-    """What went wrong in somebody's own file, in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    """What went wrong in somebody's own file, and where, in one line."""
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if "site-packages" not in one.filename]
+    where = f", in {Path(frames[-1].filename).name} line {frames[-1].lineno}" if frames else ""
+    return " ".join(f"{type(error).__name__}: {error}".split()) + where
+
+
+def code_of(kind: str, head: str) -> dict[str, str]:
+    """The first 12 digits of the SHA-256 of the files of a network and a head that are not built in, by their class."""
+    paths = [NETWORKS[kind]] * (kind not in BUILT_IN) + [HEADS[head]] * (head not in BUILT_IN_HEADS)
+    files = {path: getattr(sys.modules[imported(path).__module__], "__file__", None) for path in paths}
+    return {path: hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12] for path, file in files.items() if file}
 
 
 def own_kinds() -> list[str]:

@@ -6,7 +6,7 @@ and heads that are not built in are tried out with it (trial.py).
 
 from nin_repro.data.sources import DATASETS
 from nin_repro.files import UsageError
-from nin_repro.models.own import BUILT_IN
+from nin_repro.models.own import BUILT_IN_HEADS
 from nin_repro.models.shape import Layer, Shape
 from nin_repro.schema import Architecture, Cnn, Dataset, Maxout, Nin, Own, Regularizer, Width
 
@@ -36,12 +36,12 @@ def layers(dataset: Dataset, architecture: Architecture, regularizer: Regularize
     if dataset.resize is not None:
         shape = Shape(channels, dataset.resize, dataset.resize)
         stem = [Layer("resize", "bilinear", shape)]
-    if isinstance(architecture, Own) or regularizer.head not in BUILT_IN:
+    if isinstance(architecture, Own) or regularizer.head not in BUILT_IN_HEADS:
         from nin_repro.models import trial  # imports torch
 
         return [*stem, *trial.layers(shape, facts.classes, architecture, regularizer)]
     if isinstance(architecture, Cnn):
-        body = cnn_layers(shape, facts.classes, architecture, regularizer)
+        body = cnn_layers(shape, architecture)
     elif isinstance(architecture, Maxout):
         body = maxout_layers(shape, architecture, regularizer)
     else:
@@ -86,7 +86,7 @@ def dropped(count: int, regularizer: Regularizer) -> range:
     return range(1 if regularizer.dropout_at == "all" else max(1, count - 1), count)
 
 
-def cnn_layers(shape: Shape, classes: int, architecture: Cnn, regularizer: Regularizer) -> list[Layer]:
+def cnn_layers(shape: Shape, architecture: Cnn) -> list[Layer]:
     """The layers of the convolutional network up to its last maps."""
     found: list[Layer] = []
     for number, (name, block) in enumerate(architecture.blocks.items(), start=1):

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from nin_repro.files import UsageError
-from nin_repro.models.network import Dropout, Network, Start, make_network
-from nin_repro.models.own import BUILT_IN, reason_of
+from nin_repro.models.network import Dropout, Head, Network, Start, make_network
+from nin_repro.models.own import BUILT_IN, BUILT_IN_HEADS, reason_of
 from nin_repro.models.shape import Layer, Shape
 from nin_repro.schema import HEADS, NETWORKS, Architecture, Regularizer
 
@@ -33,9 +33,12 @@ def layers(shape: Shape, classes: int, architecture: Architecture, regularizer: 
         except UsageError:
             raise
         except Exception as error:
+            files, reason = _files(architecture, regularizer), reason_of(error)
+            if not isinstance(error, RuntimeError | IndexError):  # torch's words for shapes that do not fit
+                raise UsageError(f"{names} cannot be used for {shape} images ({reason}): look into {files}") from error
             raise UsageError(
-                f"{names} do not go together for {shape} images ({reason_of(error)}): choose another head (fc takes "
-                f"whatever a network ends in) or look into {_files(architecture, regularizer)}"
+                f"{names} do not go together for {shape} images ({reason}): choose another head (fc takes whatever a "
+                f"network ends in) or look into {files}"
             ) from error
     if logits.shape != (IMAGES, classes):
         raise UsageError(
@@ -55,6 +58,8 @@ def layers(shape: Shape, classes: int, architecture: Architecture, regularizer: 
 def _starts(net: Network, names: str) -> list[Start]:
     """What `weighted` of a network and its head say. Raises UsageError if it is no list of that, or names one twice."""
     wanted = f"{names}: `weighted` gives a list of Start(layer, fill), see README.md"
+    if not isinstance(net.head, Head):
+        raise UsageError(f"{names}: self.head is what make_head gives, or a Head of your own, see README.md")
     try:
         found = [*net.weighted(), *net.head.weighted()]
     except UsageError:
@@ -121,5 +126,5 @@ def _require_dropout(net: Network, architecture: Architecture, regularizer: Regu
 
 def _files(architecture: Architecture, regularizer: Regularizer) -> str:
     own = [NETWORKS[architecture.kind]] * (architecture.kind not in BUILT_IN)
-    own += [HEADS[regularizer.head]] * (regularizer.head not in BUILT_IN)
+    own += [HEADS[regularizer.head]] * (regularizer.head not in BUILT_IN_HEADS)
     return " and ".join(own)

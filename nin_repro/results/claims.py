@@ -42,7 +42,7 @@ from nin_repro.results.tables import FEWEST_RUNS, PAPER_BUDGET, Verdict
 
 SHOWN_ON = ("cifar10",)  # where Figures 3 and 4 and sections 4.2 and 4.6 show what they, and section 3.2, claim
 SIGNS = {1: "as claimed", 0: "no difference seen", -1: "the opposite"}
-CUTS = {1: "as claimed", 0: "a fifth or not, that is not seen", -1: "less than a fifth"}
+CUTS = {1: "as claimed", 0: "whether by more than a fifth, these seeds cannot tell", -1: "less than a fifth"}
 
 # --- the claims ------------------------------------------------------------------------------------------------------
 
@@ -227,9 +227,7 @@ class Page:
                 found = Comparison(without, with_, weight=0.8)
                 cut = _cut(without, with_)
                 judged.append(
-                    self._judge(
-                        found, f"dropout changes the error by {cut} (relative)", also=head_name(with_), signs=CUTS
-                    )
+                    self._judge(found, f"dropout changes the error by {cut}", also=head_name(with_), signs=CUTS)
                 )
                 shown = [without.shown(), _both(without), with_.shown(), _both(with_), cut, *_numbers(found)]
                 rows.append([*self._about(with_, head_name(with_)), *shown, _seen(found, signs=CUTS)])

@@ -99,7 +99,7 @@ class Record:
 
 
 def machine(environment: Mapping[str, Any]) -> str:
-    """A CPU with its threads, or a GPU: of what `training.rundir.environment` found, in words."""
+    """A CPU with its threads, or a GPU: of what `training.environment.environment` found, in words."""
     if environment["device"] == "cpu":
         return f"{environment['threads']} x {environment['processor']}"
     return str(environment["device"])
@@ -216,8 +216,9 @@ def write(folder: Path, record: dict[str, Any]) -> Path:
         except (OSError, ValueError) as error:
             raise UsageError(f"{path} is not written: {other} is in its place but unsound ({error}); move it") from None
         if not same(stored, new):
+            lead = "" if other == path else f"{path} is not written: "
             raise Conflict(
-                f"{path} ({told(new)}) is not written: {other} ({told(stored)}) holds another result of the same key; "
+                f"{lead}{other} ({told(stored)}) holds another result of the same key than this one ({told(new)}); "
                 f"{compare(new, stored)}"
             )
         return other
@@ -225,9 +226,17 @@ def write(folder: Path, record: dict[str, Any]) -> Path:
     return path
 
 
+def stored(folder: Path, experiment: str | None, key: str) -> Record | None:
+    """The record of a run that a store has already, if it has one that can be used."""
+    try:
+        return _read(folder / (experiment or "other") / f"{key}.json")
+    except (OSError, ValueError):
+        return None
+
+
 def told(record: Record) -> str:
     """What tells a result from another one of the same key, in words."""
-    error = "no error" if record.error is None else f"error {record.error} %"
+    error = "no error" if record.error is None else f"error {record.error:.2f} %"
     commit = commit_of(record.commit, record.dirty)
     return f"{error}, weights {record.weights_sha256[:8]}, commit {commit}, on {record.device}"
 

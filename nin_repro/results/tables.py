@@ -302,7 +302,7 @@ def judge(stats: Stats, value: float | None, images: int) -> Verdict:
         short = "too scattered to judge"
         return Verdict("too scattered", f"{short}: one more run could lie {run:.2f} from our mean", limit, short)
     beyond = "" if abs(difference) <= run else f", though the scatter of seeds allows {run:.2f} only"
-    return Verdict("reproduced", f"reproduced: within {limit:.2f} of the paper{beyond}", limit)
+    return Verdict("reproduced", f"reproduced: {difference:+.2f}, limit {limit:.2f}{beyond}", limit)
 
 
 def _near(printed: paper.Row, table: paper.Table, mean: float | None, limit: float | None) -> tuple[str, ...]:

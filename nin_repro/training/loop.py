@@ -20,23 +20,11 @@ from nin_repro.training.console import Console, duration, epoch_line, silent_cla
 from nin_repro.training.evaluate import Evaluation, evaluate, is_dead
 from nin_repro.training.schedule import Rate
 from nin_repro.training.sgd import SGD
-from nin_repro.training.stop import STOP
+from nin_repro.training.stop import STOP, Interrupted, NotFinite
 from nin_repro.training.update import backward, note
 
 PROBE_EVERY = 100  # updates between looks at whether the network is alive
 START = 2000  # updates at the start of an attempt that are recorded by the hundred: most deaths fall there
-
-
-class Interrupted(Exception):
-    """The run was asked to stop by a signal, and has saved its state."""
-
-    def __init__(self, number: int, where: str) -> None:
-        super().__init__(where)
-        self.signal = number
-
-
-class NotFinite(Exception):
-    """The loss or the gradient was not finite; the update was not made."""
 
 
 @dataclass(frozen=True)

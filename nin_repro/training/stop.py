@@ -11,6 +11,18 @@ from typing import Any
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
 
 
+class Interrupted(Exception):
+    """The run was asked to stop by a signal, and has saved its state."""
+
+    def __init__(self, number: int, where: str) -> None:
+        super().__init__(where)
+        self.signal = number
+
+
+class NotFinite(Exception):
+    """The loss or the gradient was not finite; the update was not made."""
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM or SIGHUP, so that it ends a run the way Ctrl-C does."""
 
