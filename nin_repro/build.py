@@ -43,6 +43,8 @@ _uploading = threading.Lock()
 
 @dataclass(frozen=True)
 class Machine:
+    """What computes a run."""
+
     device: torch.device
     threads: int
     words: str  # for records

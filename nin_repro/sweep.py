@@ -119,6 +119,11 @@ class Outcomes(Callback):
         except UsageError as error:
             raise SystemExit(fail(error)) from None  # Hydra makes a warning of any other exception
         begun = config
+        for number, words in enumerate(_planned(config), start=1):  # now, not when days have gone into those before it
+            try:
+                load(words)
+            except UsageError as error:
+                print(f"{number}. will be refused: {error}", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Show a table of the members, and keep them for the process."""

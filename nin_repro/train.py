@@ -13,8 +13,10 @@ from nin_repro.config.compose import (
     SWEEP,
     checked,
     expand,
+    experiments,
     explain,
     in_order,
+    load,
     load_with_text,
     offer_own,
     refuse_early,
@@ -242,10 +244,21 @@ def _main() -> int:
             print(f"{what}; the same command {then}", flush=True)
             return 128 + signal_of(stop)
         if isinstance(error, UsageError):
-            return fail(error)
+            return fail(of_its_file(error, sys.argv[1:]))
         if isinstance(error, OSError) and error.errno:  # Hydra makes one of a choice that is not there, without it
             return fail(UsageError(told(error)))
         return fail(UsageError(explain(error)))  # type: ignore[arg-type]
+
+
+def of_its_file(error: UsageError, words: list[str]) -> UsageError:
+    """What is wrong with the experiment's own file, if that is what was refused; it names the file."""
+    for word in words:
+        if word.startswith("experiment=") and word.partition("=")[2] in experiments():
+            try:
+                load([word])
+            except UsageError as own:
+                return own
+    return error
 
 
 def shown_help() -> bool:

@@ -102,7 +102,8 @@ def require_sense(config: Config) -> None:
     images, asked = DATASETS[config.dataset.name].for_training(config.protocol), config.budget.train_images
     if asked is not None and asked >= images:
         raise UsageError(
-            f"budget.train_images={asked}: {config.dataset.name} has {images:,} of them: give fewer, or null"
+            f"budget.train_images={asked}: {config.dataset.name} has {images:,} of them: give fewer, or "
+            "budget.train_images=null"
         )
     for name in ("data_dir", "runs_dir", "records_dir"):
         if not getattr(config, name).strip():

@@ -232,6 +232,8 @@ def _split_svhn(loaded: Loaded) -> tuple[tuple[Images, Array], tuple[Images, Arr
 
 @dataclass(frozen=True)
 class Loaded:
+    """Parts of a data set as they were read, and which bytes these are: see `Split`."""
+
     images: dict[str, Array]  # by part: uint8 [N, H, W, C], memory-mapped if the file can be
     labels: dict[str, Array]  # by part: int64 [N]
     digest: str

@@ -29,7 +29,7 @@ def response_norm(x: Tensor, settings: ResponseNorm) -> Tensor:
 
 
 class LocallyConnected2d(nn.Module):
-    """A convolution whose weights are not shared: every place has filters and biases of its own.
+    """[N, in, H', W'] to [N, out, H, W]: a convolution whose weights are not shared, as every place has its own.
 
     weight [H, W, out, in * kernel * kernel] (the last in the order of torch's unfold), bias [H, W, out].
     """

@@ -8,14 +8,15 @@ from nin_repro.schema import Regularizer
 
 
 class GlobalAveragePooling(Head):
-    """The mean of each class's map."""
+    """[N, classes, H, W] to [N, classes]: the mean of each class's map (section 3.2)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean((2, 3))
 
 
 class FullyConnected(Head):
-    """A fully connected layer on the last maps, perhaps with dropout on its inputs."""
+    """[N, C, H, W] to [N, classes]: a fully connected layer on all of the last maps (section 4.6), perhaps with dropout
+    on its inputs."""
 
     def __init__(self, maps: Shape, classes: int, regularizer: Regularizer, layer: int, clock: Clock) -> None:
         super().__init__(maps, classes, regularizer, layer, clock)

@@ -42,7 +42,8 @@ def _relu(x: Tensor) -> Tensor:
 
 
 class MlpconvBlock(nn.Module):
-    """A convolution and 1x1 convolutions, ReLU after each, then pooling (section 3.1).
+    """[N, C, H, W] to [N, widths[-1], H', W']: a convolution and 1x1 convolutions, ReLU after each, then pooling
+    (section 3.1).
 
     `relu_last=False` leaves the ReLU after the last convolution out.
     """

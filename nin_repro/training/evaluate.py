@@ -21,6 +21,8 @@ NEAR = 0.1  # how far over ln K the loss of a dead network may be, in nats: its 
 
 @dataclass(frozen=True)
 class Evaluation:
+    """How a network does on some images."""
+
     loss: float  # mean cross-entropy, nats
     error: float  # percent
     silent: list[int]  # classes whose logit is exactly zero for every image
