@@ -133,3 +133,10 @@ def test_hostile_names_do_no_harm(name: str, tmp_path: Path) -> None:
     runs = stored(tmp_path, run(1.0, with_(0, 3)), run(4.0, with_(0, 3, clip_norm=name)))
     page = ablations.markdown(ablations.choices(runs, {"table4/nin": BASE}))
     assert name not in page
+
+
+def test_runs_judged_by_validation_images_are_no_ablations(tmp_path: Path) -> None:
+    validated = {"protocol": "validate", "test_error": None, "validation_error": 5.0}
+    runs = stored(tmp_path, *(run(1.0, with_(seed, 3)) for seed in range(3)), run(1.0, with_(9, 3)) | validated)
+    (found,) = ablations.alike(runs, {"table4/nin": BASE}).values()
+    assert len(found) == 3

@@ -71,3 +71,17 @@ def test_the_order_of_the_files_ends_each_with_a_small_batch() -> None:
     found = [batches.gather(torch.tensor([i]), batches.size(i), rng.Clock())[1] for i in range(len(batches))]
     assert [len(batch) for batch in found] == [*([128] * 78 + [16]) * 2, *[128] * 39, 8]
     assert torch.equal(torch.cat(found), torch.arange(25_000))
+
+
+def test_flips_are_half_and_have_nothing_to_do_with_crops() -> None:
+    batch = torch.zeros(8000, 24, 24, 1)
+    batch[:, 10, 10], batch[:, 10, 14] = 1.0, 2.0
+    found = crop_and_flip(batch, Augment(4, True), rng.Clock((3, 4), 5))[..., 0]
+    (left, right) = ((found == value).flatten(1).float().argmax(1) for value in (1.0, 2.0))
+    flipped, down = (left % 24 > right % 24).double(), (left // 24).double()
+    across = torch.where(flipped == 1, 23 - left % 24, left % 24).double()
+    assert (flipped.mean() - 0.5).abs() < 0.028  # five standard deviations, as below
+    for place in (down, across):
+        assert torch.bincount(place.long() - 6, minlength=9).sub(8000 / 9).abs().max() < 142
+        assert torch.corrcoef(torch.stack([flipped, place]))[0, 1].abs() < 0.056
+    assert torch.corrcoef(torch.stack([down, across]))[0, 1].abs() < 0.056

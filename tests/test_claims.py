@@ -124,6 +124,15 @@ def test_the_limit_of_a_difference_is_its_interval_over_seeds(tmp_path: Path) ->
     # Welch and Satterthwaite: 4.08 degrees of freedom, and t(0.975, 4)
     assert found.limit == pytest.approx(2.7764 * np.sqrt((5 / 3) / 4 + 0.25 / 3), rel=1e-4)
     assert found.sign == 0
+    halved = arms.Comparison(fully, pooled, weight=0.5)  # and so its spread: 4.96 degrees of freedom
+    assert halved.limit == pytest.approx(2.7764 * np.sqrt((5 / 3) / 16 + 0.25 / 3), rel=1e-4)
+
+
+def test_only_the_papers_data_sets_are_at_its_budget(tmp_path: Path) -> None:
+    for name, full in (("fashion_mnist", False), ("mnist", True)):
+        values = runs(recipe(dataset={"name": name}), [1.0, 1.1, 1.2])
+        (arm,) = arms.arms_of(stored(tmp_path / name, *values), lambda one: (one.test_error,))
+        assert arm.full is full
 
 
 def test_dead_runs_are_counted_and_no_samples(tmp_path: Path) -> None:
@@ -248,6 +257,9 @@ def test_maps_need_half_of_the_mass_and_the_lead_in_every_class(tmp_path: Path) 
     lead = {"class_share": [60.0, 30.0], "rival_share": [20.0, 31.0]}
     assert judged("d", [60.0, 61.0, 62.0], **lead) == f"{NOT_SUPPORTED} by our bar"
     assert judged("e", [60.0, 61.0]) == NOT_ENOUGH
+    # 4.3027 * 2 / sqrt(3) = 4.97 below the mean of three
+    assert judged("f", [52.9, 54.9, 56.9]) == f"{UNDECIDED} by our bar"
+    assert judged("g", [53.1, 55.1, 57.1]) == f"{SUPPORTED} by our bar"
 
 
 def test_measurements_of_other_weights_or_broken_files_are_not_used(tmp_path: Path) -> None:

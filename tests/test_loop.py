@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from nin_repro import build
+from nin_repro import build, rng
 from nin_repro.config.compose import load
 from nin_repro.data.sources import Split
 from nin_repro.models.nin import NetworkInNetwork
@@ -70,6 +70,15 @@ def make(tmp_path: Path) -> Make:
         return made
 
     return trainer
+
+
+def test_a_fresh_start_draws_otherwise(make: Make) -> None:
+    trainer = make()
+    keys = [trainer.network.clock.key]
+    trainer.progress = dataclasses.replace(trainer.progress, attempt=1)
+    trainer._begin_attempt()
+    keys.append(trainer.network.clock.key)
+    assert keys == [rng.seed_words("train", 0, attempt) for attempt in (0, 1)] and keys[0] != keys[1]
 
 
 def result(trainer: Trainer) -> tuple[str, list[dict[str, Any]], Any]:

@@ -416,3 +416,20 @@ def test_a_cache_that_cannot_be_written_is_still_read(tmp_path: Path, monkeypatc
     expected = run(tmp_path)
     monkeypatch.setattr("nin_repro.data.preprocess.locked", None)  # a lock is a write
     assert np.array_equal(run(tmp_path)[0], expected[0])
+
+
+@pytest.mark.parametrize("norm", [None, 5.0])
+def test_the_mean_is_that_of_the_images_to_learn_from_and_of_no_others(norm: float | None, tmp_path: Path) -> None:
+    fit, others = images(50), images(9, seed=1)
+    (found,) = preprocess(fit, [others], Preprocessing(1, norm, None, "pixel"), tmp_path, "d")
+    before = [one.reshape(len(one), -1).astype(np.float64) if norm is None else gcn(one, norm) for one in (fit, others)]
+    wanted = before[1] - before[0].mean(axis=0)
+    np.testing.assert_allclose(np.asarray(found).reshape(9, -1), wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_faint_images_get_the_same_contrast(tmp_path: Path) -> None:
+    faint = np.full((3, 4, 3, 2), 7, dtype=np.uint8)
+    faint[1, 2, 1, 0] = 8
+    (found,) = arrays(faint, [faint], Preprocessing(1, 5.0, None, "none"), tmp_path, "d")
+    norms = np.linalg.norm(np.asarray(found).reshape(3, -1), axis=1)
+    assert norms == pytest.approx([0.0, 5.0, 0.0], rel=1e-5)

@@ -16,6 +16,7 @@ from nin_repro import processes, train
 from nin_repro.build import machine
 from nin_repro.config.compose import load
 from nin_repro.files import UsageError
+from nin_repro.outcome import Request
 from nin_repro.progress import Row, Table
 
 WORDS = [word for word in SMALL if not word.startswith("budget.")]
@@ -123,6 +124,15 @@ def test_gpus_are_those_that_the_environment_names(monkeypatch: pytest.MonkeyPat
     for none in ("", "-1"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
         assert processes.gpus() == []
+
+
+def test_processes_have_the_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    config = load(["experiment=quickstart", "device=auto"])
+    members = [processes.Member("", Request(config, [], None, ""), Path(), slot=slot) for slot in range(3)]
+    assert [processes._gpu(member) for member in members] == ["4", "7", "4"]
+    there = Request(load(["experiment=quickstart", "device=cuda:1"]), [], None, "")
+    assert processes._gpu(processes.Member("", there, Path())) is None
 
 
 def test_a_table_of_members_fits_the_screen_and_leaves_nothing_behind(

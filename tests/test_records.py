@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fake_records import digest, record, stored
 
-from nin_repro.files import UsageError
+from nin_repro.files import UsageError, write_json
 from nin_repro.results import records
 
 
@@ -225,3 +225,22 @@ def test_what_counts_as_a_sample(tmp_path: Path) -> None:
         record(seed=3, protocol="validate", error=None, validation_error=12.0),
     ]
     assert {one.seed: one.sample for one in stored(tmp_path, *values)} == {0: True, 1: False, 2: False, 3: False}
+
+
+def test_the_same_end_by_other_starts_is_another_result(tmp_path: Path) -> None:
+    died = [{"attempt": 0, "died": "network", "epoch": 1, "step": 100}, {**record()["attempts"][0], "attempt": 1}]
+    one, other = (stored(tmp_path / name, value)[0] for name, value in (("a", record()), ("b", record(attempts=died))))
+    assert records.same(one, one) and not records.same(one, other)
+
+
+def test_of_three_files_of_one_key_all_must_agree(tmp_path: Path) -> None:
+    for name, error in (("a", 9.0), ("b", 9.0), ("c", 9.5)):
+        stored(tmp_path / name, record(error=error))
+    found, problems = records.read_all(tmp_path)
+    assert found == [] and len(problems) == 1
+
+
+def test_files_are_as_open_to_others_as_the_system_has_it(tmp_path: Path) -> None:
+    write_json(tmp_path / "file.json", {})
+    (tmp_path / "other").touch()
+    assert (tmp_path / "file.json").stat().st_mode == (tmp_path / "other").stat().st_mode

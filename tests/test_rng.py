@@ -74,3 +74,14 @@ def test_masks_of_neighbouring_steps_and_layers_are_independent() -> None:
 
     for other in (mask(17, 0), mask(16, 1)):
         assert abs((mask(16, 0) * other).mean().item() - 0.25) < 0.007
+
+
+def test_what_is_drawn_for_is_told_apart() -> None:
+    assert len({rng.PERMUTATION, rng.SHIFT}) == 2 and max(rng.PERMUTATION, rng.SHIFT) < rng.DROPOUT
+
+
+def test_elements_of_a_mask_are_independent_whatever_the_way_of_drawing() -> None:
+    for drop in (0.5, 0.3):
+        kept = rng.keep_mask(rng.Clock((1, 2), 9), rng.DROPOUT, 100_000, drop).float() - (1 - drop)
+        for lag in (1, 2, 3, 4, 8, 16, 32, 50_000):  # over five standard deviations of the mean of the products
+            assert (kept[lag:] * kept[:-lag]).mean().abs() < 5.5 * drop * (1 - drop) / (100_000 - lag) ** 0.5

@@ -154,6 +154,12 @@ def test_what_a_launcher_searched_is_trained_by_it_too(monkeypatch: pytest.Monke
     assert words[6:] == [*SMALL, "optimizer.lr=0.2", "protocol=final", "select=false", "seed=0,3"]
 
 
+def test_a_sweep_ends_as_the_worst_of_its_members(monkeypatch: pytest.MonkeyPatch) -> None:
+    members = [sweep.Member([], None, False, Outcome("", code, "")) for code in (0, 2, 1)]
+    monkeypatch.setattr(sweep, "members", members)
+    assert sweep.worst_code() == 2
+
+
 def test_a_sweep_ends_with_the_mean_over_seeds(tmp_path: Path) -> None:
     def member(lr: float, seed: int, error: float, **more: Any) -> sweep.Member:
         words = [f"optimizer.lr={lr}", f"seed={seed}"]

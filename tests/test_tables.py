@@ -230,6 +230,17 @@ def test_only_experiments_that_exist_are_shown() -> None:
     assert list(results(report)) == ["table1/nin"]
 
 
+def test_degrees_of_freedom_are_rounded_down() -> None:
+    # (4/3 + 1/3)^2 / ((4/3)^2 / 2 + (1/3)^2 / 2) = 2.94, and t(0.975, 2) = 4.3027
+    assert luck.luck_of_means((2.0, 1.0), (3, 3)) == pytest.approx(4.3027 * math.sqrt(5 / 3), rel=1e-4)
+
+
+def test_rows_as_near_are_those_within_the_limit(tmp_path: Path) -> None:
+    runs = stored(tmp_path, *(record(seed=seed, error=10.3 + seed / 10) for seed in range(3)))
+    found = results(tables.build(runs, CELLS))["table5/gap"]  # 10.40, and the limit 0.60
+    assert found.near == ("mlpconv + Fully Connected + Dropout (10.88)",)
+
+
 def test_the_summary_counts_verdicts(tmp_path: Path) -> None:
     runs = stored(tmp_path, *(record(seed=seed) for seed in range(3)), record("table5/fc"))
     own = {name: cell for name, cell in CELLS.items() if not name.startswith("extra/")}
