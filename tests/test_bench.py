@@ -157,7 +157,9 @@ def test_a_place_that_takes_no_page_is_refused_before_anything_is_measured(
     monkeypatch.setattr(bench, "measure", lambda setting: pytest.fail("it measures"))
     monkeypatch.setattr("sys.argv", ["bench.py", "--tiny", "--out", "/dev/null/pages"])
     assert bench.main() == 2
-    assert capsys.readouterr().err.startswith("error: nothing can be written in /dev/null/pages (Not a directory)")
+    assert capsys.readouterr().err.startswith(
+        "error: --out /dev/null/pages: nothing can be written there (Not a directory)"
+    )
 
 
 def test_a_failure_is_a_line_and_not_the_end(tmp_path: Path) -> None:
