@@ -367,7 +367,7 @@ def _change(own: Sequence[Own], compared: Sequence[Choice], starts: Sequence[Lot
         )
     dead = sum(not one.stats.n for one in short)
     if len(short) > dead:
-        lines.append(f"- {len(short) - dead} choices have too few living runs to be judged; each wants {FEWEST_RUNS}.")
+        lines.append(f"- Choices with too few living runs to be judged: {len(short) - dead}; each wants {FEWEST_RUNS}.")
     if dead:
         lines.append(
             f"- Of {dead} choices no run lives or has learned yet, so that nothing is known of the errors they lead to."
