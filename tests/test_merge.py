@@ -64,7 +64,7 @@ def test_another_result_is_shown_and_changes_nothing(tmp_path: Path, command: An
     done = command("records", "import", "there")
     assert done.returncode == 1 and done.stderr == ""
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("conflict: ")]
-    for words in ("error 10.5 %", "ffffffff", "fedcba9876 (modified)", "0123456789,", "2 x CPU", "H\ufffd[2J200"):
+    for words in ("error 10.50 %", "ffffffff", "fedcba9876 (modified)", "0123456789,", "2 x CPU", "H\ufffd[2J200"):
         assert words in line
     assert "devices round differently" in line
     assert done.stdout.endswith("1 new, 0 already here, 1 in conflict, 0 unsound; next: python -m nin_repro.tables\n")

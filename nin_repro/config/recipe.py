@@ -196,9 +196,9 @@ def _require_schedule(config: Config) -> None:
             "error: choose one of them"
         )
     least = config.optimizer.momentum  # of a rate that falls faster momentum grows without end, and then it is 0
-    if schedule.kind == "exponential" and schedule.factor <= least:
+    if schedule.kind == "exponential" and schedule.factor < least:
         raise UsageError(
-            f"optimizer.schedule.factor={schedule.factor} of kind=exponential is that of each update: give one over "
+            f"optimizer.schedule.factor={schedule.factor} of kind=exponential is that of each update: give at least "
             f"optimizer.momentum={least}, such as 0.9999"
         )
     if schedule.kind == "linear" and not schedule.decay_epochs:

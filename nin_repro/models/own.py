@@ -37,7 +37,8 @@ def reason_of(error: Exception) -> str:
 
 def code_of(kind: str, head: str) -> dict[str, str]:
     """The first 12 digits of the SHA-256 of the files of a network and a head that are not built in, by their class."""
-    paths = [NETWORKS[kind]] * (kind not in BUILT_IN) + [HEADS[head]] * (head not in BUILT_IN_HEADS)
+    named = [(NETWORKS, BUILT_IN, kind), (HEADS, BUILT_IN_HEADS, head)]
+    paths = [known[name] for known, built_in, name in named if name in known and name not in built_in]
     files = {path: getattr(sys.modules[imported(path).__module__], "__file__", None) for path in paths}
     return {path: hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12] for path, file in files.items() if file}
 
