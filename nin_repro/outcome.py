@@ -132,7 +132,9 @@ def ended(config: Config, run: Path, record: dict[str, Any], already: bool, say:
     )
     say(f"run directory {run}")
     tables = records.tables_of(Path(config.records_dir))
-    say(f"next: {tables}" + "   (this run is in them if it is given record=always)" * (unpublished is None))
+    known = records.stored(Path(config.records_dir), record["experiment"], record["key"])
+    left_out = unpublished is None and known is None
+    say(f"next: {tables}" + "   (this run is in them if it is given record=always)" * left_out)
     say(f"      python -m nin_repro.describe {_described(record)}")
     if config.dataset.name == "digits":
         say("      python -m nin_repro.train experiment=table4/nin budget=short   (MNIST)")
