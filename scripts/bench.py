@@ -219,9 +219,9 @@ def _loops(setting: Setting, pool: dict[str, Worker], failures: dict[str, str], 
 
 def _inside_ours(setting: Setting, ours: Worker) -> dict[str, Any]:
     """Stages of a step, the look at the network's health, and evaluation."""
+    stages = [ours("stages") for _ in range(setting.rounds)]
     looks = [ours("look") for _ in range(min(5, setting.rounds))]
     images = [ours("evaluate") for _ in range(min(5, setting.rounds))]
-    stages = [ours("stages") for _ in range(setting.rounds)]  # last: the optimizer alone drives the weights astray
     found = {name: quartiles([each[name] for each in stages], "s") for name in stages[0]}
     found["look, every 100 steps"] = quartiles(looks, "s")
     return {"stages": found, "evaluation": quartiles(images, "images/s")}
