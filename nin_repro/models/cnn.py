@@ -18,14 +18,16 @@ def response_norm(x: Tensor, settings: ResponseNorm) -> Tensor:
 
     a is `alpha` as the formula of Hinton et al. is printed, or `alpha / size` as cuda-convnet and PyTorch compute it.
     The sum is a 1x1 convolution with ones in a band: a sum of slices makes a step of this network a fifth longer, and
-    `pow` in bf16 a twentieth.
+    `pow` in bf16 a twentieth. In fp32 `log1p` takes a CPU 15 times as long as `log`, a sixth of a step; in bf16 it is as
+    fast, and 1 + ... would be rounded to steps of 1/128.
     """
     alpha = settings.alpha * (1 if settings.printed else 1 / settings.size)
     before = settings.size // 2
     after = settings.size - 1 - before
     band = x.new_ones(x.shape[1], x.shape[1]).tril(after).triu(-before)
-    total = F.conv2d(x.square(), band[:, :, None, None])
-    return x * torch.exp(-settings.power * torch.log1p(alpha * total))
+    grown = alpha * F.conv2d(x.square(), band[:, :, None, None])
+    logarithm = torch.log1p(grown) if grown.dtype == torch.bfloat16 else torch.log(1 + grown)
+    return x * torch.exp(-settings.power * logarithm)
 
 
 class LocallyConnected2d(nn.Module):
