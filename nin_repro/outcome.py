@@ -11,7 +11,7 @@ from nin_repro.config.recipe import budget_name, family, key, recipe
 from nin_repro.files import UsageError, told
 from nin_repro.results import records
 from nin_repro.schema import Config
-from nin_repro.training.console import duration
+from nin_repro.training.console import counted, duration
 
 if TYPE_CHECKING:
     from nin_repro.data.sources import Split
@@ -127,8 +127,8 @@ def ended(config: Config, run: Path, record: dict[str, Any], already: bool, say:
     unpublished = _publish(config, record)
     words = verdict(record)
     say(
-        f"{record['epochs']} epochs in {duration(record['seconds'])}, {record['images_per_second']:,.0f} images/s, "
-        f"training error {record['train_error']:.2f} %"
+        f"{counted(record['epochs'], 'epoch')} in {duration(record['seconds'])}, "
+        f"{record['images_per_second']:,.0f} images/s, training error {record['train_error']:.2f} %"
     )
     say(f"run directory {run}")
     tables = records.tables_of(Path(config.records_dir))

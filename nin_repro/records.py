@@ -19,6 +19,7 @@ from nin_repro.files import UsageError
 from nin_repro.results import records
 from nin_repro.results.records import Conflict, Record
 from nin_repro.results.render import clean
+from nin_repro.training.console import counted
 
 LARGEST = 64 << 20  # bytes; the largest record of a run of 260 epochs has 60 KB
 
@@ -84,9 +85,14 @@ def _contents(source: Path) -> Iterator[tuple[str, bytes | str]]:
     """Name and content of each file that should be a record, or why it cannot be read.
 
     Raises:
-        UsageError: there is nothing to read, or the archive is damaged.
+        UsageError: there is nothing to read, it is of runs, or the archive is damaged.
     """
     if source.is_dir():
+        if next(source.rglob("result.json"), None):
+            raise UsageError(
+                f"{source} has runs, not records: a run leaves its record in records_dir when it ends, and the same "
+                "command with record=always does so afterwards (python -m nin_repro.runs --commands)"
+            )
         for path in sorted(source.rglob("*.json")):
             try:
                 yield str(path.relative_to(source)), path.read_bytes() if path.is_file() else "it is no file"
@@ -163,7 +169,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.command == "check":
         sound, problems = check(options.records)
-        lines, words = problems, f"{sound} records read, {len(problems)} problems"
+        lines, words = problems, f"{counted(sound, 'record')} read, {counted(len(problems), 'problem')}"
     else:
         merged = merge(options.source, options.records)
         lines = [f"conflict: {line}" for line in merged.conflicts] + [f"unsound: {line}" for line in merged.unsound]

@@ -12,7 +12,7 @@ from nin_repro.command import Parser, as_command, given_place
 from nin_repro.files import UsageError
 from nin_repro.outcome import ENDED
 from nin_repro.progress import Row
-from nin_repro.training.console import duration
+from nin_repro.training.console import counted, duration
 from nin_repro.training.rundir import UNTOLD, RunDirectory
 
 STATES = ("running", "lost", "interrupted", "failed", "not begun", "dead", "done", "unknown")
@@ -102,12 +102,12 @@ def show(found: list[Found], runs: Path, commands: bool = False) -> None:
             print(f"  {one.command or f'unknown: {one.run.path}/config.yaml cannot be read'}")
     counts = {state: sum(one.state == state for one in found) for state in STATES}
     total = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    print(f"\n{len(found)} runs in {runs}" + (f": {total}" if total else ""))
+    print(f"\n{counted(len(found), 'run')} in {runs}" + (f": {total}" if total else ""))
 
 
 def _age(seconds: float) -> str:
     days = int(seconds // 86_400)
-    return duration(seconds) if not days else f"{days} day{'s' if days > 1 else ''}"
+    return duration(seconds) if not days else counted(days, "day")
 
 
 def remove_checkpoints(found: list[Found]) -> None:
@@ -119,7 +119,7 @@ def remove_checkpoints(found: list[Found]) -> None:
                 freed += one.run.checkpoint.stat().st_size
                 one.run.checkpoint.unlink()
                 count += 1
-    print(f"{count} checkpoints of finished runs removed, {freed / 1e6:.1f} MB; all else is kept")
+    print(f"{counted(count, 'checkpoint')} of finished runs removed, {freed / 1e6:.1f} MB; all else is kept")
 
 
 def main() -> None:

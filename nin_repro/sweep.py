@@ -23,6 +23,7 @@ from nin_repro.config.compose import load
 from nin_repro.files import UsageError, read_json, told, write_json
 from nin_repro.outcome import ENDED, Outcome, Request
 from nin_repro.run import found
+from nin_repro.training.console import counted
 from nin_repro.training.rundir import RunDirectory
 from nin_repro.training.stop import STOP
 
@@ -168,7 +169,7 @@ def close(config: DictConfig) -> None:
             outcome = dataclasses.replace(outcome, words=f"{outcome.words}; {ends[number]}")
             left[number] = dataclasses.replace(left[number], outcome=outcome)
     members = [left[number] for number in sorted(left)]
-    print(f"\n{len(members)} runs in this sweep:")
+    print(f"\n{counted(len(members), 'run')} in this sweep:")
     show(apart([member.overrides for member in members]), [member.outcome for member in members])
     for line in averages(members):
         print(line)

@@ -10,7 +10,7 @@ import pytest
 from fake_records import record
 
 from nin_repro.config.recipe import digest
-from nin_repro.files import UsageError, read_json
+from nin_repro.files import UsageError, read_json, write_json
 from nin_repro.records import check, merge
 from nin_repro.results import records
 
@@ -132,6 +132,9 @@ def test_a_damaged_archive_changes_nothing(tmp_path: Path) -> None:
             merge(path, tmp_path / "store")
     with pytest.raises(UsageError, match="no such file"):
         merge(tmp_path / "absent", tmp_path / "store")
+    write_json(tmp_path / "runs" / "digits-nin-seed0" / "result.json", true(0))
+    with pytest.raises(UsageError, match=r"runs has runs, not records: .* record=always"):
+        merge(tmp_path / "runs", tmp_path / "store")
     assert not (tmp_path / "store").exists()
 
 

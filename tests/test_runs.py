@@ -59,7 +59,7 @@ def test_each_run_is_listed_with_what_became_of_it_and_how_to_go_on(
     assert sorted(commands) == ["broken", "gone", "stopped"]
     assert f"unknown: {folder}/bare/config.yaml cannot be read" in shown
     told = command("runs", "--runs", str(folder), "--commands", "--state", "done").stdout.splitlines()
-    assert told[1].startswith("    python -m nin_repro.train ") and "1 runs in" in told[-1]
+    assert told[1].startswith("    python -m nin_repro.train ") and "1 run in" in told[-1]
     assert "7 runs in" in shown and "1 running, 2 lost, 1 interrupted, 1 failed, 1 not begun, 1 done" in shown
 
 
@@ -68,7 +68,7 @@ def test_checkpoints_of_finished_runs_go_when_asked_and_nothing_else(
 ) -> None:
     before = {path for path in folder.rglob("*") if path.is_file()}
     shown = command("runs", "--runs", str(folder), "--remove-checkpoints").stdout
-    assert "1 checkpoints of finished runs removed" in shown
+    assert "1 checkpoint of finished runs removed" in shown
     assert before - set(folder.rglob("*")) == {folder / "finished" / "checkpoint.pt"}
 
 

@@ -18,8 +18,8 @@ def response_norm(x: Tensor, settings: ResponseNorm) -> Tensor:
 
     a is `alpha` as the formula of Hinton et al. is printed, or `alpha / size` as cuda-convnet and PyTorch compute it.
     The sum is a 1x1 convolution with ones in a band: a sum of slices makes a step of this network a fifth longer, and
-    `pow` in bf16 a twentieth. In fp32 `log1p` takes a CPU 15 times as long as `log`, a sixth of a step; in bf16 it is as
-    fast, and 1 + ... would be rounded to steps of 1/128.
+    `pow` in bf16 a twentieth. In fp32 `log1p` takes a CPU 15 times as long as `log`, a sixth of a step; in bf16 it does
+    not, and 1 + ... would be rounded to steps of 1/128.
     """
     alpha = settings.alpha * (1 if settings.printed else 1 / settings.size)
     before = settings.size // 2

@@ -23,6 +23,11 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def counted(count: int, thing: str) -> str:
+    """Such as "1 run" or "2 runs"."""
+    return f"{count} {thing}{'' if count == 1 else 's'}"
+
+
 def silent_classes(count: int) -> str:
     """Such as "  2 silent classes"; empty if there are none."""
     return f"  {count} silent class{'es' if count > 1 else ''}" if count else ""
