@@ -88,12 +88,13 @@ def _contents(source: Path) -> Iterator[tuple[str, bytes | str]]:
         UsageError: there is nothing to read, it is of runs, or the archive is damaged.
     """
     if source.is_dir():
-        if next(source.rglob("result.json"), None):
+        paths = sorted(source.rglob("*.json"))
+        if any(path.name == "result.json" for path in paths):
             raise UsageError(
                 f"{source} has runs, not records: a run leaves its record in records_dir when it ends, and the same "
                 "command with record=always does so afterwards (python -m nin_repro.runs --commands)"
             )
-        for path in sorted(source.rglob("*.json")):
+        for path in paths:
             try:
                 yield str(path.relative_to(source)), path.read_bytes() if path.is_file() else "it is no file"
             except OSError as error:

@@ -18,6 +18,7 @@ from nin_repro.results import figure3 as paper
 from nin_repro.results.curves import Comparison, band
 from nin_repro.results.render import clean
 from nin_repro.results.tables import PAPER_BUDGET
+from nin_repro.training.console import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,7 +87,7 @@ def draw_figure3(comparison: Comparison) -> Figure:
             look: dict[str, Any] = {"color": colour, "linestyle": LINES[curve.dropout]}
             look["linewidth"] = WEIGHTS[curve.measure]
             axes.fill_between(found.epochs, found.low, found.high, color=colour, alpha=0.25, linewidth=0)
-            ours += axes.plot(found.epochs, found.mean, label=f"{curve.name}, {_seeds(found.runs)}", **look)
+            ours += axes.plot(found.epochs, found.mean, label=f"{curve.name}, {counted(found.runs, 'seed')}", **look)
     axes.set(xlim=(0, end), ylim=(0, 0.9), xlabel="Number of epochs", ylabel="Error rate", title=_title(comparison))
     axes.set_yticks([tenth / 10 for tenth in range(10)])
     if end == LAST_EPOCH:
@@ -153,14 +154,12 @@ def _notes(comparison: Comparison) -> str:
         if runs.note:
             lines.append(f"Ours {which}: {runs.note}.")
         if runs.dead:
-            lines.append(f"Not drawn {which}: {_seeds(runs.dead)} that ended with the network or a class dead.")
+            lines.append(
+                f"Not drawn {which}: {counted(runs.dead, 'seed')} that ended with the network or a class dead."
+            )
         if runs.silent:
-            lines.append(f"Drawn {which}: {_seeds(runs.silent)} in which a class had not begun to learn.")
+            lines.append(f"Drawn {which}: {counted(runs.silent, 'seed')} in which a class had not begun to learn.")
     return "\n".join(lines)
-
-
-def _seeds(count: int) -> str:
-    return f"{count} seed{'s' if count > 1 else ''}"
 
 
 # --- Figure 4 -------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from nin_repro.results.overview import svg
 from nin_repro.results.records import Record, commit_of
 from nin_repro.results.render import clean, difference, error, how, remarks, span, spread, state
 from nin_repro.results.tables import RULE, Cell, Group, Report, Result, Row, Table, assumed, reserved
+from nin_repro.training.console import counted
 
 LARGEST = 3_000_000  # bytes of the page; figures that would not fit are linked instead
 WIDE, HIGH, POINTS = 520, 200, 130  # of a curve: pixels, and points of each line at most
@@ -246,7 +247,7 @@ def _runs(name: str, records: Sequence[Record], notes: Sequence[str] = ()) -> _M
     ]
     notes_ = _tag("ul", *(_tag("li", note) for note in notes)) if notes else ""
     curves = _tag("div", *map(_curve, records), class_="curves")
-    count = f"{len(records)} run{'s' if len(records) > 1 else ''}"
+    count = counted(len(records), "run")
     inner = (notes_, _grid(f"Runs of {name}", names, lines), curves)
     return _tag("details", _tag("summary", f"{name}: {count}"), *inner)
 
@@ -297,7 +298,10 @@ def _groups(groups: Sequence[Group]) -> _Markup:
     for one in groups:
         cells = (spread(one.stats), str(one.stats.n), str(one.stats.dead), one.budget, one.epochs, one.why)
         rows.append(_line(one.experiment, *cells, numbers=(0, 1, 2, 4)))
-    folded = [_runs(f"{one.experiment}, {one.budget}, {_epochs(one.epochs)}, {one.why}", one.records) for one in groups]
+    folded = [
+        _runs(f"{one.experiment}, {one.budget}, {counted(one.epochs, 'epoch')}, {one.why}", one.records)
+        for one in groups
+    ]
     note = "At a reduced budget, under another protocol, or of another recipe than a row of the paper; never in a cell."
     if not rows:
         return _section("apart", title, _tag("p", note), "None.")
@@ -306,11 +310,7 @@ def _groups(groups: Sequence[Group]) -> _Markup:
 
 
 def _where(about: Alike, epochs: object) -> str:
-    return f"{about.experiment}, {about.conditions}, {_epochs(epochs)}"
-
-
-def _epochs(count: object) -> str:
-    return f"{count} epoch{'' if str(count) == '1' else 's'}"
+    return f"{about.experiment}, {about.conditions}, {counted(epochs, 'epoch')}"
 
 
 def _claims(claims: Sequence[Claim]) -> _Markup:

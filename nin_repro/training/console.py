@@ -23,9 +23,9 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def counted(count: int, thing: str) -> str:
-    """Such as "1 run" or "2 runs"."""
-    return f"{count} {thing}{'' if count == 1 else 's'}"
+def counted(count: object, thing: str) -> str:
+    """Such as "1 run", "2 runs" or "0-2 runs"."""
+    return f"{count} {thing}{'' if str(count) == '1' else 's'}"
 
 
 def silent_classes(count: int) -> str:
