@@ -27,16 +27,20 @@ def seed_words(*parts: int | str) -> tuple[int, int]:
 
 
 def words(
-    key: tuple[int, int], purpose: int, step: int | Tensor, count: int, device: torch.device | str = "cpu"
+    key: tuple[int, int],
+    purpose: int,
+    step: int | Tensor,
+    count: int,
+    device: torch.device | str = "cpu",
+    first: int = 0,
 ) -> Tensor:
     """`count` uniform 32-bit words as int64 [count], from blocks (block number, purpose, step, step >> 32).
 
-    For several steps at once, int64 [K, 1], they are [K, count].
+    They are those from number `first` on. For several steps at once, int64 [K, 1], they are [K, count].
     """
-    blocks = -(-count // 4)
-    c0 = torch.arange(blocks, dtype=torch.int64, device=device)
+    c0 = torch.arange(first // 4, -(-(first + count) // 4), dtype=torch.int64, device=device)
     if isinstance(step, Tensor):
-        c0 = c0.expand(len(step), blocks)
+        c0 = c0.expand(len(step), len(c0))
     c1 = torch.full_like(c0, purpose)
     c2 = torch.zeros_like(c0) + (step & _MASK)
     c3 = torch.zeros_like(c0) + (step >> 32)
@@ -51,7 +55,7 @@ def words(
             p0 & _MASK,
         )
         k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
-    return torch.stack((c0, c1, c2, c3), dim=-1).flatten(-2)[..., :count]
+    return torch.stack((c0, c1, c2, c3), dim=-1).flatten(-2)[..., first % 4 : first % 4 + count]
 
 
 def permutation(key: tuple[int, int], step: int, count: int, device: torch.device | str = "cpu") -> Tensor:
@@ -72,6 +76,7 @@ class Clock:
 
     def __init__(self, key: tuple[int, int] = (0, 0), step: int = 0) -> None:
         self.key, self.step = key, step
+        self.image = 0  # images of the batch that came before, where an update goes through it in pieces
         self.now: Tensor | None = None  # int64 [1] on the device: the step, as far as the device has come
         self.asked: dict[int, int] = {}  # words that each purpose has asked for at most
         self.drawn: dict[int, Tensor] = {}  # int64 [AHEAD, words] for each purpose
@@ -82,13 +87,13 @@ class Clock:
         """Begin anew with another key. Nothing that was captured before may be used after."""
         self.key, self.now, self.drawn, self.first = key, now, {}, -1
 
-    def words(self, purpose: int, count: int, device: torch.device | str = "cpu") -> Tensor:
+    def words(self, purpose: int, count: int, device: torch.device | str = "cpu", first: int = 0) -> Tensor:
         """As the function of this name, for this update."""
-        self.asked[purpose] = max(count, self.asked.get(purpose, 0))
+        self.asked[purpose] = max(first + count, self.asked.get(purpose, 0))
         if not self.reading:
-            return words(self.key, purpose, self.step, count, device)
+            return words(self.key, purpose, self.step, count, device, first)
         assert self.now is not None
-        return self.drawn[purpose].index_select(0, self.now % self.AHEAD)[0, :count]
+        return self.drawn[purpose].index_select(0, self.now % self.AHEAD)[0, first : first + count]
 
     def draw_ahead(self) -> None:
         """See to it that what a captured update reads at `step` is there."""
@@ -117,15 +122,16 @@ class Clock:
 
 
 def keep_words(
-    clock: Clock, purpose: int, count: int, drop: float, device: torch.device | str = "cpu"
+    clock: Clock, purpose: int, count: int, drop: float, device: torch.device | str = "cpu", first: int = 0
 ) -> tuple[Tensor, int]:
     """Words that decide which of `count` elements are kept, and how many bits decide each, from the lowest on.
 
     One bit an element at drop = 0.5: 1 keeps it. Otherwise 16, so that the probability is exact to 1 / 65,536: `least`
-    or more keep it.
+    or more keep it. The elements are those from number `first` on; so many as share its word with it come before it.
     """
     bits = 1 if drop == 0.5 else 16
-    return clock.words(purpose, -(-count * bits // 32), device), bits
+    start, end = first * bits // 32, -(-(first + count) * bits // 32)
+    return clock.words(purpose, end - start, device, start), bits
 
 
 def least(drop: float) -> int:
@@ -133,13 +139,16 @@ def least(drop: float) -> int:
     return round(drop * 65536)
 
 
-def keep_mask(clock: Clock, purpose: int, count: int, drop: float, device: torch.device | str = "cpu") -> Tensor:
-    """uint8 [count], 1 where an element is kept, which happens with probability 1 - drop."""
-    drawn, bits = keep_words(clock, purpose, count, drop, device)
+def keep_mask(
+    clock: Clock, purpose: int, count: int, drop: float, device: torch.device | str = "cpu", first: int = 0
+) -> Tensor:
+    """uint8 [count], 1 where an element is kept, which happens with probability 1 - drop; from number `first` on."""
+    drawn, bits = keep_words(clock, purpose, count, drop, device, first)
+    before = first % (32 // bits)
     if bits == 1:
         shifts = torch.arange(0, 32, 8, device=device)
         packed = ((drawn[:, None] >> shifts) & 0xFF).to(torch.uint8).flatten()
         places = torch.arange(8, dtype=torch.uint8, device=device)
-        return ((packed[:, None] >> places) & 1).flatten()[:count]
-    halves = torch.stack((drawn & 0xFFFF, drawn >> 16), dim=1).flatten()[:count]
+        return ((packed[:, None] >> places) & 1).flatten()[before : before + count]
+    halves = torch.stack((drawn & 0xFFFF, drawn >> 16), dim=1).flatten()[before : before + count]
     return (halves >= least(drop)).to(torch.uint8)

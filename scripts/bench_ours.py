@@ -70,7 +70,8 @@ class Ours(Arm):
             total = clock(self.step, self.device, repeats)
             draws, parameters, first = work.network.clock, work.sgd.parameters, torch.zeros_like(work.now[1:])
             images, labels = work.batches.gather(first, work.batches.size(0), draws)
-            loss = F.cross_entropy(work.network(images), labels)
+            pieces = images.split(work.piece or len(images))
+            loss = F.cross_entropy(work.network(pieces[0]), labels[: len(pieces[0])])
             zeros = [torch.zeros_like(parameter) for parameter in parameters]
 
             def update() -> None:
@@ -80,8 +81,8 @@ class Ours(Arm):
 
             parts: dict[str, Callable[[], Any]] = {
                 "input": lambda: work.batches.gather(first, work.batches.size(0), draws),
-                "forward": lambda: work.network(images),
-                "backward": lambda: torch.autograd.grad(loss, parameters, retain_graph=True),
+                "forward": lambda: [work.network(piece).detach() for piece in pieces],  # without what it is made from
+                "backward": lambda: [torch.autograd.grad(loss, parameters, retain_graph=True) for _ in pieces],
                 "optimizer": update,
             }
             spent = {name: timed(call, self.device, draws, repeats) for name, call in parts.items()}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from near import distance
 
 from nin_repro import build, rng
 from nin_repro.config.compose import load
@@ -211,6 +212,44 @@ def test_how_often_one_looks_changes_no_weight(make: Make) -> None:
     assert len({result(run)[0] for run in runs}) == 1
     assert "test_error" in runs[0].progress.rows[0] and "test_error" not in runs[1].progress.rows[0]
     assert "train_error" in runs[2].progress.rows[0]
+
+
+@pytest.mark.parametrize("words", [[], ["regularizer=fc_both_dropout", "regularizer.dropout=0.3"]])
+def test_an_update_in_pieces_is_that_of_the_whole_batch(
+    words: list[str], make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = make(*words, name="whole")
+    monkeypatch.setattr(build, "HELD", 1), monkeypatch.setattr(build, "PIECE", 5)
+    pieces = make(*words, name="pieces")
+    sizes: list[int] = []
+    pieces.network.register_forward_pre_hook(lambda network, given: sizes.append(len(given[0])))
+    for run in (whole, pieces):
+        run.begin_epoch()
+        for position in range(len(run.batches)):
+            run.step(position)
+    assert sizes == [5, 5, 5, 1] * 4 + [5, 1]  # 70 images in batches of 16
+    for one, other in zip(whole.network.parameters(), pieces.network.parameters(), strict=True):
+        assert distance(other, one) < 1e-5
+    assert pieces.totals.tolist() == pytest.approx(whole.totals.tolist(), rel=1e-6)
+
+
+def test_which_updates_go_in_pieces() -> None:
+    """Those whose layers give more than 256 MiB; but images of networks of one's own may bear on each other."""
+    found = {
+        words: build.piece(load(words.split()))
+        for words in (
+            "experiment=table1/nin",
+            "experiment=table1/nin precision=bf16",
+            "experiment=table1/nin optimizer.batch_size=32",
+            "experiment=table4/nin",
+            "experiment=extra/fashion_alexnet",
+        )
+    }
+    assert [*found.values()] == [64, 128, 32, 128, 32]
+    config = load(["experiment=table1/nin"])
+    for group, name in (("architecture", "kind"), ("regularizer", "head")):
+        own = dataclasses.replace(getattr(config, group), **{name: "own"})
+        assert build.piece(dataclasses.replace(config, **{group: own})) is None
 
 
 def test_seeds_differ(make: Make) -> None:

@@ -80,6 +80,14 @@ def test_what_is_drawn_for_is_told_apart() -> None:
     assert len({rng.PERMUTATION, rng.SHIFT}) == 2 and max(rng.PERMUTATION, rng.SHIFT) < rng.DROPOUT
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 300), st.integers(1, 300), st.sampled_from([0.5, 0.3]))
+def test_a_part_of_a_mask_is_that_of_the_whole(first: int, count: int, drop: float) -> None:
+    clock = rng.Clock((1, 2), 9)
+    whole = rng.keep_mask(clock, rng.DROPOUT, 600, drop)
+    assert torch.equal(rng.keep_mask(clock, rng.DROPOUT, count, drop, first=first), whole[first : first + count])
+
+
 def test_elements_of_a_mask_are_independent_whatever_the_way_of_drawing() -> None:
     for drop in (0.5, 0.3):
         kept = rng.keep_mask(rng.Clock((1, 2), 9), rng.DROPOUT, 100_000, drop).float() - (1 - drop)

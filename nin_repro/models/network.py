@@ -33,7 +33,8 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x * (1 - self.p) if self.convention == "released" else x
-        kept = rng.keep_mask(self.clock, self.purpose, x.numel(), self.p, x.device)
+        first = self.clock.image * (x.numel() // len(x))
+        kept = rng.keep_mask(self.clock, self.purpose, x.numel(), self.p, x.device, first)
         # in memory order, images [N, C, H, W] counted as N, H, W, C
         mask = kept.view(x.shape) if x.dim() == 2 else kept.view(x.shape[0], *x.shape[2:], x.shape[1]).movedim(3, 1)
         dropped = x * mask

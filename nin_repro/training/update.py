@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nin_repro import gpu
+from nin_repro.models.network import Network
 
 
 def backward(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -21,6 +22,23 @@ def backward(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     loss, wrong, gradient = kernels.cross_entropy(logits.detach(), labels)
     logits.backward(gradient)
     return loss, wrong
+
+
+def backward_in_pieces(network: Network, images: Tensor, labels: Tensor, piece: int) -> tuple[Tensor, Tensor]:
+    """As `backward`, of what a network answers to images [N, C, H, W], `piece` of them at a time, on a CPU.
+
+    What layers keep for the way back is of one piece then. The gradients are the same up to rounding.
+    """
+    losses, wrongs = [], []
+    for first in range(0, len(labels), piece):
+        network.clock.image = first
+        logits, right = network(images[first : first + piece]), labels[first : first + piece]
+        loss = F.cross_entropy(logits, right, reduction="sum") / len(labels)
+        loss.backward()
+        losses.append(loss.detach())
+        wrongs.append((logits.detach().argmax(1) != right).sum())
+    network.clock.image = 0
+    return torch.stack(losses).sum(), torch.stack(wrongs).sum()
 
 
 def note(
