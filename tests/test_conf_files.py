@@ -88,3 +88,11 @@ def test_what_is_wrong_with_an_experiments_file_is_told_with_its_name(
     with pytest.raises(UsageError) as refused:
         compose.load(["experiment=mine"])
     assert str(refused.value).startswith("conf/experiment/mine.yaml: ") and expected in str(refused.value)
+
+
+def test_a_file_with_the_other_ending_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    (tmp_path / "conf/experiment/mine.yml").write_text("# @package _global_\n")
+    monkeypatch.setattr(conf, "CONF", tmp_path / "conf")
+    with pytest.raises(UsageError, match=r"conf/experiment/mine\.yml is not read: rename it"):
+        compose.load(["experiment=mine"])

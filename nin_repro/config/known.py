@@ -96,6 +96,9 @@ def _shown(value: Any) -> str:
 
 def _require_choice(group: str, value: str) -> None:
     if value not in choices()[group]:
+        other = f"conf/{group}/{value}.yml"
+        if (conf.CONF.parent / other).is_file():
+            raise UsageError(f"{other} is not read: rename it, so that it ends in .yaml")
         raise UsageError(
             f"{group}={value} is not a choice{nearest(value, choices()[group])}: {listed(group)}; see conf/{group}/"
         )
