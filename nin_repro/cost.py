@@ -15,23 +15,23 @@ from nin_repro.training.schedule import plan
 # Multiply-adds a second that this program reached in training, counted as in `training_multiply_adds` (whatever they
 # are computed by: models/spectral.py has fewer) and less the time of PER_STEP, by kind of network, precision and
 # machine. A machine that a kind was not measured on is not listed.
-# CPU: one core with one thread, measured apart; two by the pages of results/benchmarks, or as two of one. fp32 by an
-# AMD EPYC with AVX2, bf16 by one with instructions for it. Behind the rates, images a second on one core in fp32 and
-# bf16:
-#   NIN      CIFAR-10: 87 and 137. MNIST: 387 and 579.
-#   CNN      CIFAR-10: 575 and 687.
-#   maxout   CIFAR-10: 92 and 52. MNIST: 1,149 and 1,000.
+# CPU: one core with one thread, measured apart; two by the pages of results/benchmarks. fp32 by an AMD EPYC with AVX2,
+# bf16 by one with AVX-512 and instructions for it, which was half as fast on another day. Behind the rates, images a
+# second on one core in fp32 and bf16, and in fp32 with AVX-512:
+#   NIN      CIFAR-10: 87, 292 and 174. MNIST: 387, 1,111 and 742.
+#   CNN      CIFAR-10: 575, 1,060 and 931.
+#   maxout   CIFAR-10: 92, 104 and 143. MNIST: 1,149, 1,543 and 1,885.
 # GPU: the H200 of results/benchmarks, one run at a time; five at once take a fifth less each. CIFAR-10 in fp32, TF32
 # and bf16: 15,700, 40,500 and 142,000. MNIST in bf16: 299,000.
 RATES: dict[str, dict[str, dict[str, float]]] = {
     "nin": {
         "fp32": {"1 CPU core": 57e9, "2 CPU cores": 83e9, "1 H200": 10.6e12},
         "tf32": {"1 CPU core": 57e9, "1 H200": 29.1e12},  # a CPU, which has none, stands for fp32
-        "bf16": {"1 CPU core": 90e9, "2 CPU cores": 180e9, "1 H200": 135e12},
+        "bf16": {"1 CPU core": 192e9, "2 CPU cores": 359e9, "1 H200": 135e12},
     },
-    "cnn": {"fp32": {"1 CPU core": 63e9}, "bf16": {"1 CPU core": 76e9}},
-    "maxout": {"fp32": {"1 CPU core": 198e9}, "bf16": {"1 CPU core": 103e9}},
-    "maxout, images of one channel": {"fp32": {"1 CPU core": 103e9}, "bf16": {"1 CPU core": 103e9}},
+    "cnn": {"fp32": {"1 CPU core": 63e9}, "bf16": {"1 CPU core": 119e9}},
+    "maxout": {"fp32": {"1 CPU core": 198e9}, "bf16": {"1 CPU core": 225e9}},
+    "maxout, images of one channel": {"fp32": {"1 CPU core": 103e9}, "bf16": {"1 CPU core": 145e9}},
 }
 # A layer of fewer maps than this does not fill the CPU's vectors; its time grows with the square of how many are
 # missing. The staged networks of 10 and 20 maps: 2,150 images/s of 28x28 on one core, the other one busy.

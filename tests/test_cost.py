@@ -20,20 +20,20 @@ def hours(words: str, machine: str) -> float:
     [
         ("table1/nin", "1 CPU core", 87),
         ("table1/nin", "2 CPU cores", 127),  # results/benchmarks/cpu-amd-epyc-avx2-2.md
-        ("table1/nin precision=bf16", "2 CPU cores", 272),  # cpu-amd-epyc-avx-512-bf16-2.md
-        ("table1/nin precision=bf16", "1 CPU core", 137),
+        ("table1/nin precision=bf16", "2 CPU cores", 541),  # cpu-amd-epyc-avx-512-bf16-2.md
+        ("table1/nin precision=bf16", "1 CPU core", 292),
         ("table1/nin", "1 H200", 15_720),  # results/benchmarks/nvidia-h200.md
         ("table1/nin precision=tf32", "1 H200", 40_483),
         ("table1/nin precision=bf16", "1 H200", 141_610),
         ("table4/nin precision=bf16", "1 H200", 298_990),
         ("table4/nin", "1 CPU core", 387),
-        ("table4/nin precision=bf16", "1 CPU core", 579),
+        ("table4/nin precision=bf16", "1 CPU core", 1_111),
         ("table4/maxout", "1 CPU core", 1_149),
-        ("table4/maxout precision=bf16", "1 CPU core", 1_000),
+        ("table4/maxout precision=bf16", "1 CPU core", 1_543),
         ("table1/maxout", "1 CPU core", 92),
-        ("table1/maxout precision=bf16", "1 CPU core", 52),
+        ("table1/maxout precision=bf16", "1 CPU core", 104),
         ("text/cnn_fc", "1 CPU core", 575),
-        ("text/cnn_fc precision=bf16", "1 CPU core", 687),
+        ("text/cnn_fc precision=bf16", "1 CPU core", 1_060),
     ],
 )
 def test_estimates_are_what_was_measured(name: str, machine: str, images_per_second: float) -> None:
