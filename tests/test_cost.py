@@ -20,7 +20,7 @@ def hours(words: str, machine: str) -> float:
     [
         ("table1/nin", "1 CPU core", 87),
         ("table1/nin", "2 CPU cores", 127),  # results/benchmarks/cpu-amd-epyc-avx2-2.md
-        ("table1/nin precision=bf16", "2 CPU cores", 541),  # cpu-amd-epyc-avx-512-bf16-2.md
+        ("table1/nin precision=bf16", "2 CPU cores", 547),  # cpu-amd-epyc-avx-512-bf16-2.md
         ("table1/nin precision=bf16", "1 CPU core", 292),
         ("table1/nin", "1 H200", 15_720),  # results/benchmarks/nvidia-h200.md
         ("table1/nin precision=tf32", "1 H200", 40_483),
