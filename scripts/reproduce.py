@@ -99,10 +99,8 @@ def overrides(name: str, words: list[str]) -> list[str]:
     said = [*f"experiment={name}".split(), *words]
     if any(word.startswith("precision=") for word in said):
         return said
-    fastest = "bf16" if gpus() else "fp32"
-    if not gpus() and bf16_instructions():
-        fastest = min("fp32", "bf16", key=lambda choice: on_a_core(load([*said, f"precision={choice}"])))
-    return [*said, f"precision={fastest}"]
+    faster = bool(gpus()) or (bf16_instructions() and cost.bf16_pays(load(said)))
+    return [*said, f"precision={'bf16' if faster else 'fp32'}"]
 
 
 def cells(records: list[Record], names: list[str], words: list[str], wanted: int) -> list[Cell]:
