@@ -6,6 +6,7 @@ records have is not done again, so it can be stopped and started anywhere, and t
 left. After `--minutes` it stops the runs under way, which save themselves.
 """
 
+import argparse
 import contextlib
 import json
 import math
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
@@ -222,7 +224,12 @@ def run(words: list[str], deadline: float) -> int | None:
         return code if 0 <= code < 128 else None  # the first: it ended by itself meanwhile, or failed
 
 
-def main() -> None:
+def asked() -> argparse.Namespace:
+    """The options of this command, each by itself found sound.
+
+    Raises:
+        UsageError: one is not.
+    """
     parser = Parser(
         prog="python scripts/reproduce.py",
         allow_abbrev=False,
@@ -243,35 +250,28 @@ def main() -> None:
     )
     options = parser.parse_intermixed_args()  # words after options too
     require_positive(minutes=options.minutes, seeds=options.seeds, at_once=options.at_once)
-    listen()
-    began, gpu = time.monotonic(), bool(gpus())
-    names = options.only.split(",") if options.only else [name for stage in STAGES.values() for name in stage]
-    words = options.words
-    for word in in_order(words) if words else ():
+    for word in in_order(options.words) if options.words else ():
         what = {"experiment": "--only names the cells", "seed": "--seeds says how many living runs a cell wants"}
         if why := what.get(word.partition("=")[0]):
             raise UsageError(f"{word} is for all runs, and here each has its own: {why}")
-    count = options.at_once or (5 if gpu else cores())
-    at_once = f"{'together' if gpu else 'processes'}={count}"
-    seconds = 60 * options.minutes
-    deadline = began + seconds - min(WAIT / 3, seconds / 10)
-    place = Path(load(words).records_dir)
-    if not place.is_dir():  # of no records every cell would be trained again
-        raise UsageError(
-            f"records_dir={place} is no directory: run this in the directory of the project, or make it for new records"
-        )
+    return options
 
-    def todo() -> list[Cell]:
-        return cells(read_all(place)[0], names, words, options.seeds)
 
-    machine = this_machine()
-    paces = measured_paces(machine)
-    show_plan(todo(), paces)
-    if options.plan:
-        return
-    if gpu and not paces and not options.unchecked:
-        check_gpu(deadline)
-        paces = measured_paces(machine)
+def train(
+    todo: Callable[[], list[Cell]], paces: dict[str, float], words: list[str], at_once: str, deadline: float
+) -> dict[str, str]:
+    """Train the cells that want runs, one after the other, until all have them or the time is up.
+
+    Args:
+        todo: reads anew what there is to do: other machines may add to the records meanwhile.
+        at_once: the word that says how many runs of a cell go at the same time.
+
+    Returns:
+        The names of the cells that cannot be completed, and why.
+
+    Raises:
+        UsageError: it was stopped by a signal.
+    """
     given_up: dict[str, str] = {}
     while open_cells := [cell for cell in todo() if cell.seeds and cell.name not in given_up]:
         if time.monotonic() >= deadline:
@@ -302,6 +302,36 @@ def main() -> None:
         if cell.living < cell.wanted and not cell.seeds:
             why = f"{cell.living} of {cell.wanted} runs live, and no more than {MOST * cell.wanted} seeds are tried"
             given_up.setdefault(cell.name, why)
+    return given_up
+
+
+def main() -> None:
+    options = asked()
+    listen()
+    began, gpu = time.monotonic(), bool(gpus())
+    names = options.only.split(",") if options.only else [name for stage in STAGES.values() for name in stage]
+    words = options.words
+    count = options.at_once or (5 if gpu else cores())
+    seconds = 60 * options.minutes
+    deadline = began + seconds - min(WAIT / 3, seconds / 10)
+    place = Path(load(words).records_dir)
+    if not place.is_dir():  # of no records every cell would be trained again
+        raise UsageError(
+            f"records_dir={place} is no directory: run this in the directory of the project, or make it for new records"
+        )
+
+    def todo() -> list[Cell]:
+        return cells(read_all(place)[0], names, words, options.seeds)
+
+    machine = this_machine()
+    paces = measured_paces(machine)
+    show_plan(todo(), paces)
+    if options.plan:
+        return
+    if gpu and not paces and not options.unchecked:
+        check_gpu(deadline)
+        paces = measured_paces(machine)
+    given_up = train(todo, paces, words, f"{'together' if gpu else 'processes'}={count}", deadline)
     for name, why in given_up.items():
         print(f"{name}: not completed: {why}")
     print(f"next: {tables_of(place)}")
