@@ -37,9 +37,9 @@ from nin_repro.training.sgd import SGD, Group
 
 # Below this many multiply-adds an update, the threads of a CPU wait for each other longer than they work.
 ONE_THREAD_BELOW = 2e9
-# An update on a CPU whose layers give more than so many bytes goes through its batch in pieces, each of PIECE images
-# at least: fewer cost time, as each piece goes through all weights.
-HELD, PIECE = 256 << 20, 32
+# An update on a CPU whose layers give more than so many bytes goes through it in micro-batches, each of FEWEST images
+# at least: fewer cost time, as each goes through all weights.
+HELD, FEWEST = 256 << 20, 32
 
 Uploaded = tuple[Pictures, Tensor, Pictures, Tensor]  # images and labels to train on, and to be judged on
 _on_devices: "WeakKeyDictionary[Split, dict[Any, Uploaded]]" = WeakKeyDictionary()
@@ -132,7 +132,7 @@ def network(config: Config, shape: Shape, classes: int) -> Network:
     return net
 
 
-def piece(config: Config) -> int | None:
+def micro_batch(config: Config) -> int | None:
     """Images of a batch that an update on a CPU goes through at a time: see HELD. None: all of them.
 
     In what is not built in, images may bear on each other, as by batch normalisation.
@@ -142,7 +142,7 @@ def piece(config: Config) -> int | None:
     batch = config.optimizer.batch_size
     values = sum(layer.output.size for layer in layers(config.dataset, config.architecture, config.regularizer))
     held = batch * values * (2 if config.precision == "bf16" else 4)
-    return max(PIECE, math.ceil(batch / math.ceil(held / HELD)))
+    return max(FEWEST, math.ceil(batch / math.ceil(held / HELD)))
 
 
 @dataclass(frozen=True)
@@ -300,6 +300,6 @@ def trainer(
         eval_name=split.eval_name,
         watched=(images[-held:], labels[-held:]) if held else None,
         capture=cuda_graph if cuda and config.cuda_graphs else None,
-        piece=None if cuda else piece(config),
+        micro_batch=None if cuda else micro_batch(config),
         unattended=cuda,
     )

@@ -298,7 +298,6 @@ def write_page(records_dir: Path, out: Path) -> None:
 def main() -> None:
     parser = Parser(
         prog="python -m nin_repro.claims",
-        allow_abbrev=False,
         description="What the paper says of NIN beside its tables, with verdicts.",
     )
     parser.add_argument(

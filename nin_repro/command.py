@@ -76,7 +76,10 @@ def fail(error: UsageError) -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """Refuses in one line, as all of this program does."""
+    """Refuses in one line, as all of this program does; options are not guessed from their beginnings."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
         from nin_repro.config.check import nearest

@@ -12,26 +12,26 @@ from nin_repro.models.spec import layers, training_multiply_adds
 from nin_repro.schema import Cnn, Config, Maxout, Nin
 from nin_repro.training.schedule import plan
 
+AVX2, AVX512 = "1 core (AVX2)", "1 core (AVX-512)"
 # Multiply-adds a second that this program reached in training, counted as in `training_multiply_adds` (whatever they
 # are computed by: models/spectral.py has fewer) and less the time of PER_STEP, by kind of network, precision and
 # machine. A machine that a kind was not measured on is not listed.
-# CPU: one core with one thread, measured apart; two by the pages of results/benchmarks. fp32 by an AMD EPYC with AVX2,
-# bf16 by one with AVX-512 and instructions for it, which was half as fast on another day. Behind the rates, images a
-# second on one core in fp32 and bf16, and in fp32 with AVX-512:
-#   NIN      CIFAR-10: 87, 292 and 174. MNIST: 387, 1,111 and 742.
-#   CNN      CIFAR-10: 575, 1,060 and 931.
-#   maxout   CIFAR-10: 92, 104 and 143. MNIST: 1,149, 1,543 and 1,885.
+# CPU: AMD EPYC, one core with one thread, measured apart; that with AVX-512 has instructions for bf16, and was half as
+# fast on another day. Behind the rates, images a second with AVX2 in fp32, with AVX-512 in fp32 and in bf16:
+#   NIN      CIFAR-10: 87, 174 and 292. MNIST: 387, 742 and 1,111.
+#   CNN      CIFAR-10: 575, 931 and 1,060.
+#   maxout   CIFAR-10: 92, 143 and 104. MNIST: 1,149, 1,885 and 1,543.
 # GPU: the H200 of results/benchmarks, one run at a time; five at once take a fifth less each. CIFAR-10 in fp32, TF32
 # and bf16: 15,700, 40,500 and 142,000. MNIST in bf16: 299,000.
 RATES: dict[str, dict[str, dict[str, float]]] = {
     "nin": {
-        "fp32": {"1 CPU core": 57e9, "2 CPU cores": 83e9, "1 H200": 10.6e12},
-        "tf32": {"1 CPU core": 57e9, "1 H200": 29.1e12},  # a CPU, which has none, stands for fp32
-        "bf16": {"1 CPU core": 192e9, "2 CPU cores": 359e9, "1 H200": 135e12},
+        "fp32": {AVX2: 57e9, AVX512: 114e9, "1 H200": 10.6e12},
+        "tf32": {AVX2: 57e9, AVX512: 114e9, "1 H200": 29.1e12},  # a CPU, which has none, stands for fp32
+        "bf16": {AVX512: 192e9, "1 H200": 135e12},
     },
-    "cnn": {"fp32": {"1 CPU core": 63e9}, "bf16": {"1 CPU core": 119e9}},
-    "maxout": {"fp32": {"1 CPU core": 198e9}, "bf16": {"1 CPU core": 225e9}},
-    "maxout, images of one channel": {"fp32": {"1 CPU core": 103e9}, "bf16": {"1 CPU core": 145e9}},
+    "cnn": {"fp32": {AVX2: 63e9, AVX512: 102e9}, "bf16": {AVX512: 119e9}},
+    "maxout": {"fp32": {AVX2: 198e9, AVX512: 308e9}, "bf16": {AVX512: 225e9}},
+    "maxout, images of one channel": {"fp32": {AVX2: 103e9, AVX512: 169e9}, "bf16": {AVX512: 145e9}},
 }
 # A layer of fewer maps than this does not fill the CPU's vectors; its time grows with the square of how many are
 # missing. The staged networks of 10 and 20 maps: 2,150 images/s of 28x28 on one core, the other one busy.
@@ -67,8 +67,7 @@ def open_ended(config: Config) -> bool:
 def seconds(config: Config) -> dict[str, float]:
     """Estimated seconds of one run on each kind of machine that its kind of network was measured on.
 
-    Of all epochs, where the schedule may end earlier. Without what a parent costs. In bf16: of a CPU that has
-    instructions for it.
+    Of all epochs, where the schedule may end earlier. Without what a parent costs.
     """
     seen, network = images_seen(config), layers(config.dataset, config.architecture, config.regularizer)
     adds, updates = seen * training_multiply_adds(network), seen / config.optimizer.batch_size
@@ -83,11 +82,9 @@ def seconds(config: Config) -> dict[str, float]:
 
 
 def bf16_pays(config: Config) -> bool:
-    """Whether a run is faster in bf16 on a CPU that has instructions for it; not to be told by `RATES`, of two CPUs.
-
-    On one, NIN is 1.5 to 1.7 times and the CNN 1.1 times as fast, maxout 0.7 and 0.8 times: see there.
-    """
-    return not isinstance(config.architecture, Maxout)
+    """Whether a run is faster in bf16 than in fp32 on a CPU that has instructions for it."""
+    kind = RATES[_kind(config)]
+    return kind["bf16"][AVX512] > kind["fp32"][AVX512]
 
 
 def _kind(config: Config) -> str:
@@ -98,7 +95,7 @@ def _kind(config: Config) -> str:
 
 
 def in_words(config: Config, parents: Mapping[str, Config] | None = None, others: Sequence[Config] = ()) -> str:
-    """Such as "17 PFLOP and 50.6 h on 1 CPU core, 25.2 h on 2 CPU cores a seed in fp32", and what its parents take.
+    """Such as "17 PFLOP and 44.6 h on 1 core (AVX2), 22.3 h on 1 core (AVX-512) a seed in fp32", and its parents'.
 
     Args:
         others: the same in other precisions, whose times are told after it.
@@ -124,7 +121,7 @@ def _slowness(network: list[Layer]) -> float:
     """How much longer the multiply-adds of narrow layers take than those of wide ones."""
     counted = [layer for layer in network if layer.multiply_adds and layer.output.height > 1]
     slowed = sum(layer.multiply_adds * max(1.0, NARROW / layer.output.channels) ** 2 for layer in counted)
-    return slowed / sum(layer.multiply_adds for layer in counted)
+    return slowed / sum(layer.multiply_adds for layer in counted) if counted else 1.0
 
 
 def _rough(seconds: float) -> str:

@@ -15,7 +15,7 @@ from nin_repro.files import UsageError
 from nin_repro.models.spec import layers, training_multiply_adds
 from nin_repro.results.records import require_sound
 from nin_repro.schema import LABELS, RECIPE, Config
-from nin_repro.training.rundir import RunDirectory
+from nin_repro.training.rundir import RunDirectory, why
 
 USAGE = """python -m nin_repro.describe key=value ...
 
@@ -30,7 +30,8 @@ def layer_table(config: Config) -> str:
     wide = max(8, *(len(layer.name) + 1 for layer in found))
     lines = [f"{'layer':{wide}}{'':32}{'output':>12}{'parameters':>14}{'multiply-adds':>16}"]
     for layer in found:
-        numbers = f"{layer.parameters or '':>14,}{layer.multiply_adds or '':>16,}" if layer.parameters else ""
+        adds = f"{layer.multiply_adds:,}" if layer.multiply_adds else ""
+        numbers = f"{layer.parameters:>14,}{adds:>16}" if layer.parameters else ""
         lines.append(f"{layer.name:{wide}}{layer.kind:32}{layer.output!s:>12}{numbers}")
     parameters, adds = (sum(getattr(layer, name) for layer in found) for name in ("parameters", "multiply_adds"))
     lines.append(f"{'sum':{wide}}{'per image, forward':32}{'':12}{parameters:>14,}{adds:>16,}")
@@ -54,9 +55,9 @@ def state(config: Config) -> str:
         return f"being trained; {run.log} follows it"
     if found == "not begun":
         return found
-    why = run.status().get("why")
+    reason = why(found, run.status())
     again = "the same command goes on" if run.checkpoint.exists() else "nothing is saved, the same command begins anew"
-    return f"{found}{f' ({why})' if why else ''}; {again}"
+    return f"{found}{f' ({reason})' if reason else ''}; {again}"
 
 
 def feeds(config: Config) -> str:

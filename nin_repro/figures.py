@@ -24,6 +24,7 @@ from nin_repro.results.records import Record
 from nin_repro.results.render import clean
 from nin_repro.results.tables import PAPER_BUDGET, filled_by
 from nin_repro.schema import Config, Nin
+from nin_repro.words import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +66,7 @@ def compare(found: Sequence[Record], words: Sequence[str] = ()) -> tuple[Compari
         runs[dropout] = offered[filled_by([len(one.alive) for one in offered])]
         alive, dead = len(runs[dropout].alive), runs[dropout].dead
         how = f", {runs[dropout].note}" * bool(alive and runs[dropout].note)
-        lines.append(f"Figure 3, {name}: {alive} run{'s' * (alive != 1)} at the budget {budget}{how}")
+        lines.append(f"Figure 3, {name}: {counted(alive, 'run')} at the budget {budget}{how}")
         if dead:
             lines.append(f"  {dead} more ended with the network or a class dead, and not drawn")
         if not alive:
@@ -134,7 +135,6 @@ def figure4(path: Path, data_dir: Path | None, out: Path, maps_only: bool = Fals
 def main() -> None:
     parser = Parser(
         prog="python -m nin_repro.figures",
-        allow_abbrev=False,
         description="Figures 3 and 4 of the paper, with our runs in them.",
     )
     parser.add_argument("--records", type=given_place, default=records.STORE, help="records (default %(default)s)")

@@ -11,7 +11,7 @@ from nin_repro.config.recipe import budget_name, family, key, recipe
 from nin_repro.files import UsageError, told
 from nin_repro.results import records
 from nin_repro.schema import Config
-from nin_repro.training.console import counted, duration
+from nin_repro.words import counted, duration
 
 if TYPE_CHECKING:
     from nin_repro.data.sources import Split
@@ -59,9 +59,9 @@ def make_record(
     tested, trained = work.final
     rows = progress.rows
     last = rows[-1]["train_error_running"] if rows else None
-    died = [*progress.attempts]
-    if not died or died[-1]["attempt"] != progress.attempt:
-        died.append({"attempt": progress.attempt, "died": None, "epoch": work.rate.epoch, "step": progress.step})
+    attempts = [*progress.attempts]
+    if not attempts or attempts[-1]["attempt"] != progress.attempt:
+        attempts.append({"attempt": progress.attempt, "died": None, "epoch": work.rate.epoch, "step": progress.step})
     names = sorted({name for row in rows for name in row})
     return {
         "format": records.FORMAT,
@@ -79,7 +79,7 @@ def make_record(
         "reached": progress.reached,
         "train_error_running": last,
         "dead_classes": progress.silent if status == "done" else list(range(split.classes)),
-        "attempts": died,
+        "attempts": attempts,
         "epochs": work.rate.epoch,
         "steps": progress.step,
         "seconds": round(progress.seconds, 3),

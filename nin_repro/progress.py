@@ -6,7 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from nin_repro.training.console import UNWATCHED, WATCHED, duration
+from nin_repro.training.console import UNWATCHED, WATCHED
+from nin_repro.words import duration
 
 ORDER = ("running", "failed", "refused", "busy", "interrupted", "waiting", "dead", "done")  # what a small screen shows
 

@@ -19,7 +19,7 @@ from nin_repro.files import UsageError
 from nin_repro.results import records
 from nin_repro.results.records import Conflict, Record
 from nin_repro.results.render import clean
-from nin_repro.training.console import counted
+from nin_repro.words import counted
 
 LARGEST = 64 << 20  # bytes; the largest record of a run of 260 epochs has 60 KB
 
@@ -156,7 +156,6 @@ def check(store: Path) -> tuple[int, list[str]]:
 def main() -> None:
     parser = Parser(
         prog="python -m nin_repro.records",
-        allow_abbrev=False,
         description="Merge records of other machines, or check ours.",
     )
     commands = parser.add_subparsers(dest="command", required=True)

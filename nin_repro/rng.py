@@ -76,7 +76,7 @@ class Clock:
 
     def __init__(self, key: tuple[int, int] = (0, 0), step: int = 0) -> None:
         self.key, self.step = key, step
-        self.image = 0  # images of the batch that came before, where an update goes through it in pieces
+        self.image = 0  # images of the batch that came before, where an update goes through it in micro-batches
         self.now: Tensor | None = None  # int64 [1] on the device: the step, as far as the device has come
         self.asked: dict[int, int] = {}  # words that each purpose has asked for at most
         self.drawn: dict[int, Tensor] = {}  # int64 [AHEAD, words] for each purpose

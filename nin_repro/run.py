@@ -23,7 +23,7 @@ from nin_repro.results import records
 from nin_repro.schema import Config
 from nin_repro.training.console import Console
 from nin_repro.training.environment import environment, lacks
-from nin_repro.training.rundir import UNTOLD, RunDirectory
+from nin_repro.training.rundir import TIME, RunDirectory, why
 from nin_repro.training.stop import STOP, Interrupted, NotFinite, held, interruption, signal_of
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from nin_repro.training.loop import Trainer
     from nin_repro.training.tracking import Tracker
 
-TIME = "%Y-%m-%dT%H:%M:%S%z"
 _opened: "WeakValueDictionary[tuple[str, Path, str], Split]" = WeakValueDictionary()
 _opening = threading.Lock()
 BUSY = 75  # exit code of a run that another process is training: "try again later"
@@ -89,10 +88,15 @@ def _execute(request: Request) -> Outcome:
     if recorded(config):
         require_place(Path(config.records_dir), "records_dir=")
     found, split = machine(config), _images(config)
+
+    def tried() -> Outcome | None:
+        """What became of it; None if another process has the lock."""
+        with locked(run.lock, wait=False) as free:  # whoever had it until now may have brought the run to its end
+            return (_finished(run, config) or _train(request, run, found, split)) if free else None
+
     for patience in (LOOK / 10, 0):  # who looks at its state has the lock for a moment, too
-        with locked(run.lock, wait=False) as free:
-            if free:  # whoever had it until now may have brought it to its end
-                return _finished(run, config) or _train(request, run, found, split)
+        if ended_now := tried():
+            return ended_now
         time.sleep(patience)
     status = run.status()
     holder = f" ({status['pid']} on {status['host']})" if status.get("state") == "running" else ""
@@ -102,9 +106,8 @@ def _execute(request: Request) -> Outcome:
         return Outcome("busy", BUSY, words, path=str(run.path))
     print(f"waiting for the process{holder} that is training this run in {run.path}", flush=True)
     while STOP.signal is None:  # a thread that waits in the system for a lock would not hear of it
-        with locked(run.lock, wait=False) as free:
-            if free:
-                return _finished(run, config) or _train(request, run, found, split)
+        if ended_now := tried():
+            return ended_now
         time.sleep(LOOK)
     why = f"{signal.Signals(STOP.signal).name} came while another process was training this run"
     return Outcome("interrupted", 128 + STOP.signal, why, path=str(run.path))
@@ -175,22 +178,14 @@ def _finished(run: RunDirectory, config: Config) -> Outcome | None:
     return ended(config, run.path, record, already=True)
 
 
-def found(config: Config) -> Outcome:
+def outcome_so_far(config: Config) -> Outcome:
     """What a run's directory says of it: how it ended, or that nobody trains it and it has not."""
     run = RunDirectory(directory(config))
     record, status, state = run.result(), run.status(), run.state()
     if record is not None:
         return Outcome(state, 0, verdict(record), path=str(run.path))
-    words = str(status.get("why", ""))
-    if state == "not begun":
-        words = "nothing was trained"
-    elif state == "running":
-        words = "a process is training it"
-    elif state == "lost" and not status:
-        words = UNTOLD
-    elif state == "lost":
-        words = f"its process, of {status.get('time')} on {status.get('host')}, ended without a word"
-    return Outcome(state, 1, words, path=str(run.path))
+    words = {"not begun": "nothing was trained", "running": "a process is training it"}.get(state)
+    return Outcome(state, 1, words or why(state, status), path=str(run.path))
 
 
 def _train(request: Request, run: RunDirectory, found: "Machine", split: "Split") -> Outcome:

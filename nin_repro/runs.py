@@ -12,8 +12,8 @@ from nin_repro.command import Parser, as_command, given_place
 from nin_repro.files import UsageError
 from nin_repro.outcome import ENDED
 from nin_repro.progress import Row
-from nin_repro.training.console import counted, duration
-from nin_repro.training.rundir import UNTOLD, RunDirectory
+from nin_repro.training.rundir import TIME, RunDirectory, why
+from nin_repro.words import counted, duration
 
 STATES = ("running", "lost", "interrupted", "failed", "not begun", "dead", "done", "unknown")
 
@@ -31,7 +31,7 @@ class Found:
     def age(self) -> float | None:
         """Seconds since it told something; None if that is not known. Never negative: clocks jump."""
         with contextlib.suppress(KeyError, TypeError, ValueError):
-            return max(0.0, time.time() - datetime.strptime(self.told["time"], "%Y-%m-%dT%H:%M:%S%z").timestamp())
+            return max(0.0, time.time() - datetime.strptime(self.told["time"], TIME).timestamp())
         return None
 
     @property
@@ -52,11 +52,7 @@ class Found:
         if self.state == "running":
             row = " ".join(cell for cell in Row.of("", "", self.told).cells() if cell)
             return f"{row or 'starting'} ({self.told.get('host')}, process {self.told.get('pid')})"
-        if self.state == "lost" and not self.told:
-            return UNTOLD
-        if self.state == "lost":
-            return f"its process {self.told.get('pid')} on {self.told.get('host')} is gone without a word"
-        return str(self.told.get("why", ""))
+        return why(self.state, self.told)
 
 
 def look(path: Path) -> Found:
@@ -125,7 +121,6 @@ def remove_checkpoints(found: list[Found]) -> None:
 def main() -> None:
     parser = Parser(
         prog="python -m nin_repro.runs",
-        allow_abbrev=False,
         description="Lists runs: state, age, how far, and why what failed did.",
     )
     parser.add_argument("--runs", type=given_place, default=Path("runs"), help="where they are (default %(default)s)")

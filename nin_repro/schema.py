@@ -347,8 +347,9 @@ class Config:
     # Mlpconv blocks in bf16 on a GPU by models/fused.py, convolutions in fp32 on a CPU by models/spectral.py; false:
     # torch's own layers, rounded otherwise.
     fused: bool = True
-    # Members of a sweep (-m) that this process trains at the same time; torch has 32 streams for them on a GPU.
-    together: Annotated[int, Range(least=1, most=32)] = 1
+    # Members of a sweep (-m) that this process trains at the same time; on a GPU torch has 32 streams, and capturing
+    # may take one.
+    together: Annotated[int, Range(least=1, most=31)] = 1
     processes: Count = 1  # members of a sweep (-m) at the same time, each in a process of its own
     parent: Parent | None = None
     select: bool = False  # after a sweep with protocol=validate: train its best choice with protocol=final
@@ -367,7 +368,15 @@ def default(known: Field[Any]) -> Any:
     return known.default if known.default_factory is MISSING else known.default_factory()
 
 
-# The fields that can change a result, and so make up the recipe (and `seed`, which is in the key but not the family).
+def idle_in_regularizer(dropout: float, head: str, head_dropout: float) -> list[str]:
+    """Which keys of a regularizer do nothing beside these."""
+    found = ["head_dropout", "fc_std", "fc_lr_factor"] if head == "gap" else []
+    found += [] if dropout else ["dropout_at"]
+    return found + ([] if dropout or head_dropout else ["convention"])
+
+
+# The fields that can change a result by more than rounding, and so make up the recipe (and `seed`, which is in the key
+# but not the family).
 RECIPE = (
     "dataset",
     "architecture",

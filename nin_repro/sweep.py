@@ -22,10 +22,10 @@ from nin_repro.command import fail
 from nin_repro.config.compose import load
 from nin_repro.files import UsageError, read_json, told, write_json
 from nin_repro.outcome import ENDED, Outcome, Request
-from nin_repro.run import found
-from nin_repro.training.console import counted
+from nin_repro.run import outcome_so_far
 from nin_repro.training.rundir import RunDirectory
 from nin_repro.training.stop import STOP
+from nin_repro.words import counted
 
 CHOOSES_BY = "select=true chooses by validation error and leaves the test images alone: set protocol=validate"
 OPEN = ("interrupted", "lost", "running", "not begun")  # what the same command only has to go on with
@@ -265,7 +265,7 @@ def _without_outcome(words: list[str]) -> Member:
         config = load(words)
     except UsageError as error:
         return Member(words, experiment, False, Outcome("refused", 2, str(error)))
-    return Member(words, experiment, config.select, found(config))
+    return Member(words, experiment, config.select, outcome_so_far(config))
 
 
 def _train_waiting(folder: Path) -> None:

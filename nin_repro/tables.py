@@ -75,7 +75,6 @@ def cell(name: str, config: Config, word: str | None = None, *deviations: str) -
 def main() -> None:
     parser = Parser(
         prog="python -m nin_repro.tables",
-        allow_abbrev=False,
         description="All tables of the paper, ours beside the paper's, from records.",
     )
     parser.add_argument("--records", type=given_place, default=records.STORE, help="records (default %(default)s)")

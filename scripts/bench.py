@@ -33,8 +33,8 @@ from nin_repro.files import UsageError, atomic, require_place, write_json  # noq
 from nin_repro.models.spec import layers, training_multiply_adds  # noqa: E402
 from nin_repro.processes import gpus  # noqa: E402
 from nin_repro.results.records import machine  # noqa: E402
-from nin_repro.training.console import duration  # noqa: E402
 from nin_repro.training.environment import PACKED, environment  # noqa: E402
+from nin_repro.words import duration  # noqa: E402
 
 FULL = Setting()
 QUICK = replace(

@@ -70,8 +70,8 @@ class Ours(Arm):
             total = clock(self.step, self.device, repeats)
             draws, parameters, first = work.network.clock, work.sgd.parameters, torch.zeros_like(work.now[1:])
             images, labels = work.batches.gather(first, work.batches.size(0), draws)
-            pieces = images.split(work.piece or len(images))
-            loss = F.cross_entropy(work.network(pieces[0]), labels[: len(pieces[0])])
+            micro = images.split(work.micro_batch or len(images))
+            loss = F.cross_entropy(work.network(micro[0]), labels[: len(micro[0])])
             zeros = [torch.zeros_like(parameter) for parameter in parameters]
 
             def update() -> None:
@@ -81,8 +81,8 @@ class Ours(Arm):
 
             parts: dict[str, Callable[[], Any]] = {
                 "input": lambda: work.batches.gather(first, work.batches.size(0), draws),
-                "forward": lambda: [work.network(piece).detach() for piece in pieces],  # without what it is made from
-                "backward": lambda: [torch.autograd.grad(loss, parameters, retain_graph=True) for _ in pieces],
+                "forward": lambda: [work.network(part).detach() for part in micro],  # without what it is made from
+                "backward": lambda: [torch.autograd.grad(loss, parameters, retain_graph=True) for _ in micro],
                 "optimizer": update,
             }
             spent = {name: timed(call, self.device, draws, repeats) for name, call in parts.items()}

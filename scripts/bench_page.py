@@ -213,9 +213,10 @@ def _bars(found: dict[str, Any]) -> list[str]:
         goals = ["" if goal is None else f"{goal:g}" for goal in (bar.must, bar.aim, bar.floor)]
         verdict = "the aim" if reached == [True, True] else "yes" if reached[0] else "**no**"
         rows.append([bar.what, f"{_digits(value)} {bar.unit}", *goals, verdict])
-    head = ["what", "measured", "must", "aim", "floor", "met"]
-    machine = {"cpu": "two cores", "cuda": "one H200"}[kind]
-    return ["## What is asked for", "", f"Of {machine}.", "", *_table(head, rows)] if rows else []
+    head = ["what", "measured", "must", "aim", "at best", "met"]
+    machine = {"cpu": "two cores of a CPU", "cuda": "an H200"}[kind]
+    told = f"Goals that this project set itself for {machine}; *at best* is what arithmetic and memory allow."
+    return ["## What is asked for", "", told, "", *_table(head, rows)] if rows else []
 
 
 def _by_rates(found: dict[str, Any]) -> dict[str, float]:

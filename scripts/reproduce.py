@@ -29,9 +29,9 @@ from nin_repro.processes import gpus
 from nin_repro.results.records import Record, read_all, tables_of
 from nin_repro.results.tables import filled_by
 from nin_repro.schema import Config, Precision
-from nin_repro.training.console import duration
 from nin_repro.training.environment import bf16_instructions, cores, processor
 from nin_repro.training.stop import listen
+from nin_repro.words import duration
 
 ROOT = Path(__file__).resolve().parents[1]
 # In this order: experiments, and words that change one.
@@ -96,7 +96,7 @@ def overrides(name: str, words: list[str]) -> list[str]:
     """What to say on the command line for a cell of this name, with words for all cells.
 
     Without `precision=...` it is the fastest: bf16 on a GPU, and on a CPU with instructions for it unless fp32 is
-    faster there, as it is for networks whose large kernels fp32 has a better way for.
+    faster there, as it is for maxout's networks, whose large kernels fp32 has a better way for.
     """
     said = [*f"experiment={name}".split(), *words]
     if any(word.startswith("precision=") for word in said):
@@ -130,8 +130,8 @@ def cells(records: list[Record], names: list[str], words: list[str], wanted: int
 
 
 def on_a_core(config: Config) -> float:
-    """What all epochs of one run take on one core of the CPU that `nin_repro.cost` is measured on."""
-    return cost.seconds(config)["1 CPU core"]
+    """What all epochs of one run take on one core of a CPU that `nin_repro.cost` has rates of in fp32 and bf16."""
+    return cost.seconds(config)[cost.AVX512]
 
 
 def measured_paces(machine: str) -> dict[str, float]:
@@ -232,7 +232,6 @@ def asked() -> argparse.Namespace:
     """
     parser = Parser(
         prog="python scripts/reproduce.py",
-        allow_abbrev=False,
         description="Train what the tables lack, most useful first.",
     )
     parser.add_argument("--plan", action="store_true", help="only say what is missing and what it costs here")

@@ -16,7 +16,7 @@ from nin_repro.results import ablations, analysis, figure3_points, tables
 from nin_repro.results.claim_texts import MAPS, Claim
 from nin_repro.results.lottery import Share, lottery, versus
 from nin_repro.results.records import Record, read_all
-from nin_repro.results.render import how
+from nin_repro.results.render import how, spread
 from nin_repro.results.tables import Verdict
 
 DIED: list[dict[str, Any]] = [{"attempt": i, "died": "network", "epoch": 1, "step": 300} for i in range(3)]
@@ -26,7 +26,7 @@ BASES = {"table4/nin": BASE}
 
 def page(records: list[Record], claims: list[Claim] | None = None) -> str:
     compared = ablations.choices(records, BASES)
-    cells = {name: replace(cell, seconds={"1 CPU core": 3600.0}) for name, cell in CELLS.items()}
+    cells = {name: replace(cell, seconds={"1 core (AVX2)": 3600.0}) for name, cell in CELLS.items()}
     return analysis.markdown(tables.build(records, cells), compared, claims or [], records, BASES)
 
 
@@ -89,11 +89,11 @@ def test_single_classes_after_a_few_epochs_do_not_make_more_deaths_by_themselves
 
     assert against(8, classes, "short") == "more, by single classes alone"
     (choice,) = (one for one in ablations.choices(read_all(tmp_path / "classes short")[0], BASES) if one.changed)
-    assert choice.error == "none learned" and choice.seen == "none has learned in 260 epochs"
+    assert spread(choice.stats) == "none learned" and choice.seen == "none has learned in 260 epochs"
     assert against(8, classes, "paper") == against(8, DIED[:1], "short") == "more"
     for dead in ("classes paper", "network short"):  # where an end is the end
         (choice,) = (one for one in ablations.choices(read_all(tmp_path / dead)[0], BASES) if one.changed)
-        assert choice.error == "all died" and choice.seen == "no run lives"
+        assert spread(choice.stats) == "all died" and choice.seen == "no run lives"
 
 
 def test_a_verdict_says_what_would_overturn_it_and_too_few_runs_are_not_judged(tmp_path: Path) -> None:
@@ -134,7 +134,8 @@ def test_effects_are_called_so_only_beyond_their_limit_and_count_for_the_contrad
     assert told["regularizer.head=fc"][0] == "raises the error" and "| `regularizer.head=fc` |" not in text
     # p of lr=0.2 is 0.29; those of inverted (2.6e-4) and fc (1.7e-5) hold beside it.
     left = "`regularizer.convention=inverted` (table4/nin, 260 epochs), `regularizer.head=fc` (table4/nin, 260 epochs)"
-    assert "Corrected for all 3 comparisons, " in text and f"(Holm, 5 %), these are left: {left}." in text
+    assert "Of all 3 comparisons, " in text and "layer, 3 have runs enough" in text
+    assert f"corrected for so many (Holm, 5 %), these effects are left: {left}." in text
     assert "Other choices tried: 2, in 2 comparisons;" in text
     row = next(line for line in text.splitlines() if "| `regularizer.convention=inverted` |" in line)
     assert row.endswith("| raises the error | CAFFE, D2L (X3) |")
@@ -177,8 +178,8 @@ def test_a_choice_is_about_the_contradictions_of_its_experiment_whose_side_it_ta
         for name, words in told.items()
         if words not in ("not yet", "nothing to run", "one reading cannot be run")
     } == {
-        "X1": "table1/nin, short, bf16, 260 epochs, architecture.blocks.mlpconv2.pool=avg: +0.00",
-        "X9": "table1/nin, short, bf16, 260 epochs, optimizer.weight\\_decay=1e-05: +0.00",
+        "X1": "table1/nin, short, bf16, 260 epochs, architecture.blocks.mlpconv2.pool=avg: +0.00, n=1: too few runs",
+        "X9": "table1/nin, short, bf16, 260 epochs, optimizer.weight\\_decay=1e-05: +0.00, n=1: too few runs",
     }
 
 
@@ -253,7 +254,9 @@ def test_figure_3_is_compared_where_runs_followed_the_papers_schedule(tmp_path: 
 
 def test_a_curve_to_one_side_of_the_papers_throughout_is_said_so() -> None:
     (told, _) = figure3_points.to_one_side({"one": [-1.0, -3.0] * 10, "other": [1.0, -1.0] * 10, "few": [1.0] * 9})
-    assert told == "To one side of the paper's at all epochs: one: ours lower by 2.0 points in the median."
+    assert (
+        told == "To one side of the paper's at each of 20 epochs or more: one: ours lower by 2.0 points in the median."
+    )
     assert figure3_points.to_one_side({"other": [1.0, -1.0] * 10}) == []
 
 

@@ -35,6 +35,7 @@ WORDS = (
     "optimizer.schedule.drops=[2]",
     "restarts=0",
 )
+PAPER = ("experiment=table1/nin_aug", "architecture.init=he", "optimizer.batch_size=64", "restarts=0")
 MODES = ("fp32", "tf32", "bf16")
 SHORT = ("optimizer.batch_size=64", "optimizer.schedule.epochs=2", "optimizer.schedule.drops=[]", "restarts=0")
 OTHERS = {
@@ -147,7 +148,7 @@ def test_seeds_at_once_are_each_as_alone(precision: str, make: Any) -> None:
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_updates_of_an_epoch_do_not_wait_for_the_device(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "START", 0)
-    run = make("precision=bf16")
+    run = make("precision=bf16", "checkpoint_seconds=1000000")  # to save one waits
     run.console.shown = float("inf")  # no status lines
     with loop.own_stream(run.device):
         for epoch in range(2):
@@ -171,15 +172,16 @@ def test_draws_are_those_of_the_cpu() -> None:
     assert torch.equal(rng.permutation((1, 2), 3, 50_000), rng.permutation((1, 2), 3, 50_000, "cuda").cpu())
 
 
-@pytest.mark.parametrize("precision, images, near", [("fp32", 8, 1e-3), ("tf32", 64, 2e-1), ("bf16", 64, 4e-1)])
+@pytest.mark.parametrize("precision, images, near", [("fp32", 8, 2e-2), ("tf32", 64, 2e-1), ("bf16", 64, 4e-1)])
 def test_three_updates_are_those_of_the_cpu(
     precision: str, images: int, near: float, make: Any, tmp_path: Path
 ) -> None:
     """`near` bounds the distance of the weights' movement from that by torch's own layers in fp32, over the movement.
 
-    Among 64 images some pixels of a window are so near to each other that rounding decides where the gradient goes:
-    two ways to compute in fp32 on a CPU are up to 0.04 apart. Among 8 there are none, and they are 0.00001 apart. On an
-    H100 with 64 images the first layer was 0.06 (TF32) and 0.16 (bf16) away.
+    Where a ReLU, or two pixels of a window, are so near to a tie that rounding decides where the gradient goes, two
+    ways to compute in fp32 on a CPU are up to 0.04 apart with 64 images, and with 8 either 0.00001 (no such tie) or
+    0.002 to 0.003; products rounded as in TF32 are 0.06 to 0.1 away with 8. On an H100 with 64 images the first layer
+    was 0.06 (TF32) and 0.16 (bf16) away.
     """
     words = f"optimizer.batch_size={images}"
     config = load([*WORDS, words, "device=cpu", "fused=false", f"data_dir={tmp_path}"])
@@ -199,8 +201,13 @@ def test_three_updates_are_those_of_the_cpu(
         assert gpu.network.state_dict()[name].dtype == torch.float32
 
 
-def test_our_kernels_are_as_near_to_fp32_as_torchs_layers_in_bf16(make: Any) -> None:
-    run = make("precision=bf16")
+@pytest.mark.parametrize("base", [WORDS, PAPER], ids=["half as wide", "the paper's widths"])
+def test_our_kernels_are_as_near_to_fp32_as_torchs_layers_in_bf16(base: tuple[str, ...], make: Any) -> None:
+    run = make("precision=bf16", base=base)
+    torch.manual_seed(0)
+    with torch.no_grad():  # fresh ones are zero, and kernels that forget them would pass
+        for layer in run.network.convolutions():
+            layer.bias.normal_(std=0.1)
     images, labels = run.batches.gather(run.now[1:], 64, run.network.clock)
 
     def gradients(bf16: bool, fused: bool) -> list[torch.Tensor]:
@@ -213,7 +220,7 @@ def test_our_kernels_are_as_near_to_fp32_as_torchs_layers_in_bf16(make: Any) -> 
     exact, plain, ours, again = (gradients(*how) for how in ((False, False), (True, False), (True, True), (True, True)))
     for one, other, mine, repeated in zip(exact, plain, ours, again, strict=True):
         far, near = (torch.linalg.vector_norm(found - one) for found in (other, mine))
-        assert near < 1.2 * far and torch.equal(mine, repeated)
+        assert near < 1.5 * far and torch.equal(mine, repeated)
 
 
 def test_what_the_benchmark_times_is_captured() -> None:

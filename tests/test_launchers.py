@@ -11,7 +11,7 @@ from nin_repro import sweep, train
 from nin_repro.config.compose import load
 from nin_repro.config.recipe import directory
 from nin_repro.files import locked, write_json
-from nin_repro.run import found
+from nin_repro.run import outcome_so_far
 from nin_repro.training.rundir import RunDirectory
 
 SMALL = ["experiment=quickstart", "budget.max_steps=12", "restarts=0", "wandb.mode=disabled"]  # as `trained`
@@ -73,17 +73,20 @@ def test_a_launcher_that_fails_leaves_a_table_and_the_command(give: Give, traine
 def test_what_is_known_of_a_member_that_left_no_outcome(tmp_path: Path, trained: Path) -> None:
     config = load([*SMALL, f"runs_dir={tmp_path}"])
     run = RunDirectory(directory(config))
-    assert found(config).state == "not begun" and not run.path.exists()
+    assert outcome_so_far(config).state == "not begun" and not run.path.exists()
     run.write_status("running")
-    assert found(config).state == "lost" and "ended without a word" in found(config).words
+    assert outcome_so_far(config).state == "lost" and "ended without a word" in outcome_so_far(config).words
     with locked(run.lock):
-        assert found(config).state == "running"
+        assert outcome_so_far(config).state == "running"
     run.write_status("failed", why="the disk was full")
-    assert (found(config).state, found(config).words) == ("failed", "the disk was full")
+    assert (outcome_so_far(config).state, outcome_so_far(config).words) == ("failed", "the disk was full")
     for damaged in ("", "{", "[]", '{"state": 1}'):
         (run.path / "status.json").write_text(damaged)
-        assert found(config).code == 1
+        assert outcome_so_far(config).code == 1
     record = RunDirectory(trained).result()
     assert record is not None
     write_json(run.path / "result.json", record)
-    assert (found(config).state, found(config).code) == ("done", 0) and "test error" in found(config).words
+    assert (outcome_so_far(config).state, outcome_so_far(config).code) == (
+        "done",
+        0,
+    ) and "test error" in outcome_so_far(config).words

@@ -215,28 +215,28 @@ def test_how_often_one_looks_changes_no_weight(make: Make) -> None:
 
 
 @pytest.mark.parametrize("words", [[], ["regularizer=fc_both_dropout", "regularizer.dropout=0.3"]])
-def test_an_update_in_pieces_is_that_of_the_whole_batch(
+def test_an_update_in_micro_batches_is_that_of_the_whole_batch(
     words: list[str], make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = make(*words, name="whole")
-    monkeypatch.setattr(build, "HELD", 1), monkeypatch.setattr(build, "PIECE", 5)
-    pieces = make(*words, name="pieces")
+    monkeypatch.setattr(build, "HELD", 1), monkeypatch.setattr(build, "FEWEST", 5)
+    parts = make(*words, name="parts")
     sizes: list[int] = []
-    pieces.network.register_forward_pre_hook(lambda network, given: sizes.append(len(given[0])))
-    for run in (whole, pieces):
+    parts.network.register_forward_pre_hook(lambda network, given: sizes.append(len(given[0])))
+    for run in (whole, parts):
         run.begin_epoch()
         for position in range(len(run.batches)):
             run.step(position)
     assert sizes == [5, 5, 5, 1] * 4 + [5, 1]  # 70 images in batches of 16
-    for one, other in zip(whole.network.parameters(), pieces.network.parameters(), strict=True):
+    for one, other in zip(whole.network.parameters(), parts.network.parameters(), strict=True):
         assert distance(other, one) < 1e-5
-    assert pieces.totals.tolist() == pytest.approx(whole.totals.tolist(), rel=1e-6)
+    assert parts.totals.tolist() == pytest.approx(whole.totals.tolist(), rel=1e-6)
 
 
-def test_which_updates_go_in_pieces() -> None:
+def test_which_updates_go_in_micro_batches() -> None:
     """Those whose layers give more than 256 MiB; but images of networks of one's own may bear on each other."""
     found = {
-        words: build.piece(load(words.split()))
+        words: build.micro_batch(load(words.split()))
         for words in (
             "experiment=table1/nin",
             "experiment=table1/nin precision=bf16",
@@ -249,7 +249,7 @@ def test_which_updates_go_in_pieces() -> None:
     config = load(["experiment=table1/nin"])
     for group, name in (("architecture", "kind"), ("regularizer", "head")):
         own = dataclasses.replace(getattr(config, group), **{name: "own"})
-        assert build.piece(dataclasses.replace(config, **{group: own})) is None
+        assert build.micro_batch(dataclasses.replace(config, **{group: own})) is None
 
 
 def test_seeds_differ(make: Make) -> None:

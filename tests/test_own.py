@@ -18,8 +18,8 @@ import pytest
 import torch
 from hydra.core.config_store import ConfigStore
 
-from nin_repro import build, train
-from nin_repro.config import compose, known
+from nin_repro import build, describe, train
+from nin_repro.config import compose, known, origins
 from nin_repro.config.check import convert
 from nin_repro.config.recipe import key, recipe
 from nin_repro.data import sources
@@ -158,6 +158,18 @@ REFUSED = {
     "no settings": ("    settings = Settings\n", "", ["regularizer=fc"], "`settings`"),
     "no default": ("units: Count = 64", "units: Count", ["regularizer=fc"], "architecture.units"),
     "weights forgotten": (STARTS, "[]", ["regularizer=fc"], "hidden.weight"),
+    "weights that nothing hangs on": (
+        "F.relu(self.hidden(x.flatten(1)))",
+        "F.relu(self.hidden(x.flatten(1)).detach())",
+        ["regularizer=fc"],
+        "no logit hangs on hidden.weight, hidden.bias",
+    ),
+    "no weights that anything hangs on": (
+        "F.relu(self.hidden(x.flatten(1)))",
+        "self.hidden(x.flatten(1)).detach()[:, :10, None, None]",
+        ["regularizer=gap"],
+        "no logit hangs on hidden.weight, hidden.bias",
+    ),
     "weights twice": (STARTS, f"2 * {STARTS}", ["regularizer=fc"], "names hidden more than once"),
     "no such start": ('Fill("normal"', 'Fill("norml"', ["regularizer=fc"], "one of normal, uniform"),
     "no starts": (STARTS, "[self.hidden]", ["regularizer=fc"], "a list of Start"),
@@ -191,6 +203,19 @@ def test_settings_are_keys_and_all_of_them_are_recipe(offer: Callable[[str], Non
     assert recipe(config)["architecture"] == {"kind": "perceptron", "units": 64, "std": 0.2}
     assert key(config) != key(compose.load([*WORDS, "regularizer=fc"]))
     assert config.architecture == convert(Config, dataclasses.asdict(config), "").architecture
+
+
+def test_an_experiment_of_ones_own_network_is_told_with_its_origins(
+    offer: Callable[[str], None], tmp_path: Path
+) -> None:
+    offer(code(PERCEPTRON, "nin_repro/models/perceptron.py"))
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    words = EXPERIMENT.split("# conf/experiment/mine.yaml\n")[1].split("```")[0].replace("nin_small", "perceptron")
+    (tmp_path / "conf/experiment/mine.yaml").write_text(words + "  lr: 0.3  # assumed: it learns\n")
+    told = origins.provenance(tmp_path / "conf", "mine", compose.load([*WORDS, "regularizer=fc", "optimizer.lr=0.3"]))
+    assert told.choices["architecture"].name == "perceptron"
+    facts = {fact.key: fact.origin for fact in told.facts}
+    assert facts["optimizer.lr"].startswith("assumed") and facts["architecture.units"] == ""
 
 
 def test_another_code_of_a_network_makes_another_run(offer: Callable[[str], None]) -> None:
@@ -227,7 +252,9 @@ def test_statistics_of_batches_that_a_start_left_do_not_outlive_it(offer: Callab
         assert source.count(old) == 1
         source = source.replace(old, new)
     offer(source)
-    net: Any = build.network(compose.load([*WORDS, "regularizer=fc"]), Shape(1, 8, 8), 10)
+    config = compose.load([*WORDS, "regularizer=fc"])
+    assert any(line.split()[:2] == ["norm", "BatchNorm1d"] for line in describe.layer_table(config).splitlines())
+    net: Any = build.network(config, Shape(1, 8, 8), 10)
     net.initialise(0, 0)
     net.train()(torch.full((4, 1, 8, 8), torch.inf))  # as in a start that diverged
     assert not net.norm.running_mean.isfinite().any()

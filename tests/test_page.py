@@ -62,7 +62,7 @@ PRICES = page.Prices(gpu=3.0, core=0.05)
 
 
 def made(records: list[Record], figures: tuple[Path, ...] = (), claims: tuple[Claim, ...] = ()) -> str:
-    cells = {name: replace(cell, seconds={"1 CPU core": 3600.0}) for name, cell in CELLS.items()}
+    cells = {name: replace(cell, seconds={"1 core (AVX2)": 3600.0}) for name, cell in CELLS.items()}
     report = tables.build(records, cells, ["x.json: not used: broken"])
     bases = {"table1/nin": records[0].recipe} if records else {}
     compared = ablations.choices(records, bases)
@@ -126,12 +126,14 @@ def test_claims_dead_starts_and_costs_are_in_the_page(tmp_path: Path) -> None:
     assert "2 x AMD EPYC 1 2.0 0.20" in words and "NVIDIA H200 1 0.5 1.50" in words  # hours, USD
     (shared,) = stored(tmp_path / "shared", record(seconds=1800.0, device="NVIDIA H200, 4 at once"))
     assert page.Prices(gpu=3.0, core=0.05).of(shared) == 1.5 / 4
-    assert "run table2/nin 5 h 0.25 (1 CPU core, fp32)" in words  # 5 seeds of an hour
+    assert "run table2/nin 5 h 0.25 (1 core (AVX2), fp32)" in words  # 5 seeds of an hour
 
 
 def test_what_a_cell_costs_at_the_least_is_where_it_costs_least() -> None:
-    fast = replace(CELLS["table2/nin"], recipe={"precision": "bf16"}, seconds={"1 CPU core": 36000.0, "1 H200": 60.0})
-    cell = replace(CELLS["table2/nin"], seconds={"2 CPU cores": 36000.0}, stand_ins=(fast,))
+    fast = replace(
+        CELLS["table2/nin"], recipe={"precision": "bf16"}, seconds={"1 core (AVX2)": 36000.0, "1 H200": 60.0}
+    )
+    cell = replace(CELLS["table2/nin"], seconds={"2 cores (AVX2)": 36000.0}, stand_ins=(fast,))
     words = " ".join(Parsed(page.html(tables.build([], {"table2/nin": cell}), [], [], [], [], {}, PRICES)).words)
     assert "0.25 (1 H200, bf16)" in words  # 5 minutes at 3 USD an hour
 

@@ -17,7 +17,6 @@ from test_lcn import reference as local_reference
 from nin_repro.data import preprocess as module
 from nin_repro.data.preprocess import CHUNK, Bytes, preprocess
 from nin_repro.data.sources import Rows, load
-from nin_repro.files import UsageError
 from nin_repro.schema import Preprocessing
 
 DATA = Path(__file__).parents[1] / "data"
@@ -160,16 +159,6 @@ def test_mean_subtraction(mean: Any, axes: tuple[int, ...], norm: float | None, 
     np.testing.assert_allclose(found[0], x - expected, atol=1e-5)
     np.testing.assert_allclose(found[1], y - expected, atol=1e-5)
     assert (tmp_path / "cache").exists() == (norm is not None)  # what is quick to do again is not kept
-
-
-def test_two_global_contrast_normalisations_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="gcn_std_bias exclude each other"):
-        run(tmp_path, Preprocessing(1, 55, None, "none", gcn_std_bias=10))
-
-
-def test_two_means_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="mean=none"):
-        run(tmp_path, Preprocessing(1, 55, 0.1, "pixel"))
 
 
 @pytest.mark.skipif(not (DATA / "cifar10.npz").exists(), reason="data/cifar10.npz is not here")

@@ -52,9 +52,9 @@ def test_each_run_is_listed_with_what_became_of_it_and_how_to_go_on(
     assert lines["finished"].startswith("done") and "test error" in lines["finished"]
     assert "MemoryError: no more" in lines["broken"] and "stopped by SIGTERM" in lines["stopped"]
     assert f"3/60 12.50 % 1:30 left ({socket.gethostname()}, process {os.getpid()})" in lines["busy"]
-    assert lines["gone"].startswith("lost") and "is gone without a word" in lines["gone"]
+    assert lines["gone"].startswith("lost") and "ended without a word" in lines["gone"]
     assert lines["half"].startswith("not begun")
-    assert lines["bare"].startswith("lost") and "its checkpoint is there" in lines["bare"]
+    assert lines["bare"].startswith("lost") and "does not say how it ended" in lines["bare"]
     commands = [line.split()[-1] for line in shown.splitlines() if line.startswith("  python")]
     assert sorted(commands) == ["broken", "gone", "stopped"]
     assert f"unknown: {folder}/bare/config.yaml cannot be read" in shown

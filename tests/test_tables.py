@@ -255,10 +255,11 @@ def test_where_nothing_was_published_there_is_a_value_and_no_verdict(tmp_path: P
     assert found.stats.mean == 21.0 and found.difference is None and found.verdict.word == "unpublished"
 
 
-def test_deviations_of_the_runs_join_the_cells(tmp_path: Path) -> None:
-    cell = Cell("table1/nin", CELLS["table1/nin"].family, "run", deviations=("clipped",))
-    runs = stored(tmp_path, record(deviations=["clipped", "tf32"]))
-    assert results(tables.build(runs, {"table1/nin": cell}))["table1/nin"].deviations == ("clipped", "tf32")
+def test_a_recipe_deviates_as_its_experiment_says_now(tmp_path: Path) -> None:
+    cell = Cell("table1/nin", CELLS["table1/nin"].family, "run", deviations=("gradient norm clipped",))
+    runs = stored(tmp_path, record(deviations=["clipped"], data={"digest": "0" * 64, "provenance": "a copy"}))
+    found = results(tables.build(runs, {"table1/nin": cell}))["table1/nin"]
+    assert found.reservations == ("gradient norm clipped", "data: a copy")
 
 
 # --- what runs took -------------------------------------------------------------------------------------------------
@@ -361,7 +362,7 @@ def test_runs_in_another_precision_fill_a_cell_that_has_too_few_of_its_own_and_s
     report = tables.build(stored(tmp_path, *runs), CELLS | {"table1/nin": cell})
     found = results(report)["table1/nin"]
     assert found.stats.n == (other if filled == "bf16" else own)
-    assert ("computed in bf16" in found.deviations) == (filled == "bf16")
+    assert ("computed in bf16" in found.cell.deviations) == (filled == "bf16")
     assert found.cell.command.endswith("precision=bf16") == (filled == "bf16")
     apart = {record.family for group in report.other for record in group.records}
     assert apart <= ({cell.family} if filled == "bf16" else {bf16})

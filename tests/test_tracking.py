@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from wandb_peer import Server, exit_code, history, records, runs
 
-from nin_repro.files import UsageError
 from nin_repro.training.tracking import Tracker
 
 KEY = "5ec7e7" * 6 + "abcd"  # 40 characters, as W&B wants them
@@ -276,11 +275,6 @@ def test_importing_the_tracker_is_light() -> None:
     root = str(Path(__file__).parents[1])
     said = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
     assert said == "False False\n"
-
-
-def test_an_unknown_mode_is_named_with_its_choices(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"'onlin'.*offline, online, disabled"):
-        make(tmp_path, pytest.fail, mode="onlin")
 
 
 def test_a_new_start_of_a_run_is_not_dropped(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Which keys do nothing, given the others: no source could tell them, and to set one only makes another recipe."""
 
-from nin_repro.schema import Cnn, Config, Maxout, Nin, Schedule
+from nin_repro.schema import Cnn, Config, Maxout, Nin, Schedule, idle_in_regularizer
 
 
 def idle(config: Config) -> list[str]:
@@ -9,11 +9,8 @@ def idle(config: Config) -> list[str]:
     found = [f"optimizer.schedule.{name}" for name in _idle_schedule(config.optimizer.schedule)]
     if config.optimizer.schedule.kind == "parent":
         found.append("optimizer.momentum")
-    if regularizer.head == "gap":
-        found += [f"regularizer.{name}" for name in ("head_dropout", "fc_std", "fc_lr_factor")]
-    if not regularizer.dropout:
-        found.append("regularizer.dropout_at")
-        found += [] if regularizer.head == "fc" and regularizer.head_dropout else ["regularizer.convention"]
+    names = idle_in_regularizer(regularizer.dropout, regularizer.head, regularizer.head_dropout)
+    found += [f"regularizer.{name}" for name in names]
     if isinstance(architecture, Maxout):
         found += ["regularizer.fc_std", "optimizer.last_layer_factor", "optimizer.last_layer_bias_factor"]
     if isinstance(architecture, Nin):
@@ -25,18 +22,20 @@ def idle(config: Config) -> list[str]:
     return found
 
 
+# What each kind of schedule goes by.
+BY_KIND = {
+    "drops": {"drops", "factor", "bias_drops"},
+    "plateau": {"patience", "plateau_drops", "factor", "bias_drops"},
+    "linear": {"decay_epochs", "factor", "bias_drops"},
+    "exponential": {"floor", "factor", "bias_drops"},
+    "parent": {"bias_drops"},
+}
+
+
 def _idle_schedule(schedule: Schedule) -> set[str]:
-    used = {
-        "drops": {"drops", "factor", "bias_drops"} if schedule.drops else {"drops"},
-        "plateau": {"patience", "plateau_drops", "factor", "bias_drops"},
-        "linear": {"factor", "decay_epochs", "bias_drops"},
-        "exponential": {"factor", "floor", "bias_drops"},
-        "parent": {"bias_drops"},
-    }
-    ramp = {"momentum_epochs", "momentum_final"}
+    used = {"drops"} if schedule.kind == "drops" and not schedule.drops else BY_KIND[schedule.kind]
     if schedule.kind != "parent":
-        used[schedule.kind] |= ramp if schedule.momentum_epochs else {"momentum_epochs"}
-    used[schedule.kind] |= {"stop_patience"} if schedule.stop == "validation" else set()
-    return {*used["drops"], *used["plateau"], *used["linear"], "floor", "bias_drops", "stop_patience", *ramp} - used[
-        schedule.kind
-    ]
+        used = used | ({"momentum_epochs", "momentum_final"} if schedule.momentum_epochs else {"momentum_epochs"})
+    if schedule.stop == "validation":
+        used = used | {"stop_patience"}
+    return {"momentum_epochs", "momentum_final", "stop_patience"}.union(*BY_KIND.values()) - used

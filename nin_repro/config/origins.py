@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nin_repro.config.idle import idle
 from nin_repro.files import UsageError
+from nin_repro.models.own import own_kinds
 from nin_repro.results.fidelity import SOURCES, Choice, Fact, Provenance, source_of
 from nin_repro.schema import Config, given
 
@@ -75,6 +76,8 @@ def active(provenance: Provenance, config: Config) -> Provenance:
 
 def of_choice(conf: Path, group: str, choice: str) -> dict[str, Origin]:
     """The origins of a group's file, with those of what it inherits from others of the group."""
+    if group == "architecture" and choice in own_kinds():  # it has no file: its defaults are in its code
+        return {}
     own = read(conf / group / f"{choice}.yaml")
     origins: dict[str, Origin] = {}
     for _, name, why in own.defaults or [("", "_self_", "")]:

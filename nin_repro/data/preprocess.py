@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nin_repro.data.lcn import local_contrast_normalised
-from nin_repro.files import UsageError, locked, read_json, write_json
+from nin_repro.files import locked, read_json, write_json
 from nin_repro.schema import Preprocessing, given
 
 if TYPE_CHECKING:
@@ -66,21 +66,15 @@ def preprocess(
         fit: uint8 [N, H, W, C], the training images that the statistics are taken of.
         arrays: uint8 [M, H, W, C] each, what is to be transformed, with the statistics of `fit`. Of all images, a
             chunk at a time is read.
-        params: what to do; whitening subtracts its own mean, so it goes with `mean="none"` only.
+        params: what to do; whitening subtracts its own mean, so it goes with `mean="none"` only, and there is one
+            global contrast normalisation (`config.recipe.require_sense` sees to both).
         cache_dir: where contrast-normalised and whitened images are kept. All else is quicker done than read.
         digest: identifies the data set that the images are from.
 
     Returns:
         float32 arrays of the shapes of `arrays`. Those from the cache are private memory maps of its files. Where
         there is nothing but a division and a mean, `Bytes`: of arrays without a copy.
-
-    Raises:
-        UsageError: `params` asks for whitening and another mean, or for two global contrast normalisations.
     """
-    if params.zca is not None and params.mean != "none":
-        raise UsageError(f"preprocessing.zca subtracts the mean itself: with it, mean={params.mean} must be mean=none")
-    if params.gcn is not None and params.gcn_std_bias is not None:
-        raise UsageError("preprocessing.gcn and preprocessing.gcn_std_bias exclude each other: set one of them to null")
     if not _steps(params):
         mean = fit_transform(fit, params).mean.reshape(fit.shape[1:])
         return [Bytes(_bytes(array), params.divide, mean) for array in arrays]

@@ -22,24 +22,23 @@ def layers(shape: Shape, classes: int, architecture: Architecture, regularizer: 
 
     Raises:
         UsageError: the network does not take such images, does not give one logit for each class, or has weights that
-            nobody would initialise and train, or no dropout where the settings want it.
+            nobody would initialise and train, or that bear on no logit, or no dropout where the settings want it.
     """
     names = f"architecture.kind={architecture.kind} and regularizer.head={regularizer.head}"
-    with torch.no_grad():
-        try:
-            net = make_network(shape, classes, architecture, regularizer).eval()
-            found = _listened(net)
-            logits = net(torch.zeros(IMAGES, *shape))
-        except UsageError:
-            raise
-        except Exception as error:
-            files, reason = _files(architecture, regularizer), reason_of(error)
-            if not isinstance(error, RuntimeError | IndexError):  # torch's words for shapes that do not fit
-                raise UsageError(f"{names} cannot be used for {shape} images ({reason}): look into {files}") from error
-            raise UsageError(
-                f"{names} do not go together for {shape} images ({reason}): choose another head (fc takes whatever a "
-                f"network ends in) or look into {files}"
-            ) from error
+    try:
+        net = make_network(shape, classes, architecture, regularizer).eval()
+        found = _listened(net)
+        logits = net(torch.zeros(IMAGES, *shape))
+    except UsageError:
+        raise
+    except Exception as error:
+        files, reason = _files(architecture, regularizer), reason_of(error)
+        if not isinstance(error, RuntimeError | IndexError):  # torch's words for shapes that do not fit
+            raise UsageError(f"{names} cannot be used for {shape} images ({reason}): look into {files}") from error
+        raise UsageError(
+            f"{names} do not go together for {shape} images ({reason}): choose another head (fc takes whatever a "
+            f"network ends in) or look into {files}"
+        ) from error
     if logits.shape != (IMAGES, classes):
         raise UsageError(
             f"{names} give {list(logits.shape[1:])} values for an image, not one for each of {classes} classes: "
@@ -51,8 +50,21 @@ def layers(shape: Shape, classes: int, architecture: Architecture, regularizer: 
     if forgotten or id(None) in trained:
         what = f"`weighted` leaves out {', '.join(forgotten)}" if forgotten else "a layer of `weighted` lacks its bias"
         raise UsageError(f"{names}: {what}; it names all layers that have weights, each with its `weight` and `bias`")
+    if unused := _unused(net, logits):
+        raise UsageError(
+            f"{names}: no logit hangs on {', '.join(unused)}, so nothing can train it: use it or leave it out"
+        )
     _require_dropout(net, architecture, regularizer)
     return found
+
+
+def _unused(net: Network, logits: torch.Tensor) -> list[str]:
+    """The names of the parameters that took no part in these logits."""
+    parameters = dict(net.named_parameters())
+    if not logits.requires_grad:
+        return [*parameters]
+    gradients = torch.autograd.grad(logits.sum(), [*parameters.values()], allow_unused=True)
+    return [name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None]
 
 
 def _starts(net: Network, names: str) -> list[Start]:

@@ -10,7 +10,7 @@ from nin_repro.results.changes import FP32, changes, precision
 from nin_repro.results.luck import chance_of_means, luck_of_means
 from nin_repro.results.records import Record
 from nin_repro.results.render import clean, difference, error, grid, how, plain, spread
-from nin_repro.results.tables import FEWEST_RUNS, PAPER_BUDGET, Stats, spanned, statistics
+from nin_repro.results.tables import FEWEST_RUNS, Stats, spanned, statistics
 
 MOST = 3  # keys that may differ; more is another experiment, not an ablation
 COMPARED = ("regularizer.dropout", "regularizer.head", "regularizer.head_dropout")  # what the paper itself compares
@@ -51,8 +51,6 @@ class Choice:
     # The limit is over twice what it would be if these runs lay as close together as those beside.
     scattered: bool = False
     chance: float | None = None  # that luck alone makes an effect of this size or more (`luck.chance_of_means`)
-    # No run lives, and those that ended at this reduced budget had single classes dead, which may yet begin to learn.
-    unlearned: bool = False
 
     @property
     def changed(self) -> str:
@@ -62,11 +60,6 @@ class Choice:
     def name(self) -> str:
         """What is changed, or that nothing is."""
         return self.changed or "as the experiment" + (f", beside {self.beside.precision}" if self.beside else "")
-
-    @property
-    def error(self) -> str:
-        """Mean and standard deviation, or why there are none."""
-        return "none learned" if self.unlearned else spread(self.stats)
 
     @property
     def unclaimed(self) -> bool:
@@ -86,7 +79,7 @@ class Choice:
         if self.beside is None:
             return ""
         if self.sign is None:
-            if self.unlearned:
+            if self.stats.unlearned:
                 return f"none has learned in {self.epochs} epochs"
             return "too few runs" if self.stats.n else "no run lives"
         if self.sign == 0 and self.scattered:
@@ -120,15 +113,9 @@ def choices(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]]) -
         if one not in beside and one not in beside.values():
             continue
         epochs, starts = spanned([run.epochs for run in runs]), sum(len(run.attempts) for run in runs)
-        choice = Choice(one, beside.get(one), epochs, statistics(runs), starts, None, None, unlearned=_unlearned(runs))
+        choice = Choice(one, beside.get(one), epochs, statistics(runs), starts, None, None)
         found.append(_compared(choice, statistics(groups[beside[one]])) if one in beside else choice)
     return found
-
-
-def _unlearned(runs: Iterable[Record]) -> bool:
-    """Whether none of them lives, and one ended with nothing worse than single classes dead at a reduced budget."""
-    ends = [None if run.alive else run.attempts[-1].died for run in runs if run.budget != PAPER_BUDGET]
-    return None not in ends and "classes" in ends
 
 
 def _compared(choice: Choice, theirs: Stats) -> Choice:
@@ -155,7 +142,7 @@ def text(found: list[Choice]) -> str:
         if not one.changed:
             lines.append(f"{clean(one.about.experiment)}, {clean(one.about.conditions)}, {one.epochs} epochs")
         name, died = f"  {clean(one.name)}", f"{one.stats.died.total()} of {one.starts}"
-        numbers = f"{one.error:>14}{difference(one.effect):>8}{one.stats.n:>4}{one.stats.dead:>6}{died:>13}"
+        numbers = f"{spread(one.stats):>14}{difference(one.effect):>8}{one.stats.n:>4}{one.stats.dead:>6}{died:>13}"
         lines.append(f"{name:64}{numbers}")
     return "\n".join(lines) + "\n"
 
@@ -181,7 +168,7 @@ def markdown(found: list[Choice]) -> str:
     rows = [
         [
             *(plain(one.about.experiment), plain(one.about.conditions), one.epochs, plain(one.name)),
-            *(one.error, difference(one.effect), error(one.limit), one.seen),
+            *(spread(one.stats), difference(one.effect), error(one.limit), one.seen),
             *(str(one.stats.n), str(one.stats.dead), f"{one.stats.died.total()} of {one.starts}", how(one.stats.died)),
         ]
         for one in found

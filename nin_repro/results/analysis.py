@@ -17,7 +17,8 @@ from nin_repro.results.lottery import Lottery, lottery, percent, versus
 from nin_repro.results.luck import hold
 from nin_repro.results.records import Record
 from nin_repro.results.render import code, difference, error, grid, how, plain, reservations, spread
-from nin_repro.results.tables import FEWEST_RUNS, PAPER_BUDGET, Cell, Report, Result, Row, counted
+from nin_repro.results.tables import FEWEST_RUNS, PAPER_BUDGET, Cell, Report, Result, Row, verdict_counts
+from nin_repro.words import counted
 
 
 def markdown(
@@ -83,9 +84,9 @@ def _short(
     own: Sequence[Own], claims: Sequence[Claim], starts: Sequence[Lottery], compared: Sequence[Choice]
 ) -> list[str]:
     words = Counter(one.verdict.word for _, one, _ in own if one.records)
-    told = counted(words) or "none of them has run"
+    told = verdict_counts(words) or "none of them has run"
     recipes = len({one.cell.family for _, one, _ in own if one.records})
-    same = f" They rest on {recipes} recipe{'s' * (recipes > 1)}: what two cells ask for is run once."
+    same = f" They rest on {counted(recipes, 'recipe')}: what two cells ask for is run once."
     lines = [
         f"- Cells of the paper's own systems: {len(own)}; with runs at the paper's budget: {words.total()} ({told})."
         + same * (recipes < words.total())
@@ -133,8 +134,9 @@ def _corrected(compared: Sequence[Choice]) -> str:
     kept = [one for one, holds in zip(measured, holding, strict=True) if holds]
     names = ", ".join(f"{code(one.changed)} ({_where(one)})" for one in kept) or "none"
     return (
-        f" Corrected for all {len(measured)} comparisons, those of dropout and the last layer among them (Holm, 5 %), "
-        f"these are left: {names}."
+        f" Of all {len([one for one in compared if one.changed])} comparisons, with those of dropout and the last "
+        f"layer, {len(measured)} have runs enough to say how likely luck alone is; corrected for so many (Holm, 5 %), "
+        f"these effects are left: {names}."
     )
 
 
@@ -179,20 +181,25 @@ def _missing(report: Report) -> list[str]:
         "",
         "Cells without runs at the paper's budget, each recipe once, what fills each, and minutes of one seed: all "
         "epochs that its schedule may take, an evaluation after each, at rates measured on a machine that did nothing "
-        "else, in fp32 on a CPU with AVX2, in bf16 on one with instructions for it (no figure: nothing of its kind was "
-        "measured there). On a CPU it is a third to two thirds more beside "
+        "else: on one core of a CPU with AVX2, or with AVX-512 and instructions for bf16 (no figure: nothing of its "
+        "kind was measured there). On a CPU it is a third to two thirds more beside "
         "another training, on a GPU a fifth less for each of five at once. Runs in another `precision` than fp32 fill "
         "the cell too. `python scripts/reproduce.py --plan` says what each takes on its own machine; without `--plan` "
         "it trains them, most useful first.",
         "",
-        *grid("Cell|Command|Minutes: CPU core, fp32|CPU core, bf16|H200, bf16", "llrrr", map(_empty, report.empty)),
+        *grid(
+            "Cell|Command|Minutes: AVX2, fp32|AVX-512, fp32|AVX-512, bf16|H200, bf16",
+            "llrrrr",
+            map(_empty, report.empty),
+        ),
         "",
     ]
 
 
 def _empty(cell: Cell) -> list[str]:
     """Its experiment, what fills it, and minutes of one seed."""
-    places = ((FP32, "1 CPU core"), ("bf16", "1 CPU core"), ("bf16", "1 H200"))
+    cores = "1 core (AVX2)", "1 core (AVX-512)"
+    places = ((FP32, cores[0]), (FP32, cores[1]), ("bf16", cores[1]), ("bf16", "1 H200"))
     by_precision = {precision(one.recipe): one.seconds for one in (cell, *cell.stand_ins)}
     taken = [by_precision.get(kind, {}).get(machine) for kind, machine in places]
     minutes = ["" if seconds is None else f"{seconds / 60:,.{0 if seconds > 600 else 1}f}" for seconds in taken]
@@ -255,7 +262,7 @@ def _choices(compared: Sequence[Choice]) -> list[str]:
     rows = [
         [
             *(code(one.about.experiment), f"{plain(one.about.conditions)}, {one.epochs}", code(one.changed)),
-            *(one.error, str(one.stats.n), difference(one.effect), error(one.limit), one.seen, _said_by(one)),
+            *(spread(one.stats), str(one.stats.n), difference(one.effect), error(one.limit), one.seen, _said_by(one)),
         ]
         for one in sorted(compared, key=lambda one: (not one.sign, -abs(one.effect or 0), one.about))
         if one.unclaimed
@@ -266,10 +273,10 @@ def _choices(compared: Sequence[Choice]) -> list[str]:
     return [
         *lines,
         "Each choice beside the experiment's own runs at the same budget and in the same precision, those with an "
-        "effect first. *Said by*: the source that has it so where sources differ; the others are nobody's, or undo a "
-        "deviation. Dropout and the last layer, which the paper compares itself, stand among the claims "
-        "([all](tables/ablations.md)). What a choice does after a few epochs need not be what it does after all of "
-        "them.",
+        "effect first. *Said by*: the [source](fidelity.md#sources) that has it so where sources differ; the others "
+        "are nobody's, or undo a deviation. Dropout and the last layer, which the paper compares itself, stand among "
+        "the claims ([all](tables/ablations.md)). What a choice does after a few epochs need not be what it does "
+        "after all of them.",
         "",
         *grid("Experiment|Budget, epochs|Choice|Error|n|Effect|Limit|Seen|Said by", "lllrrrrll", rows),
         "",
@@ -318,9 +325,9 @@ def _measured(one: Contradiction, compared: Sequence[Choice], own: Sequence[Own]
     for choice in compared:
         about = choice.about
         if about.changes and one.concerns(about.experiment) and any(side.holds(about.changes) for side in one.sides):
-            limit = f", limit {error(choice.limit)}" if choice.limit is not None else ""
             what = f"{about.experiment}, {about.conditions}, {choice.epochs} epochs, {about.changed}"
-            found.append(f"{what}: {difference(choice.effect) or choice.seen}{limit}")
+            limit = f"limit {error(choice.limit)}" if choice.limit is not None else f"n={choice.stats.n}: {choice.seen}"
+            found.append(f"{what}: {f'{difference(choice.effect)}, {limit}' if choice.stats.n else choice.seen}")
     return plain("; ".join(found)) or "not yet"
 
 
@@ -340,7 +347,7 @@ def _change(own: Sequence[Own], compared: Sequence[Choice], starts: Sequence[Lot
             )
         elif one.records:
             lines.append(
-                f"- {name} has {one.stats.n} living run{'s' * (one.stats.n != 1)}: {FEWEST_RUNS} are judged, "
+                f"- {name} has {counted(one.stats.n, 'living run')}: {FEWEST_RUNS} are judged, "
                 f"{FEWEST_RUNS + 2} are wanted."
             )
     cells = len({one.cell.family for _, one, _ in own if one.verdict.limit is not None})
@@ -363,7 +370,7 @@ def _change(own: Sequence[Own], compared: Sequence[Choice], starts: Sequence[Lot
         lines.append(
             "- Where no effect of a choice was seen, one smaller than its limit may exist; the finest of these limits "
             f"is {error(finest.limit)} points ({code(finest.changed)} of {plain(finest.about.experiment)}), and four "
-            "times the seeds halve it at least."
+            "times the seeds would about halve it."
         )
     dead = sum(not one.stats.n for one in short)
     if len(short) > dead:

@@ -14,6 +14,8 @@ from nin_repro.results.measurements import Measurement
 from nin_repro.results.records import Record
 from nin_repro.results.render import clean
 from nin_repro.results.tables import FEWEST_RUNS, PAPER_BUDGET, Verdict, spanned
+from nin_repro.schema import idle_in_regularizer
+from nin_repro.words import counted
 
 SUPPORTED, UNDECIDED, NOT_SUPPORTED, NOT_ENOUGH = "supported", "undecided", "not supported", "not enough runs"
 REDUCED = " at a reduced budget"  # after one of the first three: of networks that were trained briefly
@@ -190,29 +192,21 @@ def arms_of(runs: Iterable[Record | Measurement], values: Values, others: Iterab
 
 def effective(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The leaves of a recipe but for the seed; what cannot have an effect in it is left out."""
-    found = leaves({name: value for name, value in recipe.items() if name != "seed"})
-    regularizer = recipe.get("regularizer", {})
-    without = []
-    if not regularizer.get("dropout") and not regularizer.get("head_dropout"):
-        without.append("regularizer.convention")
-    if regularizer.get("head") == "gap":
-        without += ["regularizer.fc_std", "regularizer.fc_lr_factor"]
-    return {name: value for name, value in found.items() if name not in without}
+    idle = _idle(recipe)
+    return {name: value for name, value in leaves(recipe).items() if name not in idle}
 
 
-MAY_BE_ABSENT = ("regularizer.convention", "regularizer.fc_std", "regularizer.fc_lr_factor")
+def _idle(recipe: Mapping[str, Any]) -> set[str]:
+    regularizer = recipe["regularizer"]
+    names = idle_in_regularizer(*(regularizer.get(name) for name in ("dropout", "head", "head_dropout")))
+    return {"seed", *(f"regularizer.{name}" for name in names)}
 
 
 def alike(first: Arm, second: Arm, but: Sequence[str]) -> bool:
     """Whether two arms differ in no key that has an effect in both, other than those named."""
-    one, other = effective(first.recipe), effective(second.recipe)
-    if first.images != second.images:
-        return False
-    for name in {*one, *other} - set(but):
-        absent = name not in one or name not in other
-        if not (absent and name in MAY_BE_ABSENT) and (absent or one[name] != other[name]):
-            return False
-    return True
+    without = {*but, *_idle(first.recipe), *_idle(second.recipe)}
+    one, other = ({k: v for k, v in leaves(arm.recipe).items() if k not in without} for arm in (first, second))
+    return (one, first.images) == (other, second.images)
 
 
 def has(arm: Arm, **settings: Any) -> bool:
@@ -223,11 +217,15 @@ def has(arm: Arm, **settings: Any) -> bool:
 HEAD = ("regularizer.head", "regularizer.head_dropout")
 
 
-def head_pairs(arms: Sequence[Arm], dropped: bool) -> list[tuple[Arm, Arm]]:
-    """(fully connected, global average pooling) with all else equal; with or without dropout before the former."""
-    full = [arm for arm in arms if has(arm, head="fc") and bool(arm.recipe["regularizer"]["head_dropout"]) == dropped]
+def head_pairs(arms: Sequence[Arm], *but: str) -> list[tuple[Arm, Arm, bool]]:
+    """(fully connected, global average pooling, whether the former has dropout before it), those without first.
+
+    All else is equal, other than the keys `but`.
+    """
+    full = [(arm, bool(arm.recipe["regularizer"]["head_dropout"])) for arm in arms if has(arm, head="fc")]
     pooled = [arm for arm in arms if has(arm, head="gap")]
-    return [(first, second) for second in pooled for first in full if alike(first, second, HEAD)]
+    pairs = [(one, other, dropped) for other in pooled for one, dropped in full if alike(one, other, (*HEAD, *but))]
+    return sorted(pairs, key=lambda pair: pair[2])
 
 
 def head_name(arm: Arm) -> str:
@@ -260,4 +258,4 @@ def kind(arm: Arm, bases: Bases) -> str:
 
 def label(arm: Arm, bases: Bases) -> str:
     """Its kind and its length."""
-    return f"{kind(arm, bases)}, {arm.epochs} epoch{'s' * (arm.epochs != '1')}"
+    return f"{kind(arm, bases)}, {counted(arm.epochs, 'epoch')}"

@@ -58,7 +58,7 @@ class Cost:
 
 def judge_cost(costs: Sequence[Cost]) -> Claim:
     """Whether NIN has fewer parameters than the others and takes longer to train."""
-    judged, rows, compared = [], [], []
+    judged, rows, compared, larger = [], [], [], set()
     for one in costs:
         machines = sorted(one.times) or [""]
         counts = [f"{one.parameters:,}", f"{one.multiply_adds / 1e6:,.1f} M"]
@@ -75,11 +75,13 @@ def judge_cost(costs: Sequence[Cost]) -> Claim:
         for other in (one for one in costs if one.kind != "nin"):
             if nin.head != "gap" or (nin.dataset, nin.augmented) != (other.dataset, other.augmented):
                 continue
-            fewer = nin.parameters < other.parameters
             work = nin.work / other.work
-            sign, why = _longer(nin, other, fewer)
+            sign, why = _longer(nin, other)
             name = f"{nin.dataset}, {nin.experiments[0]} and {other.experiments[0]}"
-            judged.append(Judged(name, sign, True, why, nin.dataset))
+            sizes = nin.dataset, nin.parameters, other.parameters
+            if nin.parameters < other.parameters or sizes not in larger:  # whose sizes decide is judged once
+                judged.append(Judged(name, sign, True, why, nin.dataset))
+            larger.add(sizes)
             share = f"{nin.parameters / other.parameters:.2f}"
             pair = [plain(nin.experiments[0]), plain(other.experiments[0])]
             compared.append([nin.dataset, *pair, share, f"{work:.2f}", why])
@@ -98,8 +100,10 @@ def judge_cost(costs: Sequence[Cost]) -> Claim:
     )
 
 
-def _longer(nin: Cost, other: Cost, fewer: bool) -> tuple[int | None, str]:
+def _longer(nin: Cost, other: Cost) -> tuple[int | None, str]:
     """Whether NIN has fewer parameters and takes longer on every machine that timed both, as a sign and in words."""
+    if nin.parameters >= other.parameters:
+        return -1, f"{nin.parameters / other.parameters:.2f} times as many parameters"
     ratios = {}
     for machine in sorted({*nin.times} & {*other.times}):
         ours, theirs = nin.seconds(machine), other.seconds(machine)
@@ -108,5 +112,5 @@ def _longer(nin: Cost, other: Cost, fewer: bool) -> tuple[int | None, str]:
     if not ratios:
         return None, NOT_ENOUGH
     words = ", ".join(f"{ratio:.2f} times as long on {plain(machine)}" for machine, ratio in ratios.items())
-    sign = -1 if not fewer or max(ratios.values()) <= 1 else 1 if min(ratios.values()) > 1 else 0
-    return sign, f"{'fewer' if fewer else 'more'} parameters, {words}"
+    sign = -1 if max(ratios.values()) <= 1 else 1 if min(ratios.values()) > 1 else 0
+    return sign, f"fewer parameters, {words}"

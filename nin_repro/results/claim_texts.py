@@ -26,7 +26,7 @@ class Claim:
 
 RULE = (
     "Runs are compared that differ in nothing but what a claim is about, and the seed. An arm is all runs of one "
-    "recipe, for claims 1 and 2 all that were measured. Two arms are judged if both have at least "
+    "recipe (in claims 1 and 2: all of them that were measured). Two arms are judged if both have at least "
     f"{FEWEST_RUNS} living runs. Their difference d counts if it is larger than its limit, t(0.975, m) * sqrt(s1^2 / "
     "n1 + s2^2 / n2): Welch's 95 % interval over seeds, s the standard deviations, m Satterthwaite's degrees of "
     "freedom, rounded down. d is taken so that the claim says d > 0. A comparison supports its claim if d > limit, "
@@ -35,9 +35,9 @@ RULE = (
     "against it, and else undecided. Comparisons at the paper's budget on the data set that the paper says it of "
     "outrank those on its other data sets, and these all others; the verdict says on which it rests where it is not "
     "the first. Limits are two-sided, though claims name a side: where there is no difference, a comparison supports "
-    "its claim in 2.5 % of cases. Until 26 November 2026 this page called not supported what it now calls undecided; "
-    "that was changed when the results were there of claim 5, and of claims 3 and 4 on MNIST, and changed the words of "
-    "these. "
+    "its claim in 2.5 % of cases. On 26 November 2026 the word for a claim that no comparison speaks against, and not "
+    "all support, was changed from not supported to undecided. By then the results of claim 5, and of claims 3 and 4 "
+    "on MNIST, were known, and their verdicts changed with it. "
     "Runs that died, or ended with a dead class, are counted and otherwise left out. All runs are tested on the same "
     "images: the verdicts are about these."
 )
@@ -52,8 +52,8 @@ TRANSLATION = Text(
     "subtracted, it moves too. Measured is by how many points the error rises, the mean over the four shifts and four "
     "directions; d is this rise with FC minus that with GAP. FC with dropout before the layer stands beside and does "
     "not decide. The band in the figure is from the lowest to the highest seed. A network that was trained in bf16 is "
-    "measured in fp32 where the CPU has no instructions for bf16; beneath the tables stands how much that changes an "
-    "error.",
+    "measured in fp32 where the CPU has no instructions for bf16; beneath the tables stands how far errors are then "
+    "from those on record.",
 )
 
 MAPS = Text(
@@ -125,10 +125,11 @@ COST = Text(
     "Few parameters, but longer training",
     "said of NIN by others, not in the paper",
     "NIN with GAP beside each other network on the same data, augmented or not. A pair supports the claim if NIN has "
-    "fewer parameters and takes longer to train: the median of the seconds an epoch took, times the epochs of the "
-    "recipe, on the same machine with the same number of threads and in the same precision (fp32 where the machine "
-    f"is named without one), at least {FEWEST_RUNS} runs of each. Where a recipe leaves the number of epochs open, it "
-    "is the median of the seconds that whole runs took; what goes on from a parent takes the parent's time too. "
-    "Parameters, multiply-adds and the work of the whole training are counted from the layers; times are from records "
-    "of whatever budget, without evaluations, and are what else ran on the machine let them be.",
+    "fewer parameters and takes longer to train, and speaks against it if NIN has not fewer. Time is the median of the "
+    "seconds an epoch took, times the epochs of the recipe, on the same machine with the same number of threads and in "
+    f"the same precision (fp32 where the machine is named without one), at least {FEWEST_RUNS} runs of each. Where a "
+    "recipe leaves the number of epochs open, it is the median of the seconds that whole runs took; what goes on from "
+    "a parent takes the parent's time too. Parameters, multiply-adds and the work of the whole training are counted "
+    "from the layers; times are from records of whatever budget, without evaluations, and are what else ran on the "
+    "machine let them be.",
 )

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from nin_repro.results.arms import Arm, Bases, head_name, head_pairs, label
 from nin_repro.results.figures import as_in_print
 from nin_repro.results.measurements import SHIFTS
+from nin_repro.words import counted
 
 # Told apart by line and marker, not by colour alone.
 LOOKS: Mapping[str, dict[str, Any]] = {
@@ -21,11 +22,10 @@ HATCHES = {"GAP": "", "FC": "////", "FC + dropout": "...."}
 
 def panels(arms: Sequence[Arm]) -> list[list[Arm]]:
     """The arms that are compared with each other: one list for each network with GAP that has a counterpart."""
-    pairs = [pair for dropped in (False, True) for pair in head_pairs(arms, dropped)]
     found: dict[tuple[str, int], list[Arm]] = {}
-    for other, pooled in pairs:
+    for other, pooled, _ in head_pairs(arms):
         found.setdefault((pooled.family, pooled.images), [pooled]).append(other)
-    return [list(panel) for panel in found.values() if all(arm.n for arm in panel[:1])]
+    return [panel for panel in found.values() if panel[0].n]
 
 
 @as_in_print
@@ -47,7 +47,7 @@ def draw_translation(arms: Sequence[Arm], bases: Bases) -> Figure:
             band = {"facecolor": "none" if HATCHES[name] else look["color"], "edgecolor": look["color"]}
             axes.fill_between(SHIFTS, low, high, alpha=0.3, linewidth=0, hatch=HATCHES[name] or None, **band)
             mean = [sum(some) / len(some) for some in curves]
-            axes.plot(SHIFTS, mean, label=f"{name}, {arm.n} seed{'s' * (arm.n != 1)}", markersize=4, **look)
+            axes.plot(SHIFTS, mean, label=f"{name}, {counted(arm.n, 'seed')}", markersize=4, **look)
         title = textwrap.fill(label(panel[0], bases), 60)  # columns that a panel has room for
         axes.set(xlabel="Shift in pixels", ylabel="Test error, %", title=title, xticks=SHIFTS)
         axes.set_ylim(bottom=0)

@@ -30,15 +30,16 @@ from nin_repro.results.arms import (
     label,
     setting,
 )
-from nin_repro.results.changes import changes
+from nin_repro.results.changes import changes, precision
 from nin_repro.results.claim_costs import Cost, judge_cost
 from nin_repro.results.claim_texts import SAME, Claim
 from nin_repro.results.luck import t975
 from nin_repro.results.measurements import SHIFTS, Measurement
 from nin_repro.results.paper import VALUES
 from nin_repro.results.records import Record
-from nin_repro.results.render import error, link, plain
+from nin_repro.results.render import difference, error, link, plain
 from nin_repro.results.tables import FEWEST_RUNS, PAPER_BUDGET, Verdict
+from nin_repro.words import counted
 
 SHOWN_ON = ("cifar10",)  # where Figures 3 and 4 and sections 4.2 and 4.6 show what they, and section 3.2, claim
 SIGNS = {1: "as claimed", 0: "no difference seen", -1: "the opposite"}
@@ -89,7 +90,7 @@ class Page:
 
     def translation(self) -> Claim:
         arms = self.moved_arms()
-        pairs = _all_head_pairs(arms)
+        pairs = head_pairs(arms)
         judged, beside, rows = list[Judged](), list[Judged](), []
         for first, second, dropped in pairs:
             found = Comparison(first, second)
@@ -109,7 +110,7 @@ class Page:
             texts.TRANSLATION,
             decide(judged, SHOWN_ON, beside=beside),
             ((names, "lrllrr" + "r" * (len(SHIFTS) + 2) + "ll", table), _compared(rows)),
-            notes=self._measured(),
+            notes=(*self._left_out(arms), *self._measured()),
             commands=(*TRAIN_HEADS, *MEASURE),
             figures=("translation",) if pairs else (),
         )
@@ -136,7 +137,7 @@ class Page:
             most = "more than in any other, for every class" if lead > 0 else "for some class not the most"
             why = f"{arm.shown()} % of the mass lies in the true map ({most}; chance {chance} %, our bar 50 %)"
             judged.append(Judged(f"{label(arm, self.bases)}, n={arm.n}", sign, arm.full, why, arm.dataset))
-            shown = [arm.shown(i) for i in (0, 1, 2)] + [f"{lead:+.2f}" if arm.n else "", _two(low), chance]
+            shown = [arm.shown(i) for i in (0, 1, 2)] + [f"{lead:+.2f}" if arm.n else "", error(low), chance]
             word = NOT_ENOUGH if sign is None else SIGNED[sign]
             rows.append([*self._about(arm), *_counts(arm), *shown, f"{arm.images:,}", word, self._runs(arm)])
         names = f"{ABOUT}|n|Dead|Share|Of images it gets right|Weakest class|Least lead|95 % low|Chance|Images|"
@@ -166,13 +167,13 @@ class Page:
             return one.test_error - one.train_error, one.test_error, one.train_error
 
         arms = arms_of(self.records, values)
-        pairs = _all_head_pairs(arms)
+        pairs = head_pairs(arms)
         judged, beside, rows = list[Judged](), list[Judged](), []
         for first, second, dropped in pairs:
             found, tested = Comparison(first, second), Comparison(first, second, which=1)
             worse = tested.sign < 0
             words = f"the gap is {_by(found, 'smaller', 'larger')} with GAP than with {head_name(first)}"
-            words += f", but its test error is {_two(-(tested.difference or 0))} points higher" if worse else ""
+            words += f", but its test error is {error(-(tested.difference or 0))} points higher" if worse else ""
             if max(arm.mean(2) or 0.0 for arm in (first, second)) < 0.01:
                 words += ", as the test error is: neither errs on training images"
             sign = -1 if worse else found.sign
@@ -190,6 +191,7 @@ class Page:
                 (f"{ABOUT}|Head|n|Dead|Train error|Test error|Gap|Runs", "lrllrrrrrl", table),
                 _compared(rows),
             ),
+            notes=self._left_out(arms),
             commands=TRAIN_HEADS,
         )
 
@@ -200,7 +202,7 @@ class Page:
 
     def gap_is_best(self) -> Claim:
         arms, judged, rows = self.tested(), [], []
-        for full, pooled, _ in _all_head_pairs(arms):
+        for full, pooled, _ in head_pairs(arms):
             found = Comparison(full, pooled)
             words = f"{full.shown()} % with {head_name(full)}, {pooled.shown()} % with GAP"
             printed = [error(self._printed(arm)) for arm in (full, pooled)]
@@ -325,16 +327,35 @@ class Page:
     def _measured(self) -> tuple[str, ...]:
         """How near what was measured is to the records, and which measurements were made by modified code."""
         tested = {one.key: one.test_error for one in self.records}
-        apart = [
-            abs(one.curve[0] - record)
-            for one in self.measurements
-            if one.alive and one.images >= 10_000 and (record := tested.get(one.key)) is not None
+        apart: dict[bool, list[float]] = {False: [], True: []}  # by whether another precision was measured in
+        for one in self.measurements:
+            if one.alive and one.images >= 10_000 and (record := tested.get(one.key)) is not None:
+                apart[one.measured_in != precision(one.recipe)].append(abs(one.curve[0] - record))
+        told = [
+            f"{counted(len(gaps), 'network')} measured in {'another precision than' if other else 'the precision'} "
+            f"trained in: at most {max(gaps):.2f} points"
+            for other, gaps in apart.items()
+            if gaps
         ]
         modified = [one for one in self.measurements if one.measured_by.get("dirty")]
         links = " ".join(link(one.key, one.path, self.folder) for one in modified)
-        told = f"Of the {len(apart)} networks measured on 10,000 test images or more, the error at 0 px is within "
-        told += f"{max(apart, default=0):.2f} points of that in the record, which the training's machine computed."
-        return (told,) * bool(apart) + (f"Measured by modified code: {links}.",) * bool(modified)
+        notes = [f"How far errors at 0 px are from those on record, of 10,000 images: {'; '.join(told)}."] * bool(told)
+        return (*notes, *[f"Measured with uncommitted changes: {links}."] * bool(modified))
+
+    def _left_out(self, arms: Sequence[Arm]) -> tuple[str, ...]:
+        """Which pairs of heads are not compared for their precisions alone, and what they are."""
+        compared = {(one.family, other.family) for one, other, _ in head_pairs(arms)}
+        pairs = [
+            (one, other)
+            for one, other, _ in head_pairs(arms, "precision")
+            if one.n >= FEWEST_RUNS <= other.n and (one.family, other.family) not in compared
+        ]
+
+        def named(arm: Arm) -> str:
+            return f"{arm.experiment} ({head_name(arm)}, {precision(arm.recipe)}, n={arm.n}: {arm.shown()})"
+
+        told = [f"{named(one)} with {named(other)}" for one, other in pairs]
+        return (f"Not compared, as they were trained in different precisions: {plain('; '.join(told))}.",) * bool(told)
 
     def _printed(self, arm: Arm) -> float | None:
         """What the paper has for an arm that re-runs a row of it as it is."""
@@ -372,11 +393,6 @@ def complete(recipe: Mapping[str, Any]) -> bool:
     return all(isinstance(group, dict) and {*needed[name]} <= {*group} for name, group in groups.items())
 
 
-def _all_head_pairs(arms: Sequence[Arm]) -> list[tuple[Arm, Arm, bool]]:
-    """(fully connected, global average pooling, whether the former has dropout before it), those without first."""
-    return [(*pair, dropped) for dropped in (False, True) for pair in head_pairs(arms, dropped)]
-
-
 def _maps_are_classes(recipe: Mapping[str, Any]) -> bool:
     return recipe["architecture"]["kind"] == "nin" and recipe["regularizer"]["head"] == "gap"
 
@@ -389,17 +405,13 @@ def _seen(found: Comparison, decides: bool = True, signs: Mapping[int, str] = SI
 
 
 def _numbers(found: Comparison) -> list[str]:
-    return ["" if found.difference is None else f"{found.difference:+.2f}", _two(found.limit)]
-
-
-def _two(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+    return [difference(found.difference), error(found.limit)]
 
 
 def _by(found: Comparison, as_claimed: str, else_: str) -> str:
     """Such as "0.71 points less"."""
-    difference = found.difference or 0.0
-    return f"{_two(abs(difference))} points {as_claimed if difference >= 0 else else_}"
+    points = found.difference or 0.0
+    return f"{error(abs(points))} points {as_claimed if points >= 0 else else_}"
 
 
 def _counts(arm: Arm) -> list[str]:

@@ -272,7 +272,7 @@ CONTRADICTIONS = (
             ),
             Side(
                 "global contrast normalisation and whitening",
-                "PAPER 4.1, 4.2, for all its networks",
+                "PAPER 4.1, 4.2, which except no network",
                 {f"{PREPROCESSING}.gcn": 55.0, f"{PREPROCESSING}.zca": 0.1, f"{PREPROCESSING}.mean": "none"},
                 "dataset=cifar10",
             ),

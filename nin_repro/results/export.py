@@ -74,7 +74,7 @@ def _csv_result(result: Result) -> list[object]:
     numbers += [stats.died[kind] for kind in KINDS]
     return [
         *(result.cell.experiment, result.cell.family, *numbers, result.difference, verdict.limit),
-        *(verdict.word, verdict.text, "; ".join(result.deviations), _joined(stats.seeds), _joined(stats.errors)),
+        *(verdict.word, verdict.text, "; ".join(result.cell.deviations), _joined(stats.seeds), _joined(stats.errors)),
         *(" ".join(keys), result.cell.command, result.cell.cost, result.cell.parameters, result.cell.multiply_adds),
         *_times(result.timings),
     ]
@@ -112,7 +112,7 @@ def _csv_cell(value: object) -> object:
     if not isinstance(value, str):
         return value
     value = clean(value)
-    return f"'{value}" if value[:1] in ("=", "+", "-", "@") and value else value
+    return f"'{value}" if value[:1] in ("=", "+", "-", "@") else value
 
 
 # LaTeX -----------------------------------------------------------------------------------------------------------

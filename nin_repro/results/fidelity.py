@@ -253,7 +253,9 @@ def page(provenances: Mapping[str, Provenance], configs: Mapping[str, Config]) -
         "",
         f"The {sum(name in cells for name in found)} experiments that re-run a row of the tables have {total.total()} "
         f"values that do something: {sum(published.values())} are published ({by}), {total['assumed']} are assumed, "
-        f"and {total['deviates']} deviate from what is published.",
+        f"and {total['deviates']} deviate from the source that speaks of that row. Where the paper and its code differ "
+        "and one of them is followed, a value counts for that one; lines marked **deviates** below name these, too. "
+        "First stages, at the end of the table, are in no count.",
         "",
         "Names of sources are explained [at the end](#sources). Written by `python -m nin_repro.tables` from the files "
         "under conf/, whose comments name the source of each value.",

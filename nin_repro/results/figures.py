@@ -18,7 +18,7 @@ from nin_repro.results import figure3 as paper
 from nin_repro.results.curves import Comparison, band
 from nin_repro.results.render import clean
 from nin_repro.results.tables import PAPER_BUDGET
-from nin_repro.training.console import counted
+from nin_repro.words import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +57,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
 
 # --- Figure 3 -------------------------------------------------------------------------------------------------------
 
-LAST_EPOCH = 200  # where the paper's figure ends; the first drop of the learning rate comes then
+LAST_EPOCH = paper.EPOCHS[-1]  # where the paper's figure ends; the first drop of the learning rate comes then
 COLOURS = {False: "#d55e00", True: "#0072b2"}  # without, with dropout; told apart by the colour-blind
 LINES = {False: (0, (4, 1.2)), True: "solid"}  # the same for those who print in black and white
 WEIGHTS = {"train_error_running": 0.9, "test_error": 1.6}

@@ -22,7 +22,7 @@ from nin_repro.results.overview import svg
 from nin_repro.results.records import Record, commit_of
 from nin_repro.results.render import clean, difference, error, how, remarks, span, spread, state
 from nin_repro.results.tables import RULE, Cell, Group, Report, Result, Row, Table, assumed, reserved
-from nin_repro.training.console import counted
+from nin_repro.words import counted
 
 LARGEST = 3_000_000  # bytes of the page; figures that would not fit are linked instead
 WIDE, HIGH, POINTS = 520, 200, 130  # of a curve: pixels, and points of each line at most
@@ -410,7 +410,7 @@ def _missing(report: Report, prices: Prices) -> _Markup:
 def _least(cell: Cell, prices: Prices) -> str:
     """What its seeds cost where they cost least: such as "0.38 (1 H200, bf16)"; empty where nothing was measured."""
     found = [
-        (SEEDS * taken / 3600 * (prices.core * int(place.split()[0]) if "CPU" in place else prices.gpu), place, one)
+        (SEEDS * taken / 3600 * (prices.core * int(place.split()[0]) if "core" in place else prices.gpu), place, one)
         for one in (cell, *cell.stand_ins)
         for place, taken in one.seconds.items()
     ]

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from nin_repro.results.changes import FP32
 from nin_repro.results.records import Record, commit_of
 from nin_repro.results.tables import RULE, Group, Report, Result, Row, Stats, Table, Timing, assumed, reserved
+from nin_repro.words import counted
 
 WIDTH = 120  # columns of the terminal text, at most
 NARROW = 80  # and at least
@@ -42,7 +43,7 @@ def error(value: float | None) -> str:
 
 def spread(stats: Stats) -> str:
     if stats.mean is None:
-        return "all died" if stats.dead else "no runs yet"
+        return "none learned" if stats.unlearned else "all died" if stats.dead else "no runs yet"
     return f"{stats.mean:.2f}" + ("" if stats.std is None else f" ± {stats.std:.2f}")
 
 
@@ -98,7 +99,7 @@ def how(died: Mapping[str, int]) -> str:
 
 
 def _starts(count: int) -> str:
-    return f"{count} start{'s' * (count != 1)} died"
+    return f"{counted(count, 'start')} died"
 
 
 def state(record: Record) -> str:

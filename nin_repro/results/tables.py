@@ -23,12 +23,12 @@ RULE = (
     "more run, with s the standard deviation over our n seeds; (b) of the test images: 1.96 * sqrt(p (100 - p) / N), "
     "the 95% binomial interval of the paper's value p on its N test images. The larger of the two is the limit. Both "
     "sides are tested on the same images, so (b) is more than luck alone would part them by: it is how finely a test "
-    "set of N images tells two methods apart, and what lies between (a) and (b) is called reproduced and said to be "
-    "more than the scatter of seeds. 'Reproduced' says that no difference was seen, not that there is none; other rows "
-    "of the table that lie within the limit of our mean are named, as these runs cannot be told from them either. If d "
-    "lies within (a) but (a) is more than twice (b), the runs scatter too much to judge; so 'reproduced' always means "
-    "at most twice (b) away. Fewer than 3 runs are not judged. Runs that died, or ended with a dead class, are counted "
-    "but kept out of mean and spread."
+    "set of N images tells two methods apart. A d over one of them but not over the other is called reproduced, and "
+    "it is said which one alone allows it. 'Reproduced' says that no difference was seen, not that there is none; "
+    "other rows of the table that lie within the limit of our mean are named, as these runs cannot be told from them "
+    "either. If d lies within (a) but (a) is more than twice (b), the runs scatter too much to judge; so 'reproduced' "
+    "always means at most twice (b) away. Fewer than 3 runs are not judged. Runs that died, or ended with a dead "
+    "class, are counted but kept out of mean and spread."
 )
 
 
@@ -39,13 +39,13 @@ class Cell:
     experiment: str
     family: str
     command: str
-    cost: str = ""  # in words: "17 PFLOP and 50.4 h on 1 CPU core a seed in fp32"
+    cost: str = ""  # in words: "17 PFLOP and 44.6 h on 1 core (AVX2) a seed in fp32"
     deviations: tuple[str, ...] = ()  # from the paper or the released recipe
     assumed: int = 0  # values that no source gives, as the page of fidelity counts them
     parameters: int | None = None
     multiply_adds: int | None = None  # of one image, forward
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    # Of one run and of parents that no cell shows, estimated, by machine: "1 CPU core", "1 H200".
+    # Of one run and of parents that no cell shows, estimated, by machine: "1 core (AVX2)", "1 H200".
     seconds: Mapping[str, float] = field(default_factory=dict)
     # The same in other precisions: they fill the row while the cell's own has too few runs to be judged.
     stand_ins: tuple["Cell", ...] = ()
@@ -59,6 +59,8 @@ class Stats:
     seeds: tuple[int, ...] = ()
     dead: int = 0
     died: Counter[str] = field(default_factory=Counter)  # starts by how they died, as `Attempt.died` has it
+    # No run lives, and one that ended at a reduced budget had single classes dead, which may yet begin to learn.
+    unlearned: bool = False
 
     @property
     def n(self) -> int:
@@ -100,7 +102,7 @@ class Timing:
 class Verdict:
     """`word` for counting and columns, `text` for readers, `limit` in points where the rule was applied."""
 
-    word: str  # "no runs", "died", "too few", "too scattered", "reproduced", "better", "worse"
+    word: str  # of a cell one of WORDS, of a claim one of results/arms.py
     text: str
     limit: float | None = None
     short: str = ""  # the text where there is little room for it; empty: no shorter one
@@ -123,15 +125,10 @@ class Result:
     near: tuple[str, ...] = ()  # other rows of the table whose values lie within the verdict's limit of our mean
 
     @property
-    def deviations(self) -> tuple[str, ...]:
-        """The cell's, and any that only its runs know of."""
-        return tuple(dict.fromkeys([*self.cell.deviations, *(one for run in self.records for one in run.deviations)]))
-
-    @property
     def reservations(self) -> tuple[str, ...]:
         """What the number hangs on, in words: which deviations, what copy of the data."""
         origins = sorted({str(record.data.get("provenance", "")) for record in self.records} - {"official files", ""})
-        return (*self.deviations, *(f"data: {origin}" for origin in origins))
+        return (*self.cell.deviations, *(f"data: {origin}" for origin in origins))
 
 
 def reserved(results: Iterable[Result]) -> dict[str, list[str]]:
@@ -225,8 +222,8 @@ class Report:
             words[row.paper.own].update(one.verdict.word for one in row.results)
         own, others = words[True], words[False]
         return (
-            f"{own.total()} cells to measure are of the authors' own systems: {counted(own) or 'none'}; "
-            f"{others.total()} of others: {counted(others) or 'none'}."
+            f"{own.total()} cells to measure are of the authors' own systems: {verdict_counts(own) or 'none'}; "
+            f"{others.total()} of others: {verdict_counts(others) or 'none'}."
         )
 
 
@@ -235,7 +232,7 @@ WORDS |= {"too scattered": "too scattered to judge", "too few": "with too few ru
 WORDS |= {"no runs": "without runs", "unpublished": "with nothing to compare"}
 
 
-def counted(words: Mapping[str, int]) -> str:
+def verdict_counts(words: Mapping[str, int]) -> str:
     """Verdicts by their words: such as "6 reproduced, 2 with too few runs"."""
     return ", ".join(f"{words[word]} {name}" for word, name in WORDS.items() if words.get(word))
 
@@ -245,11 +242,13 @@ def statistics(records: Iterable[Record]) -> Stats:
     records = sorted(records, key=lambda record: (record.seed, record.key))
     alive = [(record.error, record.seed) for record in records if record.alive and record.error is not None]
     died = (attempt.died for record in records for attempt in record.attempts)
+    reduced = (record.attempts[-1].died for record in records if record.budget != PAPER_BUDGET)
     return Stats(
         errors=tuple(error for error, _ in alive),
         seeds=tuple(seed for _, seed in alive),
         dead=len(records) - len(alive),
         died=Counter(how for how in died if how is not None),
+        unlearned=not alive and "classes" in reduced,
     )
 
 
@@ -302,6 +301,8 @@ def judge(stats: Stats, value: float | None, images: int) -> Verdict:
         short = "too scattered to judge"
         return Verdict("too scattered", f"{short}: one more run could lie {run:.2f} from our mean", limit, short)
     beyond = "" if abs(difference) <= run else f", though the scatter of seeds allows {run:.2f} only"
+    if abs(difference) > images_limit:
+        beyond = f" by the scatter of seeds, though the test images allow {images_limit:.2f} only"
     return Verdict("reproduced", f"reproduced: {difference:+.2f}, limit {limit:.2f}{beyond}", limit)
 
 

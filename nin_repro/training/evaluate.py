@@ -65,11 +65,13 @@ def is_dead(network: nn.Module, images: Pictures, labels: Tensor) -> tuple[bool,
     what its last biases learn of how frequent the classes are. On the plateau at the start of a run the logits differ
     little, but they differ.
     """
-    for count in (PROBE, CONFIRM):
-        found = logits(network, images[:count])
-        if count == PROBE:
-            silent = _silent(found).nonzero().flatten().tolist()
-        loss = F.cross_entropy(found, labels[:count]).item()
-        if not bool((found == found[0]).all()) or loss > math.log(found.shape[1]) + NEAR:
-            return False, silent
-    return True, silent
+    found = logits(network, images[:PROBE])
+    suspected = _answers_nothing(found, labels[:PROBE])
+    dead = suspected and _answers_nothing(logits(network, images[:CONFIRM]), labels[:CONFIRM])
+    return dead, _silent(found).nonzero().flatten().tolist()
+
+
+def _answers_nothing(found: Tensor, labels: Tensor) -> bool:
+    """Whether logits [N, K] are all one row, and no better than guessing."""
+    guessing = F.cross_entropy(found, labels).item() <= math.log(found.shape[1]) + NEAR
+    return guessing and bool((found == found[0]).all())

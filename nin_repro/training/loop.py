@@ -16,12 +16,13 @@ from nin_repro.data.batches import Batches, Pictures
 from nin_repro.models.network import Network
 from nin_repro.training import checkpoint
 from nin_repro.training.capture import Answers, Capture, Replay, own_stream
-from nin_repro.training.console import Console, duration, epoch_line, silent_classes
+from nin_repro.training.console import Console, epoch_line, silent_classes
 from nin_repro.training.evaluate import Evaluation, evaluate, is_dead
 from nin_repro.training.schedule import Rate
 from nin_repro.training.sgd import SGD
 from nin_repro.training.stop import STOP, Interrupted, NotFinite
-from nin_repro.training.update import backward, backward_in_pieces, note
+from nin_repro.training.update import backward, backward_in_micro_batches, note
+from nin_repro.words import duration
 
 PROBE_EVERY = 100  # updates between looks at whether the network is alive
 START = 2000  # updates at the start of an attempt that are recorded by the hundred: most deaths fall there
@@ -70,7 +71,7 @@ class Trainer:
         eval_name: what the evaluation images are called in rows: "test" or "validation".
         watched: images and labels whose loss decides when the run stops, for a schedule that asks for it.
         capture: makes one launch of an update's many, on a device where launches cost more than the work.
-        piece: images of a batch that an update goes through at a time; None: all of them.
+        micro_batch: images of a batch that an update goes through at a time; None: all of them.
         unattended: look up only where it is needed, at the start and between epochs, and do not make the device wait.
     """
 
@@ -88,14 +89,14 @@ class Trainer:
         eval_name: str = "test",
         watched: tuple[Pictures, Tensor] | None = None,
         capture: Capture | None = None,
-        piece: int | None = None,
+        micro_batch: int | None = None,
         unattended: bool = False,
     ) -> None:
         self.network, self.make_optimizer, self.make_rate = network, optimizer, rate
         self.batches, self.evaluation, self.limits = batches, evaluation, limits
         self.console, self.checkpoint_path, self.record_row = console, checkpoint_path, record_row
         self.eval_name, self.watched = eval_name, watched
-        self.capture, self.piece, self.unattended = capture, piece, unattended
+        self.capture, self.micro_batch, self.unattended = capture, micro_batch, unattended
         self.device = batches.images.device
         self.progress = Progress()
         self.final: tuple[Evaluation, Evaluation] | None = None  # on evaluation and on training images, at the end
@@ -246,8 +247,8 @@ class Trainer:
         """What the device does in an update with so many images: from tensors to the same tensors (capture.py)."""
         self.network.zero_grad()
         images, labels = self.batches.gather(self.now[1:], size, self.network.clock)
-        if self.piece is not None and self.piece < size:
-            loss, wrong = backward_in_pieces(self.network, images, labels, self.piece)
+        if self.micro_batch is not None and self.micro_batch < size:
+            loss, wrong = backward_in_micro_batches(self.network, images, labels, self.micro_batch)
         else:
             loss, wrong = backward(self.network(images), labels)
         self.sgd.step(loss)

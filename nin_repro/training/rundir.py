@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,16 @@ from typing import Any
 from nin_repro.files import UsageError, atomic, locked, read_json, told, write_json
 from nin_repro.results import records
 
-UNTOLD = "its status.json does not say how it ended; its checkpoint is there"  # of a run that is lost
+TIME = "%Y-%m-%dT%H:%M:%S%z"
+
+
+def why(state: str, told: Mapping[str, Any]) -> str:
+    """What kept a run that is not finished, of this state and status.json, from going on; empty if nothing did."""
+    if state != "lost":
+        return str(told.get("why", ""))
+    if told.get("state") != "running":
+        return "its status.json does not say how it ended"
+    return f"its process {told.get('pid')} on {told.get('host')} ended without a word"
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,7 @@ class RunDirectory:
         write_json(self.path / "result.json", record)
 
     def write_status(self, state: str, **more: Any) -> None:
-        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        now = time.strftime(TIME)
         write_json(
             self.path / "status.json",
             {"state": state, "time": now, "host": socket.gethostname(), "pid": os.getpid(), **more},

@@ -41,10 +41,9 @@ class Group:
 
     def __post_init__(self) -> None:
         self.buffers = [torch.zeros_like(parameter) for parameter in self.parameters]
-        if self.parameters:
-            device = self.parameters[0].device  # the kernel for the CPU computes with a double, that of CUDA wants fp32
-            kind = torch.float64 if device.type == "cpu" else torch.float32
-            self.rate = torch.tensor(self.lr * self.scale, dtype=kind, device=device)
+        device = self.parameters[0].device  # the kernel for the CPU computes with a double, that of CUDA wants fp32
+        kind = torch.float64 if device.type == "cpu" else torch.float32
+        self.rate = torch.tensor(self.lr * self.scale, dtype=kind, device=device)
 
     def rescale(self, scale: float) -> None:
         """Multiply the initial rate by this; what has momentum keeps its size."""
@@ -106,7 +105,7 @@ class SGD:
     """Momentum SGD over groups. `fault` is 1 from the first non-finite loss or gradient on, and nothing moves then."""
 
     def __init__(self, groups: list[Group], momentum: float, clip_norm: float | None) -> None:
-        self.groups = [group for group in groups if group.parameters]
+        self.groups = groups
         self.initial_momentum, self.clip_norm = momentum, clip_norm
         self.momentum = momentum  # of the next update
         self.parameters = [parameter for group in self.groups for parameter in group.parameters]
@@ -128,7 +127,7 @@ class SGD:
     @torch.no_grad()
     def step(self, loss: Tensor) -> None:
         """Apply the gradients that `loss.backward()` left in the parameters, and drop them."""
-        gradients = [[_like(p, p.grad) for p in group.parameters if p.grad is not None] for group in self.groups]
+        gradients = [[_like(p, p.grad) for p in group.parameters] for group in self.groups]
         if self.flat is not None:
             self._apply_flat(self.flat, gradients, loss)
         else:
@@ -185,8 +184,9 @@ class SGD:
         self.updates.copy_(state["updates"])
 
 
-def _like(parameter: Tensor, gradient: Tensor) -> Tensor:
+def _like(parameter: Tensor, gradient: Tensor | None) -> Tensor:
     """A gradient with its numbers where the parameter has them: the kernel goes through both as they lie in memory."""
+    assert gradient is not None  # all parameters take part: models/trial.py sees to that
     steps = zip(parameter.shape, parameter.stride(), gradient.stride(), strict=True)
     if all(own == other for size, own, other in steps if size > 1):
         return gradient.as_strided(parameter.shape, parameter.stride())  # on a GPU even steps never taken must agree

@@ -22,9 +22,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nin_repro.files import UsageError
-
-MODES = ("offline", "online", "disabled")
 ENOUGH = 256 << 10  # free bytes under which a disk counts as full
 
 
@@ -33,7 +30,7 @@ class Tracker:
 
     Whatever goes wrong, `warn` is called once, with one line, and the training goes on. A `run_id` seen before
     continues that W&B run. Files are written under `directory`/wandb only. Without a server or a key, "online" keeps
-    the run offline; "disabled" does nothing at all; a mode not in `MODES` raises UsageError.
+    the run offline; "disabled" does nothing at all.
     """
 
     def __init__(
@@ -51,8 +48,6 @@ class Tracker:
         warn: Callable[[str], None],
         timeout: float = 20.0,
     ) -> None:
-        if mode not in MODES:
-            raise UsageError(f"unknown tracking mode {mode!r}: choose one of {', '.join(MODES)}")
         self._warn, self._warned, self._timeout = warn, False, timeout
         self._process: subprocess.Popen[bytes] | None = None
         if mode == "disabled":

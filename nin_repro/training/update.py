@@ -24,15 +24,15 @@ def backward(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return loss, wrong
 
 
-def backward_in_pieces(network: Network, images: Tensor, labels: Tensor, piece: int) -> tuple[Tensor, Tensor]:
-    """As `backward`, of what a network answers to images [N, C, H, W], `piece` of them at a time, on a CPU.
+def backward_in_micro_batches(network: Network, images: Tensor, labels: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """As `backward`, of what a network answers to images [N, C, H, W], `size` of them at a time, on a CPU.
 
-    What layers keep for the way back is of one piece then. The gradients are the same up to rounding.
+    What layers keep for the way back is of so many then. The gradients are the same up to rounding.
     """
     losses, wrongs = [], []
-    for first in range(0, len(labels), piece):
+    for first in range(0, len(labels), size):
         network.clock.image = first
-        logits, right = network(images[first : first + piece]), labels[first : first + piece]
+        logits, right = network(images[first : first + size]), labels[first : first + size]
         loss = F.cross_entropy(logits, right, reduction="sum") / len(labels)
         loss.backward()
         losses.append(loss.detach())
