@@ -147,7 +147,7 @@ def crop(x: Tensor, down: Tensor, right: Tensor, mirrored: Tensor, pad: int) -> 
 
 
 def update(
-    values: Tensor, gradient: Tensor, momentum: Tensor, which: Tensor, rates: Tensor, decays: Tensor, inertia: float,
+    values: Tensor, gradient: Tensor, momentum: Tensor, which: Tensor, rates: Tensor, decays: Tensor, inertia: Tensor,
     shrink: Tensor, fault: Tensor,
 ) -> None:  # fmt: skip
     """Momentum SGD, all fp32, in place, unless `fault` is above 0.
@@ -412,6 +412,6 @@ def _update(
         at = tl.program_id(0) * step + tl.arange(0, step)
         value = tl.load(values + at)
         push = tl.load(gradient + at) / tl.load(shrink) + tl.load(decays + group) * value
-        push += inertia * tl.load(momentum + at)
+        push += tl.load(inertia) * tl.load(momentum + at)
         tl.store(momentum + at, push)
         tl.store(values + at, value - tl.load(rates + group) * push)

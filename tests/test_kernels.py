@@ -237,6 +237,7 @@ def test_updates_in_one_piece_of_memory_are_those_of_torch(
             weight.grad = torch.randn(weight.shape) * (torch.nan if number == 4 else 1.0)  # the last one moves nothing
             other.grad = weight.grad.clone()
         for each in (ours, theirs):
+            each.set_momentum(0.9 - 0.1 * number)
             each.set_scale(1 - 0.2 * number, 1.0, number)
             each.step(torch.tensor(1.0))
     assert ours.updates == theirs.updates == 4 and ours.fault == 1

@@ -226,8 +226,9 @@ class Trainer:
         """Get ready for the epoch that is next, or for what is left of it; the position of its next batch."""
         momentum = self.rate.momentum(self.sgd.initial_momentum)
         if momentum != self.sgd.momentum:
-            self.sgd.momentum = momentum
-            self.update.forget()  # the momentum is in it as a number
+            self.sgd.set_momentum(momentum)
+            if self.sgd.flat is None:
+                self.update.forget()  # the momentum is in it as a number
         self.batches.begin(self.key, self.rate.epoch)
         first = self.progress.step - self.rate.epoch * len(self.batches)
         self.now[0], self.now[1] = self.progress.step, first

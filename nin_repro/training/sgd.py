@@ -76,6 +76,7 @@ class Flat:
             blocks.append((end - first) // kernels.BLOCK)
         self.which = torch.arange(len(groups), dtype=torch.int32).repeat_interleave(torch.tensor(blocks)).to(device)
         self.values, self.momentum = (torch.zeros(end, device=device) for _ in range(2))
+        self.inertia = torch.zeros((), device=device)  # the share of the momentum that an update keeps
         self.rates = torch.stack([group.rate for group in groups])
         self.decays = torch.tensor([group.weight_decay for group in groups], device=device)
         places = iter(starts)
@@ -94,10 +95,10 @@ class Flat:
                 pieces += [gradient.as_strided((gradient.numel(),), (1,)), gap]
         return torch.cat([piece for piece in pieces if len(piece)])
 
-    def apply(self, whole: Tensor, momentum: float, shrink: Tensor, fault: Tensor) -> None:
+    def apply(self, whole: Tensor, shrink: Tensor, fault: Tensor) -> None:
         """Update all of it by what `gather` made, divided by `shrink`, unless `fault` is above 0."""
         self.kernels.update(
-            self.values, whole, self.momentum, self.which, self.rates, self.decays, momentum, shrink, fault
+            self.values, whole, self.momentum, self.which, self.rates, self.decays, self.inertia, shrink, fault
         )
 
 
@@ -107,14 +108,20 @@ class SGD:
     def __init__(self, groups: list[Group], momentum: float, clip_norm: float | None) -> None:
         self.groups = groups
         self.initial_momentum, self.clip_norm = momentum, clip_norm
-        self.momentum = momentum  # of the next update
         self.parameters = [parameter for group in self.groups for parameter in group.parameters]
         device = self.parameters[0].device
         self.fault = torch.zeros((), device=device)
         kernels = gpu.kernels(device)
         self.flat = None if kernels is None else Flat(self.groups, kernels)
+        self.set_momentum(momentum)
         self.norm = torch.zeros((), device=device)  # of the last gradient, before clipping
         self.updates = torch.zeros((), dtype=torch.int64, device=device)  # made so far; stands still after a fault
+
+    def set_momentum(self, momentum: float) -> None:
+        """Of the next updates. Captured ones of `flat` read it; torch's kernel takes a number, which they keep."""
+        self.momentum = momentum
+        if self.flat is not None:
+            self.flat.inertia.fill_(momentum)
 
     def set_scale(self, scale: float, bias_scale: float, step: int) -> None:
         """Multiply the initial rates by these factors in update `step`, from 0."""
@@ -140,7 +147,7 @@ class SGD:
         torch.linalg.vector_norm(whole, out=self.norm)
         clip = math.inf if self.clip_norm is None else self.clip_norm
         shrink = flat.kernels.judge(loss, self.norm, self.fault, self.updates, clip)
-        flat.apply(whole, self.momentum, shrink, self.fault)
+        flat.apply(whole, shrink, self.fault)
 
     def _apply(self, gradients: list[list[Tensor]], loss: Tensor) -> None:
         norms = torch._foreach_norm(list(itertools.chain(*gradients)))
