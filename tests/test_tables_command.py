@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,10 +118,9 @@ def test_a_price_is_a_number(price: str, command: Command) -> None:
 
 
 def test_rows_of_other_tables_are_told_of_where_table_1_stands(tmp_path: Path) -> None:
-    runs = stored(
-        tmp_path, *(record("table4/nin", seed, 0.4 + seed / 100, deviations=["clipped"]) for seed in range(3))
-    )
-    text = brief(tables.build(runs, CELLS), tmp_path, tmp_path)
+    runs = stored(tmp_path, *(record("table4/nin", seed, 0.4 + seed / 100) for seed in range(3)))
+    cells = CELLS | {"table4/nin": replace(CELLS["table4/nin"], deviations=("clipped",))}
+    text = brief(tables.build(runs, cells), tmp_path, tmp_path)
     (row,) = [line for line in text.splitlines() if line.startswith("| Table 4 | NIN + Dropout | 0.47 |")]
     assert "| `table4/nin` | 0.41 ± 0.01 | [0](table4/nin/" in row
     assert row.endswith("| reproduced: -0.06, limit 0.13, though the scatter of seeds allows 0.05 only |")
