@@ -44,9 +44,9 @@ PRINTED = {
     ],
     "text": [
         ("NIN without dropout", None, 14.51),
-        ("CNN of Hinton et al. + Fully Connected", None, 17.56),
-        ("CNN of Hinton et al. + Fully Connected + Dropout", None, 15.99),
-        ("CNN of Hinton et al. + Global Average Pooling", None, 16.46),
+        ("CNN + Fully Connected", None, 17.56),
+        ("CNN + Fully Connected + Dropout", None, 15.99),
+        ("CNN + Global Average Pooling", None, 16.46),
     ],
 }
 

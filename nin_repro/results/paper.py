@@ -164,9 +164,9 @@ TABLES: tuple[Table, ...] = (
         CIFAR_TEST,
         (
             _own("NIN without dropout", 14.51, "section 4.2", "text/nin_no_dropout"),
-            _own("CNN of Hinton et al. + Fully Connected", 17.56, "section 4.6", "text/cnn_fc"),
-            _own("CNN of Hinton et al. + Fully Connected + Dropout", 15.99, "section 4.6", "text/cnn_fc_dropout"),
-            _own("CNN of Hinton et al. + Global Average Pooling", 16.46, "section 4.6", "text/cnn_gap"),
+            _own("CNN + Fully Connected", 17.56, "section 4.6", "text/cnn_fc"),
+            _own("CNN + Fully Connected + Dropout", 15.99, "section 4.6", "text/cnn_fc_dropout"),
+            _own("CNN + Global Average Pooling", 16.46, "section 4.6", "text/cnn_gap"),
         ),
         (
             "Section 4.2 also claims that dropout reduced the test error by more than 20% (relative); "

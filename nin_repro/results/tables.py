@@ -300,10 +300,13 @@ def judge(stats: Stats, value: float | None, images: int) -> Verdict:
     if run > 2 * images_limit:
         short = "too scattered to judge"
         return Verdict("too scattered", f"{short}: one more run could lie {run:.2f} from our mean", limit, short)
-    beyond = "" if abs(difference) <= run else f", though the scatter of seeds allows {run:.2f} only"
-    if abs(difference) > images_limit:
+    short = f"reproduced: {difference:+.2f}, limit {limit:.2f}"
+    beyond = ""
+    if abs(difference) > run:
+        beyond = f", though the scatter of seeds allows {run:.2f} only"
+    elif abs(difference) > images_limit:
         beyond = f" by the scatter of seeds, though the test images allow {images_limit:.2f} only"
-    return Verdict("reproduced", f"reproduced: {difference:+.2f}, limit {limit:.2f}{beyond}", limit)
+    return Verdict("reproduced", short + beyond, limit, short)
 
 
 def _near(printed: paper.Row, table: paper.Table, mean: float | None, limit: float | None) -> tuple[str, ...]:
