@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from nin_repro.data.sources import DATASETS, SVHN_VALIDATION
 from nin_repro.models.shape import Layer
 from nin_repro.models.spec import layers, training_multiply_adds
+from nin_repro.results.tables import AVX2, AVX512, H200
 from nin_repro.schema import Cnn, Config, Maxout, Nin
 from nin_repro.training.schedule import plan
 
-AVX2, AVX512 = "1 core (AVX2)", "1 core (AVX-512)"
 # Multiply-adds a second that this program reached in training, counted as in `training_multiply_adds` (whatever they
 # are computed by: models/spectral.py has fewer) and less the time of PER_STEP, by kind of network, precision and
 # machine. A machine that a kind was not measured on is not listed.
@@ -25,9 +25,9 @@ AVX2, AVX512 = "1 core (AVX2)", "1 core (AVX-512)"
 # and bf16: 15,700, 40,500 and 142,000. MNIST in bf16: 299,000.
 RATES: dict[str, dict[str, dict[str, float]]] = {
     "nin": {
-        "fp32": {AVX2: 57e9, AVX512: 114e9, "1 H200": 10.6e12},
-        "tf32": {AVX2: 57e9, AVX512: 114e9, "1 H200": 29.1e12},  # a CPU, which has none, stands for fp32
-        "bf16": {AVX512: 192e9, "1 H200": 135e12},
+        "fp32": {AVX2: 57e9, AVX512: 114e9, H200: 10.6e12},
+        "tf32": {AVX2: 57e9, AVX512: 114e9, H200: 29.1e12},  # a CPU, which has none, stands for fp32
+        "bf16": {AVX512: 192e9, H200: 135e12},
     },
     "cnn": {"fp32": {AVX2: 63e9, AVX512: 102e9}, "bf16": {AVX512: 119e9}},
     "maxout": {"fp32": {AVX2: 198e9, AVX512: 308e9}, "bf16": {AVX512: 225e9}},
@@ -36,7 +36,7 @@ RATES: dict[str, dict[str, dict[str, float]]] = {
 # A layer of fewer maps than this does not fill the CPU's vectors; its time grows with the square of how many are
 # missing. The staged networks of 10 and 20 maps: 2,150 images/s of 28x28 on one core, the other one busy.
 NARROW = 24
-PER_STEP = {"1 H200": 0.00029}  # seconds that an update takes besides, however small the network
+PER_STEP = {H200: 0.00029}  # seconds that an update takes besides, however small the network
 PER_STEP_CPU = 0.004
 
 

@@ -27,7 +27,7 @@ from nin_repro.config.recipe import budget_name, family
 from nin_repro.files import UsageError
 from nin_repro.processes import gpus
 from nin_repro.results.records import Record, read_all, tables_of
-from nin_repro.results.tables import filled_by
+from nin_repro.results.tables import AVX512, filled_by
 from nin_repro.schema import Config, Precision
 from nin_repro.training.environment import bf16_instructions, cores, processor
 from nin_repro.training.stop import listen
@@ -131,7 +131,7 @@ def cells(records: list[Record], names: list[str], words: list[str], wanted: int
 
 def on_a_core(config: Config) -> float:
     """What all epochs of one run take on one core of a CPU that `nin_repro.cost` has rates of in fp32 and bf16."""
-    return cost.seconds(config)[cost.AVX512]
+    return cost.seconds(config)[AVX512]
 
 
 def measured_paces(machine: str) -> dict[str, float]:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from nin_repro.config.compose import experiments, load, parents
-from nin_repro.cost import AVX2, AVX512, bf16_pays, images_seen, images_tested, in_words, seconds
+from nin_repro.cost import bf16_pays, images_seen, images_tested, in_words, seconds
+from nin_repro.results.tables import AVX2, AVX512
 from nin_repro.tables import cells
 from nin_repro.training.schedule import plan
 

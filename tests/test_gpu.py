@@ -220,7 +220,7 @@ def test_our_kernels_are_as_near_to_fp32_as_torchs_layers_in_bf16(base: tuple[st
     exact, plain, ours, again = (gradients(*how) for how in ((False, False), (True, False), (True, True), (True, True)))
     for one, other, mine, repeated in zip(exact, plain, ours, again, strict=True):
         far, near = (torch.linalg.vector_norm(found - one) for found in (other, mine))
-        assert near < 1.5 * far and torch.equal(mine, repeated)
+        assert near < 1.2 * far and torch.equal(mine, repeated)
 
 
 def test_what_the_benchmark_times_is_captured() -> None:

@@ -86,7 +86,5 @@ def test_what_is_known_of_a_member_that_left_no_outcome(tmp_path: Path, trained:
     record = RunDirectory(trained).result()
     assert record is not None
     write_json(run.path / "result.json", record)
-    assert (outcome_so_far(config).state, outcome_so_far(config).code) == (
-        "done",
-        0,
-    ) and "test error" in outcome_so_far(config).words
+    ended = outcome_so_far(config)
+    assert (ended.state, ended.code) == ("done", 0) and "test error" in ended.words

@@ -17,7 +17,18 @@ from nin_repro.results.lottery import Lottery, lottery, percent, versus
 from nin_repro.results.luck import hold
 from nin_repro.results.records import Record
 from nin_repro.results.render import code, difference, error, grid, how, plain, reservations, spread
-from nin_repro.results.tables import FEWEST_RUNS, PAPER_BUDGET, Cell, Report, Result, Row, verdict_counts
+from nin_repro.results.tables import (
+    AVX2,
+    AVX512,
+    FEWEST_RUNS,
+    H200,
+    PAPER_BUDGET,
+    Cell,
+    Report,
+    Result,
+    Row,
+    verdict_counts,
+)
 from nin_repro.words import counted
 
 
@@ -198,8 +209,7 @@ def _missing(report: Report) -> list[str]:
 
 def _empty(cell: Cell) -> list[str]:
     """Its experiment, what fills it, and minutes of one seed."""
-    cores = "1 core (AVX2)", "1 core (AVX-512)"
-    places = ((FP32, cores[0]), (FP32, cores[1]), ("bf16", cores[1]), ("bf16", "1 H200"))
+    places = ((FP32, AVX2), (FP32, AVX512), ("bf16", AVX512), ("bf16", H200))
     by_precision = {precision(one.recipe): one.seconds for one in (cell, *cell.stand_ins)}
     taken = [by_precision.get(kind, {}).get(machine) for kind, machine in places]
     minutes = ["" if seconds is None else f"{seconds / 60:,.{0 if seconds > 600 else 1}f}" for seconds in taken]

@@ -15,6 +15,7 @@ from nin_repro.results.luck import luck_of_images, luck_of_run
 from nin_repro.results.records import Record
 
 PAPER_BUDGET = "paper"
+AVX2, AVX512, H200 = "1 core (AVX2)", "1 core (AVX-512)", "1 H200"  # machines that costs are told of
 FEWEST_RUNS = 3  # a standard deviation from two runs says next to nothing: t(0.975, 1) = 12.7
 
 RULE = (
@@ -45,7 +46,7 @@ class Cell:
     parameters: int | None = None
     multiply_adds: int | None = None  # of one image, forward
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    # Of one run and of parents that no cell shows, estimated, by machine: "1 core (AVX2)", "1 H200".
+    # Of one run and of parents that no cell shows, estimated, by machine: such as AVX2.
     seconds: Mapping[str, float] = field(default_factory=dict)
     # The same in other precisions: they fill the row while the cell's own has too few runs to be judged.
     stand_ins: tuple["Cell", ...] = ()
