@@ -13,7 +13,7 @@ from nin_repro.config.recipe import budget_name, directory, family, key, recipe
 from nin_repro.cost import in_words
 from nin_repro.files import UsageError
 from nin_repro.models.spec import layers, training_multiply_adds
-from nin_repro.results.records import require_sound
+from nin_repro.results.records import judged, require_sound
 from nin_repro.schema import LABELS, RECIPE, Config
 from nin_repro.training.rundir import RunDirectory, why
 
@@ -48,8 +48,8 @@ def state(config: Config) -> str:
             require_sound(record)
         except ValueError as damage:
             return f"its result.json is damaged ({damage}): the same command makes it again"
-        error = record["test_error"] if record["test_error"] is not None else record["validation_error"]
-        return f"{record['status']}, error {error:.2f} %, {record['epochs']} epochs, {record['finished']}"
+        images, error = judged(record)
+        return f"{record['status']}, {images} error {error:.2f} %, {record['epochs']} epochs, {record['finished']}"
     found = run.state()
     if found == "running":
         return f"being trained; {run.log} follows it"

@@ -16,11 +16,11 @@ from nin_repro.config.recipe import budget_name, directory, family
 from nin_repro.cost import in_words
 from nin_repro.data.sources import DATASETS
 from nin_repro.files import UsageError, require_place
-from nin_repro.finished import error_name, final_weights, open_finished, rebuilt
+from nin_repro.finished import final_weights, open_finished, rebuilt
 from nin_repro.results import records
 from nin_repro.results.curves import Comparison, Runs, choose
 from nin_repro.results.figure3 import EXPERIMENTS
-from nin_repro.results.records import Record
+from nin_repro.results.records import Record, judged
 from nin_repro.results.render import clean
 from nin_repro.results.tables import PAPER_BUDGET, filled_by
 from nin_repro.schema import Config, Nin
@@ -124,7 +124,7 @@ def figure4(path: Path, data_dir: Path | None, out: Path, maps_only: bool = Fals
     dataset, budget = config.dataset.name, budget_name(config)
     title = f"Figure 4. Maps of the last mlpconv layer: {PRINTED.get(dataset, dataset)}, seed {config.seed}, "
     title += f"{record['epochs']} epochs{'' if budget == PAPER_BUDGET else f' (reduced budget “{budget}”)'}, "
-    title += f"{name} error {record[error_name(config)]:.2f} %"
+    title += f"{name} error {judged(record)[1]:.2f} %"
     caption = f"The first {name} image of each class. Of the values of all its maps the largest 10 % are shown, on one "
     caption += "scale per row.\nThe map of the true class is framed in red."
     names = CLASSES.get(dataset, [str(label) for label in range(len(found))])

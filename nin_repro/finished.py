@@ -13,6 +13,7 @@ from nin_repro.config.compose import checked, explain
 from nin_repro.config.recipe import key, recipe
 from nin_repro.data.sources import Split
 from nin_repro.files import UsageError
+from nin_repro.results.records import judged
 from nin_repro.schema import Config
 from nin_repro.training.environment import lacks
 from nin_repro.training.rundir import RunDirectory
@@ -40,14 +41,9 @@ def open_finished(path: Path, flag: str, dead: bool = False) -> tuple[Config, di
         raise UsageError(
             f"{path}: config.yaml is not of the run in result.json (key {key(config)}){own}: name another run"
         )
-    if not all(isinstance(record.get(name), int | float) for name in ("epochs", error_name(config))):
-        raise UsageError(f"{path / 'result.json'} lacks epochs or {error_name(config)}: name another run")
+    if not all(isinstance(value, int | float) for value in (record.get("epochs"), judged(record)[1])):
+        raise UsageError(f"{path / 'result.json'} lacks its epochs or its error: name another run")
     return config, record
-
-
-def error_name(config: Config) -> str:
-    """The measure of a record that its protocol is judged by."""
-    return "test_error" if config.protocol == "final" else "validation_error"
 
 
 def _configuration(path: Path) -> Config:

@@ -146,8 +146,8 @@ def ended(config: Config, run: Path, record: dict[str, Any], already: bool, say:
 
 def verdict(record: dict[str, Any]) -> str:
     """The result of a run in one line."""
-    kind = "test" if record["test_error"] is not None else "validation"
-    words = f"{kind} error {record[f'{kind}_error']:.2f} %"
+    images, error = records.judged(record)
+    words = f"{images} error {error:.2f} %"
     if record["status"] == "dead":
         return f"dead in all of its {len(record['attempts'])} starts; {words}"
     if record["dead_classes"]:

@@ -12,6 +12,8 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Annotated, Any, Literal
 
 Precision = Literal["fp32", "tf32", "bf16"]
+Protocol = Literal["final", "validate"]
+JUDGED_ON: dict[str, str] = {"final": "test", "validate": "validation"}  # the images of a protocol's error
 
 
 @dataclass(frozen=True)
@@ -326,7 +328,7 @@ class Config:
     budget: Budget
     about: About
     seed: Annotated[int, Range(least=0, below=2**31)]
-    protocol: Literal["final", "validate"]  # final: all training images, test error; validate: without the paper's
+    protocol: Protocol  # final: all training images, test error; validate: without the paper's
     # validation images, error on those, the test images unread
     restarts: Annotated[int, Range(least=0, most=100)]  # fresh starts of a run that is found dead
     device: str  # auto, cpu, cuda, cuda:1 ...

@@ -1,13 +1,11 @@
 """The choice among the members of a sweep by their validation error (select=true)."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nin_repro.files import UsageError
-from nin_repro.results.tables import Stats
-from nin_repro.sweep import CHOOSES_BY, Member, apart
+from nin_repro.sweep import CHOOSES_BY, Family, Member, families
 from nin_repro.training.rundir import RunDirectory
 
 
@@ -28,50 +26,24 @@ def require_search(protocol: str, swept: Iterable[str] | None, overrides: list[s
         raise UsageError(f"several experiments at once do not sweep over {', '.join(sorted(missing))}: name one")
 
 
-@dataclass(frozen=True)
-class Choice:
-    """Members that differ in nothing but the seed. `stats`: of the validation errors (%) of those that live."""
-
-    name: str
-    members: tuple[Member, ...]
-    seeds: tuple[int, ...]
-    keys: tuple[str, ...]  # of their runs
-    stats: Stats
-
-
-def choices(members: list[Member]) -> list[Choice]:
+def choices(members: list[Member]) -> list[Family]:
     """What there is to choose from, in the order of the sweep; members of one recipe count once.
 
     Raises:
         UsageError: the members cannot be compared by validation error.
     """
-    found: dict[str, dict[str, tuple[Member, dict[str, Any]]]] = {}
     for member in members:
         record = RunDirectory(Path(member.outcome.path)).result()
         if record is None or record["protocol"] != "validate":
             raise UsageError(f"{member.outcome.path} holds no finished run of protocol=validate: nothing is chosen")
-        found.setdefault(record["family"], {}).setdefault(record["key"], (member, record))
-    pairs = [list(family.values()) for family in found.values()]
-    names = sorted({record["recipe"]["dataset"]["name"] for family in pairs for _, record in family})
+    found = families(members)
+    names = sorted({record["recipe"]["dataset"]["name"] for family in found for record in family.records})
     if len(names) > 1:
         raise UsageError(f"errors on {' and '.join(names)} do not compare: search on one data set at a time")
-    titles = apart([family[0][0].without("seed") for family in pairs])
-    return [_choice(title, family) for title, family in zip(titles, pairs, strict=True)]
+    return found
 
 
-def _choice(name: str, family: list[tuple[Member, dict[str, Any]]]) -> Choice:
-    records = [record for _, record in family]
-    seeds, keys = (tuple(record[key] for record in records) for key in ("seed", "key"))
-    return Choice(name, tuple(member for member, _ in family), seeds, keys, _statistics(records))
-
-
-def _statistics(records: list[dict[str, Any]]) -> Stats:
-    alive = [record for record in records if record["status"] == "done" and not record["dead_classes"]]
-    errors, seeds = (tuple(record[name] for record in alive) for name in ("validation_error", "seed"))
-    return Stats(errors, seeds, dead=len(records) - len(alive))
-
-
-def best(found: list[Choice]) -> Choice:
+def best(found: list[Family]) -> Family:
     """The choice with the lowest mean; of equal ones the first.
 
     Raises:
@@ -86,7 +58,7 @@ def best(found: list[Choice]) -> Choice:
     return min(living, key=lambda choice: choice.stats.mean or 0.0)
 
 
-def show(found: list[Choice], chosen: Choice) -> None:
+def show(found: list[Family], chosen: Family) -> None:
     """The table of choices: mean and standard deviation of the validation error in %, living and dead runs."""
     width = max(len(choice.name) for choice in found)
     print(f"\n{'choices by validation error, %':{width + 4}}{'mean':>7}{'std':>7}{'n':>4}{'dead':>6}")
@@ -99,11 +71,11 @@ def show(found: list[Choice], chosen: Choice) -> None:
         print("  dead runs, or with dead classes, are left out of the means")
 
 
-def summary(found: list[Choice], chosen: Choice, command: str) -> dict[str, Any]:
+def summary(found: list[Family], chosen: Family, command: str) -> dict[str, Any]:
     """The choice and what it was made from, as JSON values, for selection.json and the records of the final runs."""
     rows = [
         {"choice": one.name, "validation_error": one.stats.mean, "std": one.stats.std}
-        | {"n": one.stats.n, "dead": one.stats.dead, "keys": list(one.keys)}
+        | {"n": one.stats.n, "dead": one.stats.dead, "keys": [record["key"] for record in one.records]}
         for one in found
     ]
     return {"command": command, "chosen": chosen.name, "choices": rows}

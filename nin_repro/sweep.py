@@ -4,7 +4,6 @@ import dataclasses
 import importlib
 import os
 import socket
-import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,8 @@ from nin_repro.command import fail
 from nin_repro.config.compose import load
 from nin_repro.files import UsageError, read_json, told, write_json
 from nin_repro.outcome import ENDED, Outcome, Request
+from nin_repro.results.records import judged, lives
+from nin_repro.results.tables import Stats
 from nin_repro.run import outcome_so_far
 from nin_repro.training.rundir import RunDirectory
 from nin_repro.training.stop import STOP
@@ -41,6 +42,31 @@ class Member:
     def without(self, *keys: str) -> list[str]:
         """Its overrides but for those of some keys."""
         return [word for word in self.overrides if word.partition("=")[0] not in keys]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Members whose recipes differ in nothing but the seed. `name`: the words that tell it from other families."""
+
+    name: str
+    members: tuple[Member, ...]
+    records: tuple[dict[str, Any], ...]  # of each, as JSON
+
+    @property
+    def seeds(self) -> list[int]:
+        return [record["seed"] for record in self.records]
+
+    @property
+    def judged_on(self) -> str:
+        """What images their errors are of."""
+        return judged(self.records[0])[0]
+
+    @property
+    def stats(self) -> Stats:
+        """Of the errors (%) of those that live."""
+        alive = [record for record in self.records if lives(record)]
+        errors, seeds = (tuple(judged(one)[1] for one in alive), tuple(one["seed"] for one in alive))
+        return Stats(errors, seeds, dead=len(self.records) - len(alive))
 
 
 @dataclass(frozen=True)
@@ -177,25 +203,27 @@ def close(config: DictConfig) -> None:
 
 def averages(members: Sequence[Member]) -> list[str]:
     """A line for each recipe of which several seeds live: the mean of their errors, and how far they scatter."""
+    found = families([member for member in members if member.outcome.state in ENDED])
+    lines = []
+    for family in found:
+        stats = family.stats
+        if stats.mean is not None and stats.std is not None:
+            lead = f"{family.name}: " if family.name and len(found) > 1 else ""
+            spread = f"{family.judged_on} error {stats.mean:.2f} ± {stats.std:.2f} %"
+            lines.append(f"  {lead}{spread}, mean and standard deviation over {stats.n} seeds")
+    return lines
+
+
+def families(members: Sequence[Member]) -> list[Family]:
+    """The members that have a result, by their recipes but for the seed; a run that several ask for counts once."""
     found: dict[str, dict[str, tuple[Member, dict[str, Any]]]] = {}
     for member in members:
-        record = RunDirectory(Path(member.outcome.path)).result() if member.outcome.state in ENDED else None
+        record = RunDirectory(Path(member.outcome.path)).result()
         if record is not None:
-            found.setdefault(record["family"], {})[record["key"]] = member, record
-    names = apart([next(iter(family.values()))[0].without("seed") for family in found.values()])
-    lines = []
-    for name, family in zip(names, found.values(), strict=True):
-        kind = "test" if next(iter(family.values()))[1]["protocol"] == "final" else "validation"
-        errors = [
-            record[f"{kind}_error"]
-            for _, record in family.values()
-            if record["status"] == "done" and not record["dead_classes"]
-        ]
-        if len(errors) > 1:
-            lead = f"{name}: " if name and len(found) > 1 else ""
-            spread = f"{statistics.fmean(errors):.2f} ± {statistics.stdev(errors):.2f} %"
-            lines.append(f"  {lead}{kind} error {spread}, mean and standard deviation over {len(errors)} seeds")
-    return lines
+            found.setdefault(record["family"], {}).setdefault(record["key"], (member, record))
+    pairs = [tuple(family.values()) for family in found.values()]
+    names = apart([family[0][0].without("seed") for family in pairs])
+    return [Family(name, *map(tuple, zip(*family, strict=True))) for name, family in zip(names, pairs, strict=True)]
 
 
 def broken_off(error: BaseException) -> bool:

@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from hydra.conf import HydraConf
     from omegaconf import DictConfig
 
-    from nin_repro.selection import Choice
-    from nin_repro.sweep import Member
+    from nin_repro.sweep import Family, Member
 
 # Hydra, and `sweep`, which needs it, are imported only when help and refusals are out of the way.
 exit_code = 0  # of this process; Hydra's main function drops what its task returns
@@ -176,7 +175,7 @@ def train_choice() -> int:
     return code
 
 
-def finals_there(chosen: "Choice") -> str:
+def finals_there(chosen: "Family") -> str:
     """The command that trains the choice on all training images and tests it, by the launcher of the search."""
     from nin_repro import sweep
 
@@ -282,6 +281,8 @@ def composed_and_run() -> int:
     warnings.filterwarnings(
         "ignore", r"\s*'hydra/launcher/ray' is validated against"
     )  # its plugin has a file of that name
+    global exit_code
+    exit_code, sweep.begun, sweep.broke, sweep.members = 0, None, None, []  # this may not be the process's first
     code = 0
     try:
         hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")(task)()

@@ -53,7 +53,6 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
     monkeypatch.chdir(tmp_path)
 
     def called(*words: str) -> tuple[int, str]:
-        monkeypatch.setattr(train, "exit_code", 0)
         monkeypatch.setattr(sys, "argv", ["train", *SMALL, data, *words])
         code = train.main()
         shown = "".join(capsys.readouterr())

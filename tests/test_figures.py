@@ -408,7 +408,7 @@ def test_weights_of_another_network_are_refused(trained: Path, tmp_path: Path) -
 
 def test_a_result_without_an_error_is_refused(trained: Path, tmp_path: Path) -> None:
     told = read_json(trained / "result.json") | {"test_error": "low"}
-    with pytest.raises(UsageError, match="lacks epochs or test_error"):
+    with pytest.raises(UsageError, match="lacks its epochs or its error"):
         open_run(altered(trained, tmp_path, result_json=json.dumps(told).encode()))
 
 

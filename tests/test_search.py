@@ -19,7 +19,6 @@ from nin_repro.config.compose import experiments, load
 from nin_repro.config.recipe import directory, key, recipe
 from nin_repro.files import UsageError, write_json
 from nin_repro.outcome import Outcome
-from nin_repro.results.tables import Stats
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -148,7 +147,8 @@ def test_what_a_launcher_searched_is_trained_by_it_too(monkeypatch: pytest.Monke
     monkeypatch.setattr(sweep, "begun", OmegaConf.create({"hydra": hydra}))
     tried = [*SMALL, "optimizer.lr=0.2", "protocol=validate", "select=true"]
     members = tuple(sweep.Member([*tried, f"seed={seed}"], None, True, Outcome("done", 0, "")) for seed in (0, 3))
-    words = shlex.split(train.finals_there(selection.Choice("lr", members, (0, 3), ("a", "b"), Stats())))
+    family = sweep.Family("lr", members, ({"seed": 0}, {"seed": 3}))
+    words = shlex.split(train.finals_there(family))
     assert words[:4] == ["python", "-m", "nin_repro.train", "-m"]
     assert words[4:6] == ["hydra/launcher=slurm", "hydra.launcher.partition=gpu"]
     assert words[6:] == [*SMALL, "optimizer.lr=0.2", "protocol=final", "select=false", "seed=0,3"]
@@ -205,7 +205,7 @@ def test_what_cannot_be_a_search_is_refused_in_one_line(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train", *words])
     with pytest.raises(SystemExit, match="2"):
-        train.command()
+        sys.exit(train.main())
     out, error = capsys.readouterr()
     assert out == "" and error.count("\n") == 1 and error.startswith("error: ") and expected in error, (out, error)
     assert list(tmp_path.iterdir()) == []

@@ -17,10 +17,11 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nin_repro.data.download import download, official_files, say
 from nin_repro.files import UsageError, atomic, locked
+from nin_repro.schema import JUDGED_ON, Protocol
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 OFFICIAL, SKLEARN = "official files", "scikit-learn"
 HERE = "nin_repro/data/sources.py"  # for those who are told to look here
 
-
-Protocol = Literal["final", "validate"]
 SVHN_EACH = {"train": 400, "extra": 200}  # images of each of ten classes that validate: section 4.4
 SVHN_VALIDATION = 10 * sum(SVHN_EACH.values())
 
@@ -203,9 +202,8 @@ def open_split(name: str, data_dir: Path, protocol: Protocol) -> Split:
             train = images["train"], labels["train"]
     if protocol == "final":
         evaluation = images["test"], labels["test"]
-    eval_name = "test" if protocol == "final" else "validation"
     classes = DATASETS[name].classes
-    return Split(*train, *evaluation, fit_images, classes, loaded.digest, loaded.provenance, eval_name)
+    return Split(*train, *evaluation, fit_images, classes, loaded.digest, loaded.provenance, JUDGED_ON[protocol])
 
 
 def _split_svhn(loaded: Loaded) -> tuple[tuple[Images, Array], tuple[Images, Array]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nin_repro.files import UsageError, parse_json, write_json
+from nin_repro.schema import JUDGED_ON
 
 FORMAT = 1
 STORE = Path("results/records")  # the committed ones, where runs put theirs
@@ -73,7 +74,7 @@ class Record:
     @property
     def error(self) -> float | None:
         """The error its protocol measures, in percent."""
-        return self.test_error if self.protocol == "final" else self.validation_error
+        return self.test_error if JUDGED_ON[self.protocol] == "test" else self.validation_error
 
     @property
     def earlier(self) -> list[str]:
@@ -96,6 +97,17 @@ class Record:
     def sample(self) -> bool:
         """Whether the run is a sample of a cell of the paper's tables."""
         return self.alive and self.protocol == "final"
+
+
+def judged(record: Mapping[str, Any]) -> tuple[str, Any]:
+    """What the record of a run says of it as JSON: which images it is judged on, and its error on those in percent."""
+    images = JUDGED_ON.get(str(record.get("protocol")), "test")
+    return images, record.get(f"{images}_error")
+
+
+def lives(record: Mapping[str, Any]) -> bool:
+    """`Record.alive` of a record as JSON."""
+    return record["status"] == "done" and not record["dead_classes"]
 
 
 def machine(environment: Mapping[str, Any]) -> str:
@@ -372,7 +384,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("key", "family"), (_hash, "12 hexadecimal digits")),
     "experiment": (lambda value: value is None or (_text(value) and value != ""), "a name or null"),
     "budget": (lambda value: _text(value) and value != "", "a name"),
-    "protocol": (lambda value: value in ("final", "validate"), '"final" or "validate"'),
+    "protocol": (lambda value: _text(value) and value in JUDGED_ON, " or ".join(map(json.dumps, JUDGED_ON))),
     "status": (lambda value: value in ("done", "dead"), '"done" or "dead"'),
     **dict.fromkeys(
         ("test_error", "validation_error", "train_error", "train_error_running"), (_percent, "0 to 100 percent or null")
@@ -424,6 +436,6 @@ def require_sound(value: Any) -> None:
             raise ValueError(f"{name} is {str(value[name])[:40]!r}, expected {expected}")
     if value["protocol"] == "validate" and value["test_error"] is not None:
         raise ValueError("it has a test error although it ran under the protocol validate")
-    measured = "test_error" if value["protocol"] == "final" else "validation_error"
-    if value["status"] == "done" and value[measured] is None:
-        raise ValueError(f"{measured} is null in a run that is done")
+    images, error = judged(value)
+    if value["status"] == "done" and error is None:
+        raise ValueError(f"{images}_error is null in a run that is done")
