@@ -20,7 +20,7 @@ from typing import Any
 from nin_repro.config.recipe import directory
 from nin_repro.outcome import Outcome, Request
 from nin_repro.progress import Row, Table
-from nin_repro.run import attempt
+from nin_repro.run import attempt, kept_from
 from nin_repro.training.rundir import RunDirectory
 from nin_repro.training.stop import STOP, listen, signal_of
 
@@ -96,8 +96,7 @@ def _start(members: list[Member], at_once: int, context: Any) -> None:
         if member.outcome is not None or member.process is not None:
             continue
         if STOP.signal is not None:
-            name = signal.Signals(STOP.signal).name
-            member.outcome = Outcome("interrupted", 128 + STOP.signal, f"not begun when {name} came")
+            member.outcome = kept_from(member.request.config, STOP.signal)
             continue
         taken = {other.slot for other in members if other.process is not None}
         if len(taken) >= at_once:

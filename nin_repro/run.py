@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 from nin_repro.command import fail, uncollected
 from nin_repro.config.recipe import budget_name, directory, key, recipe
 from nin_repro.files import UsageError, dispensable, locked, require_place, told
-from nin_repro.outcome import Outcome, Request, ended, make_record, recorded, verdict
+from nin_repro.outcome import ENDED, Outcome, Request, ended, make_record, recorded, verdict
 from nin_repro.results import records
 from nin_repro.schema import Config
 from nin_repro.training.console import Console
@@ -181,11 +181,22 @@ def _finished(run: RunDirectory, config: Config) -> Outcome | None:
 def outcome_so_far(config: Config) -> Outcome:
     """What a run's directory says of it: how it ended, or that nobody trains it and it has not."""
     run = RunDirectory(directory(config))
-    record, status, state = run.result(), run.status(), run.state()
+    try:
+        record, status, state = run.result(), run.status(), run.state()
+    except UsageError as error:
+        return Outcome("refused", 2, str(error), path=str(run.path))
     if record is not None:
         return Outcome(state, 0, verdict(record), path=str(run.path))
     words = {"not begun": "nothing was trained", "running": "a process is training it"}.get(state)
     return Outcome(state, 1, words or why(state, status), path=str(run.path))
+
+
+def kept_from(config: Config, number: int) -> Outcome:
+    """The outcome of a member of a sweep that a signal kept from its turn: its run is where it was before."""
+    found = outcome_so_far(config)
+    if found.state in ENDED:
+        return dataclasses.replace(found, already=True)
+    return dataclasses.replace(found, code=128 + number)
 
 
 def _train(request: Request, run: RunDirectory, found: "Machine", split: "Split") -> Outcome:

@@ -89,6 +89,12 @@ folder = Path()  # this and the members are set when it ends
 members: list[Member] = []
 
 
+def forget() -> None:
+    """Know of no sweep: what this process knew was of an earlier command."""
+    global waiting, begun, ends, broke, folder, members
+    waiting, begun, ends, broke, folder, members = [], None, {}, None, Path(), []
+
+
 def worst_code() -> int:
     """The highest exit code among the members."""
     return max((member.outcome.code for member in members), default=0)

@@ -7,14 +7,13 @@ once in a process (libraries, the CUDA context, the images on the device), and n
 import contextlib
 import dataclasses
 import io
-import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TextIO
 
 from nin_repro.outcome import Outcome, Request
-from nin_repro.run import attempt
+from nin_repro.run import attempt, kept_from
 from nin_repro.training.stop import STOP
 
 
@@ -56,5 +55,5 @@ def train(requests: dict[str, Request], at_once: int) -> list[Outcome]:
 def _train(name: str, request: Request) -> Outcome:
     threading.current_thread().name = name
     if STOP.signal is not None:
-        return Outcome("interrupted", 128 + STOP.signal, f"not begun when {signal.Signals(STOP.signal).name} came")
+        return kept_from(request.config, STOP.signal)
     return attempt(request)

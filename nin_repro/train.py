@@ -282,8 +282,8 @@ def composed_and_run() -> int:
         "ignore", r"\s*'hydra/launcher/ray' is validated against"
     )  # its plugin has a file of that name
     global exit_code
-    exit_code, sweep.begun, sweep.broke, sweep.members = 0, None, None, []  # this may not be the process's first
-    code = 0
+    exit_code = code = 0
+    sweep.forget()
     try:
         hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")(task)()
         if sweep.broke is not None:

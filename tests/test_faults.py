@@ -28,6 +28,7 @@ from nin_repro.config.recipe import directory
 from nin_repro.data.preprocess import preprocess
 from nin_repro.files import locked, read_json, write_json
 from nin_repro.results import records
+from nin_repro.run import kept_from
 from nin_repro.schema import Preprocessing
 from nin_repro.training import checkpoint
 from nin_repro.training.loop import Trainer
@@ -272,6 +273,15 @@ def test_damaged_files_of_a_run_cost_time_and_no_digit(tmp_path: Path, call: Tra
         if "already done" not in shown:
             assert f"{run.relative_to(tmp_path)}/result.json is truncated or altered" in shown
             assert "checkpoint.pt is truncated or altered: this run starts from the beginning" in shown
+
+
+def test_a_member_that_a_signal_keeps_from_its_turn_is_where_it_was(tmp_path: Path, call: Train) -> None:
+    config = load([*SMALL, "record=never"])
+    waits = kept_from(config, signal.SIGTERM)
+    assert (waits.state, waits.code, waits.words) == ("not begun", 128 + signal.SIGTERM, "nothing was trained")
+    assert call("record=never")[0] == 0
+    ended = kept_from(config, signal.SIGTERM)
+    assert (ended.state, ended.code, ended.already) == ("done", 0, True) and "test error" in ended.words
 
 
 def test_every_digit_of_a_result_is_sealed(tmp_path: Path, call: Train, expected: dict[str, Any]) -> None:

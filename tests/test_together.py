@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from nin_repro import build, outcome, run, sweep, together, train
+from nin_repro import build, outcome, run, together, train
 from nin_repro.command import Lossy
 from nin_repro.config.compose import load_with_text
 from nin_repro.config.recipe import directory
@@ -48,13 +48,6 @@ def results(runs: Path) -> dict[int, tuple[str, list[float]]]:
     return {one["seed"]: (one["weights_sha256"], one["curve"]["train_loss"]) for one in found}
 
 
-def forget_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is known of a sweep is of one process, which has one."""
-    fresh: dict[str, object] = {"waiting": [], "members": [], "begun": None, "broke": None}
-    for name, value in fresh.items():
-        monkeypatch.setattr(sweep, name, value)
-
-
 def test_runs_that_are_trained_together_and_interrupted_end_as_each_alone(tmp_path: Path) -> None:
     shared = [f"data_dir={tmp_path / 'data'}"]
     at_once = command("together=2", f"runs_dir={tmp_path / 'together'}", *shared)
@@ -66,7 +59,7 @@ def test_runs_that_are_trained_together_and_interrupted_end_as_each_alone(tmp_pa
     process.send_signal(signal.SIGTERM)
     shown = process.communicate(timeout=60)[0]
     assert process.returncode == 128 + signal.SIGTERM, shown
-    assert shown.count("stopped by SIGTERM") >= 2 and "3 of 3 runs are interrupted; the same" in shown
+    assert shown.count("stopped by SIGTERM") >= 2 and "3 of 3 runs are interrupted, not begun; the same" in shown
     assert "[seed=0] epoch 1/4" in shown
 
     done = subprocess.run(at_once, capture_output=True, text=True, timeout=120)
@@ -143,7 +136,6 @@ def test_a_signal_at_the_very_end_of_a_member_ends_the_sweep(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(train, "attempt", attempt)
     monkeypatch.setattr(STOP, "signal", None)
-    forget_sweep(monkeypatch)
     monkeypatch.setattr(sys, "argv", ["train", "-m", *SMALL, data, "budget.epochs=1", "seed=0,1"])
     with pytest.raises(SystemExit) as stopped:
         train.main()
@@ -170,7 +162,6 @@ def test_a_sweep_that_breaks_is_no_success(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(together, "train", broken)
-    forget_sweep(monkeypatch)
     monkeypatch.setattr(sys, "argv", ["train", "-m", *SMALL, "seed=0,1", "together=2"])
     assert train.main() == 1
     out, error = capsys.readouterr()
