@@ -22,7 +22,7 @@ from nin_repro.data.batches import Batches, Pictures, on_device
 from nin_repro.data.preprocess import preprocess
 from nin_repro.data.sources import DATASETS, Split
 from nin_repro.files import UsageError
-from nin_repro.models.network import Fill, Inheritance, Network, Role, make_network
+from nin_repro.models.network import Fill, Inheritance, Network, Role, make_network, places
 from nin_repro.models.own import BUILT_IN, BUILT_IN_HEADS
 from nin_repro.models.shape import Shape
 from nin_repro.models.spec import layers, training_multiply_adds
@@ -162,21 +162,34 @@ def inherit(config: Config, net: Network, ancestor: Ancestor) -> None:
     parent = config.parent
     if parent is None or not parent.weights:
         return
-    _require_places(parent, ancestor.weights, net)
+    weights = {place: ancestor.weights[name] for name, place in places(ancestor.weights).items()}
+    _require_places(parent, weights, net)
     fill = None if parent.fill == "fresh" else Fill("identity")
     if isinstance(parent.fill, float):
         fill = Fill("constant", parent.fill)
-    net.inheritance = Inheritance(ancestor.weights, fill, parent.biases)
+    net.inheritance = Inheritance(weights, fill, parent.biases)
 
 
 def _require_places(parent: Parent, weights: Mapping[str, Tensor], net: Network) -> None:
-    own = {name: values.shape for name, values in net.named_parameters()}
-    for name, values in weights.items():
-        if own.get(name) != values.shape:
+    """Refuse weights of a parent, by their places, that this network has no layers for, and what cannot be filled."""
+    own = _by_place(net)
+    for place, values in weights.items():
+        if place not in own or own[place].shape != values.shape:
             raise UsageError(
-                f"parent.experiment={parent.experiment}: its weights {name} {list(values.shape)} have no place in this "
-                "network; a parent's layers must be layers of this one, with the same shapes"
+                f"parent.experiment={parent.experiment}: its weights {place} {list(values.shape)} have no place in "
+                "this network; a parent's layers must be layers of this one, with the same shapes"
             )
+    for place, values in own.items():
+        if parent.fill == "identity" and values.dim() > 1 and place not in weights and values[0, 0].numel() > 1:
+            raise UsageError(
+                f"parent.fill=identity: {place} {list(values.shape)}, which the parent {parent.experiment} lacks, is "
+                "no 1x1 layer and has no identity; give a number, or fresh"
+            )
+
+
+def _by_place(net: Network) -> dict[str, Tensor]:
+    parameters = dict(net.named_parameters())
+    return {place: parameters[name] for name, place in places(parameters).items()}
 
 
 def require_heir(config: Config, parent: Config) -> None:
@@ -191,7 +204,7 @@ def require_heir(config: Config, parent: Config) -> None:
             facts = DATASETS[one.dataset.name]
             height, width, channels = facts.shape
             nets.append(network(one, Shape(channels, height, width), facts.classes))
-        _require_places(config.parent, dict(nets[0].named_parameters()), nets[1])
+        _require_places(config.parent, _by_place(nets[0]), nets[1])
 
 
 def optimizer(config: Config, net: Network) -> SGD:
@@ -204,22 +217,22 @@ def optimizer(config: Config, net: Network) -> SGD:
     }
     groups = []
     for role in net.roles():
-        convolutional = all(isinstance(layer, nn.Conv2d) for layer in role.layers)
-        weight_factor, bias_factor = (f * (sgd.conv_lr_factor if convolutional else 1) for f in factors[role.name])
-        for warmup, members in _by_warmup(config, net, role).items():
+        for (warmup, convolutional), members in _alike(config, net, role).items():
+            weight_factor, bias_factor = (f * (sgd.conv_lr_factor if convolutional else 1) for f in factors[role.name])
             weights, biases = ([getattr(layer, name) for layer in members] for name in ("weight", "bias"))
             groups.append(Group(weights, sgd.lr * weight_factor, sgd.weight_decay, bias=False, warmup=warmup))
             groups.append(Group(biases, sgd.lr * sgd.bias_lr_factor * bias_factor, 0.0, bias=True, warmup=warmup))
     return SGD(groups, sgd.momentum, sgd.clip_norm)
 
 
-def _by_warmup(config: Config, net: Network, role: Role) -> dict[int, list[nn.Module]]:
-    """The layers of a role by the number of updates over which their rates rise."""
+def _alike(config: Config, net: Network, role: Role) -> dict[tuple[int, bool], list[nn.Module]]:
+    """The layers of a role by the number of updates over which their rates rise, and by whether they convolve."""
     updates = config.optimizer.schedule.warmup or [0]
     blocks = {start.layer: start.block for start in net.weighted()}
-    found: dict[int, list[nn.Module]] = {}
+    found: dict[tuple[int, bool], list[nn.Module]] = {}
     for layer in role.layers:  # a head comes after the last block
-        found.setdefault(updates[min(blocks.get(layer, len(updates)), len(updates) - 1)], []).append(layer)
+        warmup = updates[min(blocks.get(layer, len(updates)), len(updates) - 1)]
+        found.setdefault((warmup, isinstance(layer, nn.Conv2d)), []).append(layer)
     return found
 
 

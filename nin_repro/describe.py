@@ -96,7 +96,7 @@ def describe(config: Config, words: list[str]) -> str:
 
 
 def recipe_lines(config: Config) -> list[str]:
-    """The recipe as `key=value` words that the command line takes."""
+    """The recipe as `key=value` words that the command line takes after the choices of its groups."""
 
     def words(value: Any, path: str) -> Iterator[str]:
         if isinstance(value, dict):

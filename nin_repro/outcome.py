@@ -58,7 +58,7 @@ def make_record(
     assert work.final is not None
     tested, trained = work.final
     rows = progress.rows
-    last = rows[-1]["train_error_running"] if rows else None
+    last = next((row["train_error_running"] for row in rows[::-1] if row["attempt"] == progress.attempt), None)
     attempts = [*progress.attempts]
     if not attempts or attempts[-1]["attempt"] != progress.attempt:
         attempts.append({"attempt": progress.attempt, "died": None, "epoch": work.rate.epoch, "step": progress.step})

@@ -17,6 +17,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from nin_repro.config.compose import parents
 from nin_repro.config.recipe import directory
 from nin_repro.outcome import Outcome, Request
 from nin_repro.progress import Row, Table
@@ -47,10 +48,13 @@ class Member:
         return RunDirectory(directory(self.request.config))
 
     def saved(self) -> float | None:
-        try:
-            return self.run.checkpoint.stat().st_mtime
-        except OSError:
-            return None
+        """When its last checkpoint was written, or that of a parent which it trains first."""
+        config = self.request.config
+        found = []
+        for one in (config, *parents(config, self.request.overrides).values()):
+            with contextlib.suppress(OSError):
+                found.append(RunDirectory(directory(one)).checkpoint.stat().st_mtime)
+        return max(found, default=None)
 
 
 def train(requests: dict[str, Request], at_once: int, folder: Path) -> list[Outcome]:

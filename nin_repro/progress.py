@@ -9,7 +9,8 @@ from typing import Any
 from nin_repro.training.console import UNWATCHED, WATCHED
 from nin_repro.words import duration
 
-ORDER = ("running", "failed", "refused", "busy", "interrupted", "waiting", "dead", "done")  # what a small screen shows
+# What a small screen shows first; all states that a member can be in.
+ORDER = ("running", "failed", "refused", "busy", "lost", "interrupted", "not begun", "waiting", "dead", "done")
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,8 @@ def _parent(request: Request) -> Request:
     config, text = load_with_text(words)
     if key(config) != parent.key:
         raise UsageError(f"parent.key={parent.key} is not the key of {shlex.join(words)}, {key(config)}: leave it out")
-    config = dataclasses.replace(config, wait=request.config.wait)
+    asked = request.config  # its words lack how many are trained at once, which its share of the cores follows from
+    config = dataclasses.replace(config, wait=asked.wait, processes=asked.processes, together=asked.together)
     return Request(config, words, parent.experiment, text)
 
 

@@ -167,7 +167,7 @@ def train_choice() -> int:
     }
     outcomes = train_finals(requests)
     code = max(outcome.code for outcome in outcomes)
-    if len(outcomes) < len(requests) or any(outcome.state == "interrupted" for outcome in outcomes):
+    if len(outcomes) < len(requests) or any(outcome.state in sweep.OPEN for outcome in outcomes):
         print(f"the search goes on with\n  {command_line()}")
         return code if STOP.signal is None else 128 + STOP.signal
     print(f"\nchosen by validation error, then trained with protocol=final: {chosen.name}")

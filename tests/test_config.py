@@ -98,7 +98,7 @@ BAD_OVERRIDES = {
     "architecture=cnn": "choose regularizer=gap, fc or fc_head_dropout",  # it has no dropout between blocks
     "architecture=maxout_cifar10": "regularizer=maxout",  # it has a fully connected head
     "optimizer.schedule.kind=linear": "optimizer.schedule.decay_epochs",
-    "optimizer.schedule.kind=exponential": "at least optimizer.momentum=0.9",  # of each update, not of a drop
+    "optimizer.schedule.kind=exponential": "at least the momentum 0.9",  # of each update, not of a drop
     "architecture.kind=cnn": "architecture.",
     "architecture.kind=resnet": "nin, cnn",
     "architecture.blocks.mlpconv3.kernel=11": "mlpconv3",

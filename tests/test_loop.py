@@ -439,6 +439,21 @@ def test_weights_that_explode_at_an_epochs_end_cost_a_start_and_not_the_run(make
     assert losses[0] is None and None not in losses[1:]
 
 
+def test_weights_that_explode_after_the_best_epoch_leave_its_weights(make: Make) -> None:
+    words = ["protocol=validate", "optimizer.schedule.stop=validation", "optimizer.schedule.stop_patience=50"]
+    run = make(*words)
+    original = run.step
+
+    def step(position: int) -> None:
+        if run.rate.epoch == 2:
+            run.batches.images.mean.fill_(float("nan"))  # type: ignore[union-attr]
+        original(position)
+
+    run.step = step  # type: ignore[method-assign]
+    assert run.run() == "done" and run.rate.epoch == 2
+    assert run.final is not None and run.final[0].error == min(row["validation_error"] for row in run.progress.rows)
+
+
 # --- faults ---------------------------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from nin_repro.config.recipe import key, recipe, require_sense
 from nin_repro.data.sources import DATASETS, Split
 from nin_repro.files import UsageError
 from nin_repro.models.maxout import MaxoutConv2d, MaxoutLinear, MaxoutNetwork
-from nin_repro.models.network import Clock, Dropout
+from nin_repro.models.network import Clock, Dropout, Role
 from nin_repro.models.shape import Shape
 from nin_repro.models.spec import layers
 from nin_repro.schema import Config, Maxout, MaxoutConv, MaxoutFull
@@ -377,6 +377,11 @@ def test_convolutions_have_a_rate_of_their_own() -> None:
         inner = next(module for module in built.modules() if isinstance(module, torch.nn.Conv2d))
         assert rates[id(inner.weight)] == pytest.approx(0.05 * config.optimizer.lr)
         assert rates[id(inner.bias)] == pytest.approx(0.05 * config.optimizer.lr * config.optimizer.bias_lr_factor)
+    mixed = Role("inner", [torch.nn.Conv2d(3, 3, 3), torch.nn.Linear(3, 3)])  # as in a network of one's own
+    built.roles = lambda: [mixed]  # type: ignore[method-assign]
+    assert sorted({group.lr for group in build.optimizer(config, built).groups if not group.bias}) == pytest.approx(
+        [0.05 * config.optimizer.lr, config.optimizer.lr]
+    )
 
 
 # --- recipes --------------------------------------------------------------------------------------------------------

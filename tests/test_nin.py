@@ -203,6 +203,9 @@ def test_dropout_is_a_function_of_seed_layer_and_step_and_not_of_memory_layout()
     assert torch.equal(Dropout(0.5, "released", 1, clock)(x.contiguous(memory_format=torch.channels_last)), first)
     kept = rng.keep_mask(rng.Clock((1, 2), 7), rng.DROPOUT + 1, x.numel(), 0.5).view(4, 5, 5, 6).permute(0, 3, 1, 2)
     assert torch.equal(first, kept.float())
+    for shape in ((4, 6, 5), (4, 6, 2, 2, 2)):  # in memory order of channels-last, as images are
+        rows = Dropout(0.5, "released", 1, clock)(torch.ones(shape)).movedim(1, -1).flatten()
+        assert torch.equal(rows, rng.keep_mask(clock, rng.DROPOUT + 1, len(rows), 0.5, rows.device, 0).float())
     assert not torch.equal(Dropout(0.5, "released", 2, clock)(x), first)
     clock.step = 8
     assert not torch.equal(Dropout(0.5, "released", 1, clock)(x), first)

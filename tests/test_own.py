@@ -335,6 +335,10 @@ def test_facts_that_lack_something_are_refused(shape: Any, sizes: dict[str, int]
 def test_only_svhns_rule_needs_no_number_of_images_for_validation() -> None:
     with pytest.raises(UsageError, match="wants how many of the last training images validate"):
         sources.Facts(2, (8, 8, 1), {"train": 9, "test": 3}, None)
+    with pytest.raises(UsageError, match="no part but train and test"):
+        sources.Facts(2, (8, 8, 1), {"train": 9, "extra": 9, "test": 3}, 3)
+    with pytest.raises(UsageError, match="only SVHN has another rule"):
+        sources.Facts(2, (8, 8, 1), {"train": 9, "extra": 9, "test": 3}, None)
 
 
 def test_a_file_of_words_is_no_file_of_arrays(made: Path) -> None:

@@ -142,7 +142,7 @@ def test_a_verdict_stands_with_what_it_hangs_on(tmp_path: Path) -> None:
     cells = {"table1/nin": replace(CELLS["table1/nin"], deviations=("clipped",), assumed=2)}
     runs = stored(tmp_path, *(record(seed=seed, error=10.4) for seed in range(3)))
     text = page.html(tables.build(runs, cells), [], [], [], runs, {}, PRICES)
-    for words in ("clipped: ", "values assumed: 2 of "):
+    for words in ("clipped: ", "assumed values: 2 of "):
         assert f"<li>{words}<code>table1/nin</code></li>" in text
 
 

@@ -12,12 +12,15 @@ from pathlib import Path
 import pytest
 from test_together import SMALL, results
 
-from nin_repro import processes, train
+from nin_repro import processes, run, train
 from nin_repro.build import machine
-from nin_repro.config.compose import load
+from nin_repro.config.compose import load, load_with_text, parents
+from nin_repro.config.recipe import directory
 from nin_repro.files import UsageError
-from nin_repro.outcome import Request
+from nin_repro.outcome import ENDED, Request
 from nin_repro.progress import Row, Table
+from nin_repro.sweep import OPEN
+from nin_repro.training.rundir import RunDirectory
 
 WORDS = [word for word in SMALL if not word.startswith("budget.")]
 
@@ -77,6 +80,28 @@ def test_members_and_the_sweep_itself_are_killed_and_end_as_each_alone(tmp_path:
     assert results(runs) == results(tmp_path / "alone")
     told = json.loads(next(runs.glob("*/result.json")).read_text())
     assert "processes=" not in told["command"]  # it repeats this run alone
+
+
+def test_a_member_gets_further_while_it_trains_its_parent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["experiment=table4/maxout", "budget=smoke"]
+    config, text = load_with_text(words)
+    member = processes.Member("one", Request(config, words, "table4/maxout", text), tmp_path / "0.log")
+    assert member.saved() is None
+    (first,) = parents(config, words).values()
+    for time_, one in ((5, first), (9, config)):
+        path = RunDirectory(directory(one)).checkpoint
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (time_, time_))
+        assert member.saved() == time_
+
+
+def test_a_parent_is_trained_with_the_cores_of_its_child() -> None:
+    words = ["experiment=table4/maxout", "budget=smoke"]
+    config, text = load_with_text([*words, "processes=2"])
+    parent = run._parent(Request(config, words, "table4/maxout", text))
+    assert parent.config.processes == 2 and machine(parent.config).threads == machine(config).threads
 
 
 def test_a_member_that_is_killed_again_and_again_is_given_up_and_the_others_end(tmp_path: Path) -> None:
@@ -153,6 +178,11 @@ def test_a_table_of_members_fits_the_screen_and_leaves_nothing_behind(
     assert capsys.readouterr().out == "\x1b[5A\x1b[Jseed=0: done\n"
     table.show(rows, last=True)
     assert capsys.readouterr().out == ""
+    ended = [Row(state, state) for state in {*OPEN, *ENDED, "failed", "refused", "busy"}]
+    table.shown = 0.0
+    monkeypatch.setenv("COLUMNS", "200")
+    table.show(ended)
+    assert capsys.readouterr().out.count("1 ") == len(ended)
 
 
 def test_large_networks_share_the_cores_and_small_ones_have_one_each(monkeypatch: pytest.MonkeyPatch) -> None:

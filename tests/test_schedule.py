@@ -52,6 +52,12 @@ def test_plateau_waits_for_patience_at_each_rate_and_then_ends() -> None:
     assert rate.finished
 
 
+def test_a_rate_that_falls_with_every_update_is_never_zero() -> None:
+    rate = Rate(dataclasses.replace(DROPS, kind="exponential", factor=0.9, floor=0.0), 260, [])
+    rate.step = 10**6
+    assert 0 < rate.scale < 1e-20  # momentum is kept in proportion to it
+
+
 def test_plateau_is_bounded_by_its_epochs() -> None:
     rate = Rate(PLATEAU, *plan(PLATEAU, WHOLE))
     assert len(scales(rate, [100.0 / (i + 1) for i in range(1000)])) == 219

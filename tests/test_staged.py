@@ -1,5 +1,6 @@
 """Runs that start from other runs: staged training, and the two stages of the maxout networks."""
 
+import dataclasses
 import json
 import subprocess
 from collections.abc import Callable
@@ -9,12 +10,14 @@ import pytest
 import torch
 
 from nin_repro import build
+from nin_repro.config import compose
 from nin_repro.config.compose import load, parent_words, parents, stand_ins
 from nin_repro.config.recipe import directory, family, key, recipe
 from nin_repro.data.sources import obtain
 from nin_repro.files import UsageError
 from nin_repro.models.network import Network
 from nin_repro.models.shape import Shape
+from nin_repro.schema import Parent
 from nin_repro.training import checkpoint
 from nin_repro.training.schedule import Reached
 
@@ -73,6 +76,48 @@ def test_the_published_start_carries_weights_over_and_fills_the_new_ones() -> No
     assert len(filled) == 1 and all((third.state_dict()[name] == 0.01).all() for name in filled)
 
 
+def test_layers_keep_their_places_with_dropout_between_them_and_without() -> None:
+    def start(*words: str) -> tuple[Network, Network]:
+        parent = trained("experiment=quickstart", "regularizer=gap", *words)
+        child = network("experiment=quickstart", "regularizer=gap_dropout")
+        build.inherit(HEIR, child, build.Ancestor(parent.state_dict(), Reached(1.0, 1.0, 0.0)))
+        child.initialise(1, 0)
+        return parent, child
+
+    parent, child = start()
+    assert [*parent.state_dict()] != [*child.state_dict()]  # dropout shifts their numbers
+    for one, other in zip(parent.weighted(), child.weighted(), strict=True):
+        assert torch.equal(one.layer.weight, other.layer.weight)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="have no place"):
+        start("architecture.blocks.mlpconv2.widths=[16,8,8]")
+
+
+def test_there_is_no_identity_of_a_window() -> None:
+    parent = trained("experiment=quickstart", "regularizer=gap")
+    del (weights := parent.state_dict())["blocks.2.convolutions.0.weight"]
+    child = network("experiment=quickstart", "regularizer=gap")
+    identity = dataclasses.replace(HEIR, parent=Parent("quickstart", "identity", False))
+    with pytest.raises(UsageError, match=r"blocks.2.convolutions.0.weight .* is no 1x1 layer and has no identity"):
+        build.inherit(identity, child, build.Ancestor(weights, Reached(1.0, 1.0, 0.0)))
+
+
+HEIR = dataclasses.replace(load(["experiment=quickstart"]), parent=Parent("quickstart", "fresh", True))
+
+
+def test_what_an_experiments_file_says_of_its_images_must_be_said_of_its_parent_too() -> None:
+    parent, child = load(["experiment=extra/staged/v0"]), load(["experiment=extra/staged/v1"])
+    compose._require_like(parent, child)
+    compose._require_like(dataclasses.replace(parent, protocol="validate"), child)  # as that of table4/maxout
+    short = dataclasses.replace(child.budget, epochs=3)
+    for other, said in (
+        ({"protocol": "validate"}, "protocol=validate"),
+        ({"seed": 5}, "seed=5"),
+        ({"budget": short}, "budget="),
+    ):
+        with pytest.raises(UsageError, match=f"extra/staged/v0 would be trained without {said}.*command line"):
+            compose._require_like(parent, dataclasses.replace(child, **other))
+
+
 def test_a_parent_that_does_not_fit_is_refused() -> None:
     config = load(["experiment=extra/staged/v1"])
     wide = trained("experiment=extra/staged/v0", "architecture.blocks.mlpconv1.widths=[12,10]")
@@ -83,7 +128,7 @@ def test_a_parent_that_does_not_fit_is_refused() -> None:
 
 
 def test_a_parent_that_does_not_fit_is_refused_before_it_is_trained(command: Command, tmp_path: Path) -> None:
-    done = command("train", "experiment=extra/staged/v2", "parent.experiment=quickstart", "budget=smoke")
+    done = command("train", "experiment=extra/staged/v2", "parent.experiment=table4/nin", "budget=smoke")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "have no place in this network" in done.stderr
     assert not (tmp_path / "runs").exists()
 
@@ -162,6 +207,10 @@ def test_a_cell_is_filled_by_runs_in_another_precision_whose_parents_are_of_it_t
             "choose one of them",
         ),
         (["optimizer.schedule.warmup=[5,5]"], "2 numbers for 3 blocks"),
+        (
+            ["budget=short", "optimizer.schedule.kind=exponential", "optimizer.schedule.factor=0.99"],
+            "to the power of 16.25 as budget.epochs is less: give at least the momentum 0.9",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(words: list[str], said: str) -> None:

@@ -83,9 +83,9 @@ def test_the_two_kinds_of_luck_by_hand() -> None:
         (0.0, "reproduced", "reproduced: +0.09, limit 0.60"),
         (0.39, "reproduced", "reproduced: +0.48, limit 0.60"),  # d = 0.48, inside (a)
         # d = 0.59, outside (a), inside (b)
-        (0.50, "reproduced", "reproduced: +0.59, limit 0.60, though the scatter of seeds allows 0.48 only"),
+        (0.50, "reproduced", "reproduced: +0.59, limit 0.60 (scatter of seeds alone: 0.48)"),
         (0.51, "worse", "not reproduced: worse by 0.60, limit 0.60"),
-        (-0.68, "reproduced", "reproduced: -0.59, limit 0.60, though the scatter of seeds allows 0.48 only"),
+        (-0.68, "reproduced", "reproduced: -0.59, limit 0.60 (scatter of seeds alone: 0.48)"),
         (-0.70, "better", "not reproduced: better by 0.61, limit 0.60"),
     ],
 )

@@ -34,7 +34,7 @@ def test_the_readme_shows_table_1_as_the_records_have_it(tmp_path: Path) -> None
     links = brief(report, ROOT, ROOT / "results/tables", judged)
     assert renew(copy, links) and copy.read_text() == (ROOT / "README.md").read_text()
     assert "| **NIN + Dropout** | 10.41 |" in links and "| Text | NIN without dropout | 14.51 |" in links
-    assert links.count("gradient norm clipped at 1") == 1 and "- values assumed: 3 of `table1/nin`, " in links
+    assert links.count("gradient norm clipped at 1") == 1 and "- assumed values: 3 of `table1/nin`, " in links
     assert "| Global average pooling is more robust to translations" in links
     assert not renew(tmp_path / "nowhere.md", links)
 
@@ -123,7 +123,7 @@ def test_rows_of_other_tables_are_told_of_where_table_1_stands(tmp_path: Path) -
     text = brief(tables.build(runs, cells), tmp_path, tmp_path)
     (row,) = [line for line in text.splitlines() if line.startswith("| Table 4 | NIN + Dropout | 0.47 |")]
     assert "| `table4/nin` | 0.41 ± 0.01 | [0](table4/nin/" in row
-    assert row.endswith("| reproduced: -0.06, limit 0.13, though the scatter of seeds allows 0.05 only |")
+    assert row.endswith("| reproduced: -0.06, limit 0.13 (scatter of seeds alone: 0.05) |")
     told = [line for line in text.splitlines() if line.startswith("- ")]
     assert told == ["- clipped: `table4/nin`", "- data: official: `table4/nin`"]
     assert "\n- " not in brief(tables.build([], CELLS), tmp_path, tmp_path)

@@ -90,7 +90,7 @@ def expand(overrides: Sequence[str]) -> list[str]:
     """
     expanded = []
     for override in overrides:
-        nested = re.fullmatch(r"(\w+)/(\w+)=([\w,]+)", override)
+        nested = re.fullmatch(r"(\w+)/([\w/]+)=([\w,]+)", override)
         if nested and nested[1] in choices():
             override = f"{nested[1]}=" + ",".join(f"{nested[2]}/{name}" for name in nested[3].split(","))
         match = re.fullmatch(r"(\w+)=glob\((.+)\)", override)
@@ -135,6 +135,7 @@ def _checked(plain: dict[str, Any], words: Sequence[str]) -> Config:
     if config.parent is None or config.parent.key:
         return config
     parent = load(parent_words(config.parent, words))
+    _require_like(parent, config)
     named = dataclasses.replace(config.parent, key=key(parent), family=family(parent))
     return dataclasses.replace(config, parent=named)
 
@@ -192,6 +193,30 @@ def _at(config: Any, path: str) -> Any:
     for name in path.split("."):
         config = config.get(name) if isinstance(config, dict) else None
     return config
+
+
+def _require_like(parent: Config, child: Config) -> None:
+    """Refuse a run whose parent is of other images or of another length: only the command line speaks to both.
+
+    Raises:
+        UsageError: it is so, as the experiment's file says it for the child alone.
+    """
+    alone = [
+        f"{name}={value}"
+        for name, value, its in (
+            ("dataset", child.dataset.name, parent.dataset.name),
+            ("budget", child.budget.name, parent.budget.name if parent.budget == child.budget else None),
+            ("seed", child.seed, parent.seed),
+        )
+        if value != its
+    ]
+    if child.protocol == "validate" != parent.protocol:  # it would train on the images that the child is judged by
+        alone.append("protocol=validate")
+    if alone and child.parent is not None:
+        raise UsageError(
+            f"its parent {child.parent.experiment} would be trained without {', '.join(alone)}: what an experiment's "
+            f"file says of these is not said of its parent; give it on the command line; {WHERE}"
+        )
 
 
 def parents(config: Config, words: Sequence[str]) -> dict[str, Config]:

@@ -195,11 +195,15 @@ def _require_schedule(config: Config) -> None:
             "optimizer.schedule.kind=plateau ends a run by its training error and stop=validation by the validation "
             "error: choose one of them"
         )
-    least = config.optimizer.momentum  # of a rate that falls faster momentum grows without end, and then it is 0
-    if schedule.kind == "exponential" and schedule.factor < least:
+    # Of a rate that falls faster momentum grows without end. A shorter run goes through the schedule faster.
+    rises = schedule.momentum_epochs and not schedule.floor
+    least = max(config.optimizer.momentum, schedule.momentum_final if rises else 0.0)
+    faster = schedule.epochs / (config.budget.epochs or schedule.epochs) if schedule.stop == "never" else 1.0
+    if schedule.kind == "exponential" and schedule.factor**faster < least:
+        shorter = f", here to the power of {faster:g} as budget.epochs is less" if faster > 1 else ""
         raise UsageError(
-            f"optimizer.schedule.factor={schedule.factor} of kind=exponential is that of each update: give at least "
-            f"optimizer.momentum={least}, such as 0.9999"
+            f"optimizer.schedule.factor={schedule.factor} of kind=exponential is that of each update{shorter}: give at "
+            f"least the momentum {least}, such as 0.9999"
         )
     if schedule.kind == "linear" and not schedule.decay_epochs:
         raise UsageError(

@@ -55,8 +55,11 @@ class Facts:
                 f"{HERE}: Facts({self.classes}, {self.shape}, {self.sizes}, ...) wants height, width and channels, and "
                 "how many images train and test"
             )
-        if self.validation is None and "extra" not in self.sizes:
-            raise UsageError(f"{HERE}: Facts({self.classes}, ...) wants how many of the last training images validate")
+        if (self.validation is None) != ("extra" in self.sizes) or (self.validation is None and self.classes != 10):
+            raise UsageError(
+                f"{HERE}: Facts({self.classes}, ...) wants how many of the last training images validate, and no part "
+                "but train and test; only SVHN has another rule"
+            )
 
     def for_training(self, protocol: Protocol) -> int:
         """How many images are trained on."""

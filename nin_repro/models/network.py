@@ -1,6 +1,8 @@
 """What all networks share: counter-based dropout, what a head is, and how a trainer meets a network."""
 
 from abc import abstractmethod
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -36,7 +38,7 @@ class Dropout(nn.Module):
         first = self.clock.image * (x.numel() // len(x))
         kept = rng.keep_mask(self.clock, self.purpose, x.numel(), self.p, x.device, first)
         # in memory order, images [N, C, H, W] counted as N, H, W, C
-        mask = kept.view(x.shape) if x.dim() == 2 else kept.view(x.shape[0], *x.shape[2:], x.shape[1]).movedim(3, 1)
+        mask = kept.view(x.shape) if x.dim() == 2 else kept.view(x.shape[0], *x.shape[2:], x.shape[1]).movedim(-1, 1)
         dropped = x * mask
         return dropped / (1 - self.p) if self.convention == "inverted" else dropped
 
@@ -102,9 +104,30 @@ def make_head(maps: Shape, classes: int, regularizer: Regularizer, layer: int, c
     return made
 
 
+def places(names: Iterable[str]) -> dict[str, str]:
+    """Where parameters stand in a network, by their names: modules in a row are counted without those that have none.
+
+    So layers of two networks are in the same place whether there is dropout between them or not.
+    """
+    names, rows = list(names), defaultdict[tuple[str, ...], set[int]](set)
+    for name in names:
+        path = name.split(".")
+        for depth, part in enumerate(path):
+            if part.isdecimal():
+                rows[(*path[:depth],)].add(int(part))
+    ranks = {row: {place: rank for rank, place in enumerate(sorted(found))} for row, found in rows.items()}
+
+    def place(name: str) -> str:
+        path = name.split(".")
+        shown = [str(ranks[(*path[:i],)][int(part)]) if part.isdecimal() else part for i, part in enumerate(path)]
+        return ".".join(shown)
+
+    return {name: place(name) for name in names}
+
+
 @dataclass(frozen=True)
 class Inheritance:
-    """What a network starts from instead of its own initialisation: the weights of an earlier one, by their names."""
+    """What a network starts from instead of its own initialisation: the weights of an earlier one, by their places."""
 
     weights: dict[str, Tensor]
     fill: Fill | None  # of weights that the earlier one lacks; None: their own initialisation
@@ -173,13 +196,14 @@ class Network(nn.Module):
                 self._inherit(self.inheritance, generator)
 
     def _inherit(self, given: Inheritance, generator: torch.Generator) -> None:
-        for name, values in self.named_parameters():
-            bias = name.endswith("bias")
+        parameters = dict(self.named_parameters())
+        for name, place in places(parameters).items():
+            values, bias = parameters[name], name.endswith("bias")
             if bias and not given.biases:
                 continue
             fill = ZERO if bias else given.fill
-            if name in given.weights:
-                values.copy_(given.weights[name])
+            if place in given.weights:
+                values.copy_(given.weights[place])
             elif fill is not None:
                 values.copy_(fill.draw(values.shape, generator))
 

@@ -62,7 +62,7 @@ FORMS = (sliding_perceptron, parametric_pooling)
 
 # --- one maxout unit and one perceptron ------------------------------------------------------------------------------
 
-# On the square -1 .. 1, values from 0 to 1: the cap is the bowl upside down, so a perceptron finds both equally hard.
+# On the square -1 .. 1, values from 0 to 1: the cap is the bowl upside down, which a perceptron can form as well.
 TARGETS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "bowl": lambda x: x.square().sum(-1) / 2,
     "cap": lambda x: 1 - x.square().sum(-1) / 2,

@@ -12,6 +12,10 @@ from nin_repro.results.records import Record
 from nin_repro.results.render import clean, difference, error, grid, how, plain, spread
 from nin_repro.results.tables import FEWEST_RUNS, Stats, spanned, statistics
 
+QUICKSTART = (
+    "`quickstart` is no network of the paper: a small NiN on scikit-learn's 8x8 digits, whose 359 test images count "
+    "0.28 points each; what is seen there holds for these."
+)
 MOST = 3  # keys that may differ; more is another experiment, not an ablation
 COMPARED = ("regularizer.dropout", "regularizer.head", "regularizer.head_dropout")  # what the paper itself compares
 
@@ -154,12 +158,13 @@ def markdown(found: list[Choice]) -> str:
         "",
         "Runs that differ from an experiment in a few keys, beside that experiment's own runs at the same budget and "
         "in the same precision, fp32 where none is named; the own runs in another precision stand beside those in "
-        "fp32. Test errors in percent, mean ± standard deviation over n seeds without the dead; *effect* is the "
+        "fp32. Test errors in percent, mean ± standard deviation over n seeds, without those that died or learned "
+        "nothing (the dead runs); *effect* is the "
         f"difference of the means in points, and counts as one if it is larger than its 95 % limit (Welch's), given "
         f"{FEWEST_RUNS} living runs on each side. Where it is not, and the limit is over twice what it would be if the "
         "changed runs lay as close together as the others, they are too scattered to judge. The budget `paper` is an "
-        "experiment's full length. Runs that are compared may be of different machines and versions, which their "
-        "records name and which round otherwise. Written by `python -m nin_repro.tables`.",
+        f"experiment's full length. {QUICKSTART} Runs that are compared may be of different machines and versions, "
+        "which their records name and which round otherwise. Written by `python -m nin_repro.tables`.",
         "",
     ]
     if not found:

@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nin_repro.results import figure3_points
-from nin_repro.results.ablations import Choice
+from nin_repro.results.ablations import QUICKSTART, Choice
 from nin_repro.results.changes import FP32, precision
+from nin_repro.results.claim_page import in_short
 from nin_repro.results.claim_texts import Claim
 from nin_repro.results.contradictions import CONTRADICTIONS, Contradiction
 from nin_repro.results.lottery import Lottery, lottery, percent, versus
-from nin_repro.results.luck import hold
+from nin_repro.results.luck import hold, luck_of_images, luck_of_run
+from nin_repro.results.paper import VALUES
 from nin_repro.results.records import Record
 from nin_repro.results.render import code, difference, error, grid, how, plain, reservations, spread
 from nin_repro.results.tables import (
@@ -53,7 +55,7 @@ def markdown(
         "",
         "What the runs on record say of the paper, how sure that is, and what would change it. Written by "
         "`python -m nin_repro.tables`: every number and every conclusion is computed from "
-        "[the records](records), and for what the paper says besides from measurements of their networks and of "
+        "[the records](records), and for the claims beside the tables from measurements of their networks and of "
         "single layers. Errors are in percent, differences in points; n counts living seeds; intervals are 95 %. "
         "Rules: [of tables](tables/tables.md#how-a-verdict-is-reached), "
         "[of claims](claims/claims.md#how-a-verdict-is-reached).",
@@ -98,10 +100,17 @@ def _short(
     told = verdict_counts(words) or "none of them has run"
     recipes = len({one.cell.family for _, one, _ in own if one.records})
     same = f" They rest on {counted(recipes, 'recipe')}: what two cells ask for is run once."
+    values = len({id(one.row) for one in own})
     lines = [
-        f"- Cells of the paper's own systems: {len(own)}; with runs at the paper's budget: {words.total()} ({told})."
-        + same * (recipes < words.total())
+        f"- Values that the paper gives of its own systems: {values}, run by {len(own)} cells, as some can be read in "
+        f"more than one way; with runs at the paper's budget: {words.total()} ({told})."
+        + same
+        * (recipes < words.total())
     ]
+    few = [one for one in own if _by_scatter(one)]
+    if few:
+        names = ", ".join(code(one.result.cell.experiment) for one in few)
+        lines.append(f"- Reproduced only as their few seeds scatter, by more than the test images allow: {names}.")
     if claims:
         verdicts = Counter(claim.verdict.word for claim in claims)
         told = ", ".join(f"{count} {word}" for word, count in verdicts.most_common())
@@ -123,7 +132,39 @@ def _short(
             f"- Other choices tried: {kinds}, in {len(tested)} comparisons; with an effect on the error larger than "
             f"its limit: {len(found)}" + (f": {', '.join(found)}." if found else ".") + _corrected(compared)
         )
+        if found and not any(one.sign and _whole(one) for one in tested):
+            lines.append("- None of these effects is of a network of the paper at its full length.")
+    twice = _at_both_lengths(compared)
+    if twice:
+        lines.append(f"- Choices tried both early and at full length: {'; '.join(twice)}.")
     return [*lines, ""]
+
+
+def _by_scatter(one: Own) -> bool:
+    """Whether it is called reproduced though it lies farther off than the test images allow."""
+    value, verdict = one.row.paper.value, one.result.verdict
+    if verdict.word != "reproduced" or value is None or one.result.difference is None:
+        return False
+    return abs(one.result.difference) > luck_of_images(value, one.images)
+
+
+def _whole(one: Choice) -> bool:
+    """Whether it is about a network of the paper at its full length."""
+    return one.about.budget == PAPER_BUDGET and one.about.experiment in VALUES
+
+
+def _at_both_lengths(compared: Sequence[Choice]) -> list[str]:
+    """Choices that were judged after a few epochs and at full length, with both effects."""
+    judged = [one for one in _judged(compared) if one.about.experiment in VALUES]
+    told = []
+    for whole in filter(_whole, judged):
+        what = whole.about.experiment, whole.about.changes
+        same = [one for one in judged if not _whole(one) and (one.about.experiment, one.about.changes) == what]
+        effects = [f"{difference(one.effect)} after {one.epochs} epochs (limit {error(one.limit)})" for one in same]
+        if effects:
+            ends = f"{difference(whole.effect)} at full length (limit {error(whole.limit)})"
+            told.append(f"{code(whole.changed)} of {plain(whole.about.experiment)} {', '.join([*effects, ends])}")
+    return told
 
 
 def _where(one: Choice) -> str:
@@ -168,11 +209,11 @@ def _reproduced(own: Sequence[Own]) -> list[str]:
             "A difference within the limit may be luck: *reproduced* says that none beyond it was seen, not that there "
             "is none. *As near* are other rows of the same table within that of our mean, from which these runs cannot "
             "be told either; how rows of ours differ from each other is judged by narrower limits, among the [claims]"
-            "(#what-the-paper-says-besides). The training error is that of the final weights without dropout.",
+            "(#claims-beside-the-tables). The training error is that of the final weights without dropout.",
             "",
             *grid(names, "llrrrrrrll", rows),
             "",
-            "What these runs have that the paper does not say, or says otherwise ([which values are "
+            "Where these runs deviate from the paper or go beyond it ([which values are "
             "assumed](fidelity.md#experiments)):",
             "",
             *reservations(one.result for one in own if one.result.records),
@@ -217,13 +258,10 @@ def _empty(cell: Cell) -> list[str]:
 
 
 def _claims(claims: Sequence[Claim]) -> list[str]:
-    lines = ["## What the paper says besides", ""]
+    lines = ["## Claims beside the tables", ""]
     if not claims:
         return [*lines, "Not judged yet: `python -m nin_repro.claims`.", ""]
-    rows = [
-        [plain(one.text.title), plain(one.text.where), f"**{one.verdict.word}**", plain(one.verdict.text)]
-        for one in claims
-    ]
+    rows = [[plain(one.text.title), plain(one.text.where), in_short(one), plain(one.verdict.text)] for one in claims]
     return [
         *lines,
         "Each by its own rule, stated with its numbers in [claims.md](claims/claims.md). A verdict at a reduced budget "
@@ -254,11 +292,10 @@ def _starts(starts: Sequence[Lottery]) -> list[str]:
         "class's map at zero for every image (single classes), or when its loss or gradient is not finite (diverged). "
         "A dead start is followed by a fresh one as often as `restarts` says; for single classes at the budget `paper` "
         "only (an experiment's full length), as after a few epochs they may yet begin to learn. A run is lost when its "
-        "last start died. In brackets: Wilson's interval, which is too narrow where runs start anew until one lives. "
-        "The last column but one compares with "
-        "the experiment as it is, at the same budget and in the same precision, by Newcombe's interval of the "
-        "difference; where single classes alone make it, it says so. Each row is judged by itself: nothing is "
-        "corrected for how many there are.",
+        "last start died. In brackets: Wilson's interval. Where runs start anew until one lives, the share comes out "
+        "somewhat too low. The last column but one compares with the experiment as it is, at the same budget and "
+        "in the same precision, by Newcombe's interval of the difference; where it hangs on single "
+        "classes, it says so. Each row is judged by itself: nothing is corrected for how many there are.",
         "",
         *(grid(names, "llrlrrllr", rows) if rows else []),
         *([""] * bool(rows)),
@@ -283,10 +320,10 @@ def _choices(compared: Sequence[Choice]) -> list[str]:
     return [
         *lines,
         "Each choice beside the experiment's own runs at the same budget and in the same precision, those with an "
-        "effect first. *Said by*: the [source](fidelity.md#sources) that has it so where sources differ; the others "
-        "are nobody's, or undo a deviation. Dropout and the last layer, which the paper compares itself, stand among "
-        "the claims ([all](tables/ablations.md)). What a choice does after a few epochs need not be what it does "
-        "after all of them.",
+        f"effect first. {QUICKSTART} *Said by*: the [source](fidelity.md#sources) that has it so where sources differ; "
+        "the others are nobody's, or undo a deviation. Dropout and the last layer, which the paper compares itself, "
+        "stand among the claims ([all](tables/ablations.md)). What a choice does after a few epochs need not be "
+        "what it does after all of them.",
         "",
         *grid("Experiment|Budget, epochs|Choice|Error|n|Effect|Limit|Seen|Said by", "lllrrrrll", rows),
         "",
@@ -313,8 +350,8 @@ def _contradictions(compared: Sequence[Choice], own: Sequence[Own]) -> list[str]
         "## Where the paper and its own code differ",
         "",
         "Who says what, and which experiment takes which side, is in [fidelity.md](fidelity.md#contradictions-between-"
-        "sources). What the runs of those experiments say of it; the digits of `quickstart` have no side in it and "
-        "stand above:",
+        "sources). What the runs of those experiments say of it, at full length first; `quickstart`, which runs no row "
+        "of the paper, stands in the table above only, and may say otherwise:",
         "",
         *grid("Matter|Readings|Measured", "lll", rows),
         "",
@@ -332,13 +369,26 @@ def _measured(one: Contradiction, compared: Sequence[Choice], own: Sequence[Own]
     cells = {f"experiment={result.cell.experiment}": result.stats for _, result, _ in own if result.records}
     found = [f"{side.words}: {spread(cells[side.words])}" for side in sides if side.words in cells]
     found = found if len(found) == len(sides) else []
-    for choice in compared:
+    for choice in sorted(compared, key=lambda choice: not _whole(choice)):
         about = choice.about
         if about.changes and one.concerns(about.experiment) and any(side.holds(about.changes) for side in one.sides):
-            what = f"{about.experiment}, {about.conditions}, {choice.epochs} epochs, {about.changed}"
+            length = f"{about.conditions}, {choice.epochs} epochs" + " only" * (about.budget != PAPER_BUDGET)
+            what = f"{about.experiment}, {length}, {about.changed}"
             limit = f"limit {error(choice.limit)}" if choice.limit is not None else f"n={choice.stats.n}: {choice.seen}"
             found.append(f"{what}: {f'{difference(choice.effect)}, {limit}' if choice.stats.n else choice.seen}")
     return plain("; ".join(found)) or "not yet"
+
+
+def _seeds_change(one: Result, value: float, images: int) -> str:
+    """What of the seeds, their mean being what it is, would lead to another verdict, in words."""
+    n, std, away = one.stats.n, one.stats.std or 0.0, abs(one.difference or 0.0)
+    if one.verdict.word == "reproduced" and away > luck_of_images(value, images):
+        need = next((more for more in range(n + 1, 100) if away > luck_of_run(more, std)), None)
+        word = "worse" if (one.difference or 0.0) > 0 else "better"
+        return (
+            f"more seeds: {need} with this mean and this scatter would make it *{word}*" if need else "many more seeds"
+        )
+    return "seeds that scatter otherwise"
 
 
 def _change(own: Sequence[Own], compared: Sequence[Choice], starts: Sequence[Lottery]) -> list[str]:
@@ -352,8 +402,8 @@ def _change(own: Sequence[Own], compared: Sequence[Choice], starts: Sequence[Lot
             lines.append(
                 f"- {name} is *{one.verdict.word}* with a mean of {mean:.2f} over {one.stats.n} seeds: another "
                 f"verdict needs a mean {side} {value - limit:.2f} to {value + limit:.2f}, which ours is {away:.2f} "
-                f"from ({away / 100 * images:.0f} of the {images:,} test images), or seeds that scatter otherwise. "
-                "The paper's value is one run, whose luck is not known."
+                f"from ({away / 100 * images:.0f} of the {images:,} test images), or "
+                f"{_seeds_change(one, value, images)}. The paper's value is one run, whose luck is not known."
             )
         elif one.records:
             lines.append(
@@ -370,7 +420,7 @@ def _change(own: Sequence[Own], compared: Sequence[Choice], starts: Sequence[Lot
     judged = len(_judged(compared))
     if judged:
         lines.append(
-            f"- {judged} of [{len(compared)} choices](tables/ablations.md), stated ones among them, were judged, each "
+            f"- {judged} of [{len(compared)} comparisons of choices](tables/ablations.md) were judged, each "
             f"at 95 %: of so many without any effect, {judged / 20:.1f} would be expected to show one by luck alone."
         )
     short = [one for one in compared if one.sign is None]
@@ -384,10 +434,12 @@ def _change(own: Sequence[Own], compared: Sequence[Choice], starts: Sequence[Lot
         )
     dead = sum(not one.stats.n for one in short)
     if len(short) > dead:
-        lines.append(f"- Choices with too few living runs to be judged: {len(short) - dead}; each wants {FEWEST_RUNS}.")
+        lines.append(
+            f"- Comparisons with too few living runs to be judged: {len(short) - dead}; each wants {FEWEST_RUNS}."
+        )
     if dead:
         lines.append(
-            f"- Of {dead} choices no run lives or has learned yet, so that nothing is known of the errors they lead to."
+            f"- In {dead} comparisons no run lives or has learned: nothing is known of the errors they lead to."
         )
     if starts:
         few = sum(one.share.of < 10 for one in starts)

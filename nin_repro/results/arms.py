@@ -124,6 +124,7 @@ class Judged:
     full: bool  # at the paper's budget on one of its data sets
     why: str
     dataset: str
+    seen: str = ""  # what it says in a few words, of those that do not decide
 
 
 def decide(
@@ -156,7 +157,7 @@ def decide(
     told = [f"{one.label}: {one.why}" for one in best]
     aside = [one for one in beside if one.sign is not None and any(alike_in(one, other) for other in best)]
     told += [f"beside it, {one.label}: {one.why}" for one in aside]
-    return Verdict(word + scale, count + "; ".join(told))
+    return Verdict(word + scale, count + "; ".join(told), short="; ".join(dict.fromkeys(one.seen for one in aside)))
 
 
 def alike_in(one: Judged, other: Judged) -> bool:

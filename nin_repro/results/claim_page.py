@@ -9,14 +9,14 @@ from nin_repro.results.render import clean, grid, plain
 
 def markdown(claims: Sequence[Claim], problems: Sequence[str]) -> str:
     """All claims as one Markdown page."""
-    lines = ["# What the paper says of NIN, measured", ""]
+    lines = ["# Claims about NIN beside the tables", ""]
     lines += [
         "Written by `python -m nin_repro.claims` from records and measurements; errors in percent, mean ± standard "
     ]
     lines[-1] += "deviation over n living runs, differences in points. Keys lead to the runs."
     lines += ["", "## How a verdict is reached", "", plain(RULE), "", "## Verdicts", ""]
     lines += grid(
-        "Claim|Where|Verdict", "lll", [[plain(c.text.title), c.text.where, f"**{c.verdict.word}**"] for c in claims]
+        "Claim|Where|Verdict", "lll", [[plain(c.text.title), plain(c.text.where), in_short(c)] for c in claims]
     )
     for number, claim in enumerate(claims, start=1):
         lines += [
@@ -37,6 +37,11 @@ def markdown(claims: Sequence[Claim], problems: Sequence[str]) -> str:
     if problems:
         lines += ["", "## Not used", "", *(f"- {plain(problem)}" for problem in problems)]
     return "\n".join(lines) + "\n"
+
+
+def in_short(claim: Claim) -> str:
+    """Its verdict in a few words, for Markdown."""
+    return f"**{claim.verdict.word}**" + (f": {plain(claim.verdict.short)}" if claim.verdict.short else "")
 
 
 def text(claims: Sequence[Claim], problems: Sequence[str]) -> str:

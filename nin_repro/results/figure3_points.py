@@ -89,4 +89,8 @@ def to_one_side(points: Mapping[str, list[float]]) -> list[str]:
         for name, some in points.items()
         if len(some) >= MANY and (max(some) < 0 or min(some) > 0)
     ]
-    return [f"To one side of the paper's at each of {MANY} epochs or more: {'; '.join(told)}.", ""] if told else []
+    return (
+        [f"Curves on one side of the paper's at every epoch compared, {MANY} or more: {'; '.join(told)}.", ""]
+        if told
+        else []
+    )

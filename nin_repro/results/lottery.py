@@ -74,7 +74,7 @@ def versus(one: Lottery, others: Iterable[Lottery]) -> str:
     if own is one:
         return ""
     seen, certain = _beside(one.share, own.share), _beside(one.certain, own.certain)
-    return seen if seen in (certain, NONE_SEEN) else f"{seen}, by single classes alone"
+    return seen if seen in (certain, NONE_SEEN) else f"{seen}, if silent classes count"
 
 
 def _beside(one: Share, other: Share) -> str:

@@ -204,10 +204,10 @@ def _reservations(results: Sequence[Result]) -> tuple[_Markup, ...]:
     ]
     if counts := assumed(results):
         each = (_Markup(f"{count} of {_tag('code', name)}") for name, count in counts.items())
-        items.append(_tag("li", "values assumed: ", _Markup(", ".join(each))))
+        items.append(_tag("li", "assumed values: ", _Markup(", ".join(each))))
     if not items:
         return ()
-    return _tag("p", "What these runs have that the paper does not say, or says otherwise:"), _tag("ul", *items)
+    return _tag("p", "Where these runs deviate from the paper or go beyond it:"), _tag("ul", *items)
 
 
 def _rows(row: Row) -> list[_Markup]:
@@ -314,8 +314,16 @@ def _where(about: Alike, epochs: object) -> str:
 
 
 def _claims(claims: Sequence[Claim]) -> _Markup:
-    title = "What the paper says besides"
-    rows = [_line(one.text.title, one.verdict.word, one.verdict.text, one.text.where) for one in claims]
+    title = "Claims beside the tables"
+    rows = [
+        _line(
+            one.text.title,
+            ": ".join(filter(None, (one.verdict.word, one.verdict.short))),
+            one.verdict.text,
+            one.text.where,
+        )
+        for one in claims
+    ]
     note = "Each judged by its own rule, which stands with all numbers in "
     if not rows:
         return _section("claims", title, _tag("p", "Not judged yet: ", _tag("code", "python -m nin_repro.claims")))

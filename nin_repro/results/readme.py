@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from nin_repro.results.claim_page import in_short
 from nin_repro.results.claim_texts import Claim
 from nin_repro.results.export import write_page
 from nin_repro.results.render import PICTURE, PICTURED, code, error, grid, link, plain, reservations, spread
@@ -39,21 +40,33 @@ def brief(report: Report, folder: Path, tables: Path, claims: Sequence[Claim] = 
         for result in row.results
         if row.paper.own and result.records
     ]
-    lines = [f"!{link(PICTURED, tables / PICTURE, folder)}", "", *_table_1(first, folder)]
+    lines = [report.summary, "", f"!{link(PICTURED, tables / PICTURE, folder)}", "", *_table_1(first, folder)]
     if others:
-        lines += ["", "The authors' rows in the other tables that have runs:", "", *_others(others, folder)]
+        lines += [
+            "",
+            "Other results of the authors' own that have runs (*Text*: stated in the paper's text only):",
+            "",
+            *_others(others, folder),
+        ]
     rule = link("the limit", tables / "tables.md", folder).replace(".md", ".md#how-a-verdict-is-reached")
-    lines += ["", f"*Reproduced* says that no difference beyond {rule} was seen, not that there is none."]
+    lines += [
+        "",
+        "*Ours* is the test error in percent of the final weights, mean ± sample standard deviation over seeds; the "
+        f"numbers of the seeds lead to their records. *Reproduced*: our mean differs from the paper's value by at most "
+        f"{rule}, the larger of the 95 % prediction interval for one more of our runs and the 95 % binomial interval "
+        "of the test set. That no difference was seen does not prove that there is none. *k of n starts died*: so many "
+        "initialisations failed to train and were replaced ([how](#networks-that-die)).",
+    ]
     if claims:
-        judged = link("All of them, their rules and numbers", tables.parent / "claims" / "claims.md", folder)
-        lines += ["", "What the paper says besides:", ""]
-        rows = [[plain(one.text.title), f"**{one.verdict.word}**"] for one in claims]
-        lines += [*grid("Claim|Verdict", "ll", rows), "", f"{judged}."]
+        judged = link("The rules and numbers behind these verdicts", tables.parent / "claims" / "claims.md", folder)
+        lines += ["", "Claims beside the tables:", ""]
+        rows = [[plain(one.text.title), plain(one.text.where), in_short(one)] for one in claims]
+        lines += [*grid("Claim|Where|Verdict", "lll", rows), "", f"{judged}."]
     measured = [result for row in first.rows for result in row.results if result.records]
     told = reservations(measured + [result for *_, result in others])
     if told:
         sources = link("Where each value is from, and which are assumed", tables.parent / "fidelity.md", folder)
-        summary = "<summary>What these runs have that the paper does not say, or says otherwise</summary>"
+        summary = "<summary>Where these runs deviate from the paper or go beyond it</summary>"
         lines += ["", "<details>", summary, "", *told, "", f"{sources}.", "", "</details>"]
     return "\n".join(lines) + "\n"
 

@@ -10,11 +10,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from nin_repro.data.sources import DATASETS
 from nin_repro.files import UsageError, parse_json, write_json
 from nin_repro.schema import JUDGED_ON
 
 FORMAT = 1
 STORE = Path("results/records")  # the committed ones, where runs put theirs
+GUESSING = 0.5  # points: guesses at random of 10,000 images of 10 classes err by 90 % within 0.6 points
 
 
 class OtherFormat(ValueError):
@@ -90,8 +92,19 @@ class Record:
 
     @property
     def alive(self) -> bool:
-        """Whether every class still answers: a run with a dead class measures the death, not the method."""
-        return self.status == "done" and not self.dead_classes and self.error is not None
+        """Whether every class still answers, and better than by guessing: else a run measures that, not the method."""
+        return self.status == "done" and not self.dead_classes and self.error is not None and self.learned
+
+    @property
+    def learned(self) -> bool:
+        """Whether its final weights tell the training images apart better than guessing does, by GUESSING points.
+
+        Of a data set that is not known any more it is taken for granted.
+        """
+        facts = DATASETS.get(str(self.recipe.get("dataset", {}).get("name")))
+        if facts is None or self.train_error is None:
+            return True
+        return self.train_error < 100 - 100 / facts.classes - GUESSING
 
     @property
     def sample(self) -> bool:
@@ -106,7 +119,7 @@ def judged(record: Mapping[str, Any]) -> tuple[str, Any]:
 
 
 def lives(record: Mapping[str, Any]) -> bool:
-    """`Record.alive` of a record as JSON."""
+    """Whether every class of a run still answers, by its record as JSON."""
     return record["status"] == "done" and not record["dead_classes"]
 
 

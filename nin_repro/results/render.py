@@ -117,7 +117,7 @@ def remarks(result: Result) -> list[str]:
     files = {str(record.data.get("digest")) for record in result.records}
     died, count = result.stats.died, result.cell.assumed
     notes = [f"as near to our mean: {', '.join(result.near)}" if result.near else "", *result.reservations]
-    notes.append(f"{count} values assumed" if count else "")
+    notes.append(f"{count} assumed values" if count else "")
     notes += [f"{_starts(died.total())} ({how(died)})" if died else ""]
     notes.append(f"{modified} of {len(result.records)} runs from modified code" if modified else "")
     notes.append(f"runs on {len(files)} different copies of the data" if len(files) > 1 else "")
@@ -130,7 +130,7 @@ def reservations(results: Iterable[Result]) -> list[str]:
     results = list(results)
     lines = [f"- {plain(words)}: {', '.join(map(code, names))}" for words, names in reserved(results).items()]
     counts = ", ".join(f"{count} of {code(name)}" for name, count in assumed(results).items())
-    return lines + [f"- values assumed: {counts}"] * bool(counts)
+    return lines + [f"- assumed values: {counts}"] * bool(counts)
 
 
 def _method(row: Row) -> str:

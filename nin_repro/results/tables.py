@@ -25,11 +25,11 @@ RULE = (
     "the 95% binomial interval of the paper's value p on its N test images. The larger of the two is the limit. Both "
     "sides are tested on the same images, so (b) is more than luck alone would part them by: it is how finely a test "
     "set of N images tells two methods apart. A d over one of them but not over the other is called reproduced, and "
-    "it is said which one alone allows it. 'Reproduced' says that no difference was seen, not that there is none; "
+    "the other stands in brackets. 'Reproduced' says that no difference was seen, not that there is none; "
     "other rows of the table that lie within the limit of our mean are named, as these runs cannot be told from them "
     "either. If d lies within (a) but (a) is more than twice (b), the runs scatter too much to judge; so 'reproduced' "
-    "always means at most twice (b) away. Fewer than 3 runs are not judged. Runs that died, or ended with a dead "
-    "class, are counted but kept out of mean and spread."
+    "always means at most twice (b) away. Fewer than 3 runs are not judged. Runs that died, ended with a dead class, "
+    "or tell the training images apart no better than by guessing, are counted but kept out of mean and spread."
 )
 
 
@@ -60,7 +60,7 @@ class Stats:
     seeds: tuple[int, ...] = ()
     dead: int = 0
     died: Counter[str] = field(default_factory=Counter)  # starts by how they died, as `Attempt.died` has it
-    # No run lives, and one that ended at a reduced budget had single classes dead, which may yet begin to learn.
+    # No run lives, and one may yet begin to learn: at a reduced budget single classes were dead, or it only guessed.
     unlearned: bool = False
 
     @property
@@ -106,7 +106,7 @@ class Verdict:
     word: str  # of a cell one of WORDS, of a claim one of results/arms.py
     text: str
     limit: float | None = None
-    short: str = ""  # the text where there is little room for it; empty: no shorter one
+    short: str = ""  # where there is little room: of a cell instead of the text, of a claim what belongs to the word
 
 
 NO_RUNS = Verdict("no runs", "no runs yet")
@@ -243,13 +243,13 @@ def statistics(records: Iterable[Record]) -> Stats:
     records = sorted(records, key=lambda record: (record.seed, record.key))
     alive = [(record.error, record.seed) for record in records if record.alive and record.error is not None]
     died = (attempt.died for record in records for attempt in record.attempts)
-    reduced = (record.attempts[-1].died for record in records if record.budget != PAPER_BUDGET)
+    reduced = [record for record in records if record.budget != PAPER_BUDGET]
     return Stats(
         errors=tuple(error for error, _ in alive),
         seeds=tuple(seed for _, seed in alive),
         dead=len(records) - len(alive),
         died=Counter(how for how in died if how is not None),
-        unlearned=not alive and "classes" in reduced,
+        unlearned=not alive and any(one.attempts[-1].died == "classes" or not one.learned for one in reduced),
     )
 
 
@@ -291,7 +291,7 @@ def judge(stats: Stats, value: float | None, images: int) -> Verdict:
     if stats.mean is None or stats.std is None or stats.n < FEWEST_RUNS:
         if stats.n:
             return Verdict("too few", f"too few runs to judge ({stats.n} of at least {FEWEST_RUNS})")
-        return Verdict("died", f"no usable run: all {stats.dead} died") if stats.dead else NO_RUNS
+        return Verdict("died", f"no usable run: all {stats.dead} died or learned nothing") if stats.dead else NO_RUNS
     assert value is not None
     run, images_limit = luck_of_run(stats.n, stats.std), luck_of_images(value, images)
     limit, difference = max(run, images_limit), stats.mean - value
@@ -304,9 +304,9 @@ def judge(stats: Stats, value: float | None, images: int) -> Verdict:
     short = f"reproduced: {difference:+.2f}, limit {limit:.2f}"
     beyond = ""
     if abs(difference) > run:
-        beyond = f", though the scatter of seeds allows {run:.2f} only"
+        beyond = f" (scatter of seeds alone: {run:.2f})"
     elif abs(difference) > images_limit:
-        beyond = f" by the scatter of seeds, though the test images allow {images_limit:.2f} only"
+        beyond = f" (test images alone: {images_limit:.2f})"
     return Verdict("reproduced", short + beyond, limit, short)
 
 

@@ -177,15 +177,17 @@ class Trainer:
                 if self._epoch():
                     break
         except NotFinite:
-            if not self.limits.restarts:
-                raise
             self.progress.step = int(self.sgd.updates.item())
-            if self.progress.attempt == self.limits.restarts:
-                self.final = self._final_evaluation()
-            return "diverged"
+            if not self.chosen:
+                if not self.limits.restarts:
+                    raise
+                if self.progress.attempt == self.limits.restarts:
+                    self.final = self._final_evaluation()
+                return "diverged"
+            self.sgd.fault.zero_()
         if self.chosen:
             self.network.load_state_dict(self.chosen)
-            self.rate.stopped = True  # also where the network died since: nothing is trained on from these
+            self.rate.stopped = True  # also where it died or diverged since: nothing is trained on from these
         dead = is_dead(self.answers, self.batches.images, self.batches.labels)[0]
         if dead and self.progress.attempt < self.limits.restarts:
             return "network"

@@ -5,6 +5,7 @@ from typing import Any
 
 from nin_repro.schema import Budget, Schedule
 
+NOTHING = 1e-30  # times the initial rate; momentum, which is kept in proportion to the rate, could not come from 0
 RELEASED = (200 / 260, 230 / 260)  # where the released README drops the rate, as fractions of the run
 
 
@@ -76,7 +77,7 @@ class Rate:
         if schedule.kind == "linear":  # the first epoch is one step down already
             return 1 - (1 - schedule.factor) * min(1.0, self._recipe_epoch / schedule.decay_epochs)
         if schedule.kind == "exponential":
-            return max(schedule.factor ** (self.step * self._speed), schedule.floor)
+            return max(schedule.factor ** (self.step * self._speed), schedule.floor, NOTHING)
         return schedule.factor**self.dropped
 
     def momentum(self, initial: float) -> float:
