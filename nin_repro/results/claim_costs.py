@@ -2,13 +2,14 @@
 
 import statistics as numbers
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nin_repro.results import claim_texts as texts
 from nin_repro.results.arms import NOT_ENOUGH, Judged, decide
 from nin_repro.results.claim_texts import Claim
 from nin_repro.results.render import plain
 from nin_repro.results.tables import FEWEST_RUNS
+from nin_repro.words import counted
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,14 @@ def judge_cost(costs: Sequence[Cost]) -> Claim:
             share = f"{nin.parameters / other.parameters:.2f}"
             pair = [plain(nin.experiments[0]), plain(other.experiments[0])]
             compared.append([nin.dataset, *pair, share, f"{work:.2f}", why])
+    verdict = decide(judged, takes=f"{FEWEST_RUNS} timed runs of both on one machine")
+    untimed = sum(one.sign is None for one in judged)
+    if untimed and verdict.word != NOT_ENOUGH:
+        verdict = replace(verdict, short=f"{counted(untimed, 'other pair')} not timed yet")
     names = "Data set|Network|Experiments|Parameters|Multiply-adds forward|Epochs|PFLOP|Machine|Runs|Seconds an epoch|"
     return Claim(
         texts.COST,
-        decide(judged, takes=f"{FEWEST_RUNS} timed runs of both on one machine"),
+        verdict,
         (
             (names + "Hours in all", "lllrrrrlrrr", rows),
             (
