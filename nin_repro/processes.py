@@ -19,6 +19,7 @@ from typing import Any
 
 from nin_repro.config.compose import parents
 from nin_repro.config.recipe import directory
+from nin_repro.files import UsageError
 from nin_repro.outcome import Outcome, Request
 from nin_repro.progress import Row, Table
 from nin_repro.run import attempt, kept_from
@@ -50,8 +51,10 @@ class Member:
     def saved(self) -> float | None:
         """When its last checkpoint was written, or that of a parent which it trains first."""
         config = self.request.config
-        found = []
-        for one in (config, *parents(config, self.request.overrides).values()):
+        runs, found = [config], []
+        with contextlib.suppress(UsageError):  # the member's process will say so
+            runs += parents(config, self.request.overrides).values()
+        for one in runs:
             with contextlib.suppress(OSError):
                 found.append(RunDirectory(directory(one)).checkpoint.stat().st_mtime)
         return max(found, default=None)

@@ -197,6 +197,8 @@ def kept_from(config: Config, number: int) -> Outcome:
     found = outcome_so_far(config)
     if found.state in ENDED:
         return dataclasses.replace(found, already=True)
+    if found.state in ("failed", "refused"):  # in another sweep, or by what is in its place
+        return Outcome("not begun", 128 + number, f"{found.state} before: {found.words}", path=found.path)
     return dataclasses.replace(found, code=128 + number)
 
 

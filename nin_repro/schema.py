@@ -287,8 +287,9 @@ class Budget:
 class Parent:
     """The run whose weights this one starts from. If it is not done, it is trained first.
 
-    It has the data set, budget and seed of this run, is under protocol `validate` if this run is, and has all else
-    from its experiment file. Layers are matched by their place among those with weights of their block.
+    It has the data set's images, the budget and the seed of this run, is under protocol `validate` if this run is, and
+    is told what the command line says of restarts and precision; all else is from its experiment file. Layers are
+    matched by their place among those with weights of their block.
     """
 
     experiment: str  # not part of the recipe: `key` is

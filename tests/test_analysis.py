@@ -17,7 +17,7 @@ from nin_repro.results.claim_texts import MAPS, Claim
 from nin_repro.results.lottery import Share, lottery, versus
 from nin_repro.results.records import Record, read_all
 from nin_repro.results.render import how, spread
-from nin_repro.results.tables import Verdict
+from nin_repro.results.tables import Verdict, statistics
 
 DIED: list[dict[str, Any]] = [{"attempt": i, "died": "network", "epoch": 1, "step": 300} for i in range(3)]
 LIVED = [{"attempt": 0, "died": None, "epoch": 3, "step": 900}]
@@ -114,12 +114,10 @@ def test_what_is_reproduced_only_as_few_seeds_scatter_is_named_with_the_seeds_th
     # s = 0.3, n = 3: (a) is 4.3027 * 0.3 * sqrt(4/3) = 1.49; (b) is 0.60; d = 1
     runs = [record(seed=seed, error=error) for seed, error in enumerate((11.11, 11.41, 11.71))]
     text = page(stored(tmp_path / "a", *runs))
-    assert "too scattered" in text and "Reproduced only as their few seeds" not in text  # (a) is over twice (b)
+    assert "too scattered" in text and "Reproduced only as" not in text  # (a) is over twice (b)
     runs = [record(seed=seed, error=error) for seed, error in enumerate((11.19, 11.41, 11.63))]  # (a) = 1.09
     text = page(stored(tmp_path / "b", *runs))
-    assert (
-        "Reproduced only as their few seeds scatter, by more than the test images allow: `table1/nin`, `table5/" in text
-    )
+    assert "Reproduced only as their seeds scatter, by more than the test images allow: `table1/nin`, `table5/" in text
     assert (
         "or more seeds: 4 with this mean and this scatter would make it *worse*." in text
     )  # 3.1824 * 0.22 * sqrt(5/4)
@@ -150,6 +148,10 @@ def test_runs_that_only_guess_are_no_sample_of_an_error(tmp_path: Path) -> None:
     (choice,) = (one for one in ablations.choices(records, {"table4/nin": own[0]["recipe"]}) if one.changed)
     assert spread(choice.stats) == "none learned" and choice.effect is None
     assert choice.seen == "none has learned in 260 epochs"
+    (starts,) = (one for one in lottery(records, {"table4/nin": own[0]["recipe"]}) if one.about.changes)
+    assert starts.lost == 0  # no start of it died
+    died = [one | {"attempts": DIED, "status": "dead"} for one in other]
+    assert spread(statistics(stored(tmp_path / "died", *died))) == "all died"  # which guess, too
     nearly = replace(records[0], train_error=89.4)
     assert nearly.learned and not replace(nearly, train_error=89.6).learned
     hundred = nearly.recipe | {"dataset": {"name": "cifar100"}}

@@ -181,6 +181,14 @@ def test_a_smaller_gap_by_a_worse_fit_is_no_regularisation(tmp_path: Path) -> No
     assert worse.verdict.word == NOT_SUPPORTED and "test error is 1.90 points higher" in worse.verdict.text
     dropped = runs(recipe(head="fc", head_dropout=0.5), [11.0, 11.1, 11.2], train=2.0)
     assert "hardly a training image" not in better.verdict.text
+    lower = page(stored(tmp_path / "e", *fully, *runs(recipe(), [10.4, 10.5, 10.6], train=0.5))).gap_regularises()
+    assert lower.verdict.word != SUPPORTED or "-0.50 as its training error is lower" in lower.verdict.text
+    alike = [*runs(recipe(head="fc"), [15.5, 15.6, 15.7], train=5.0), *runs(recipe(), [10.4, 10.5, 10.6], train=5.0)]
+    text = page(stored(tmp_path / "f", *alike)).gap_regularises().verdict.text
+    assert "hardly a training image" not in text and "+5.10 as its test error is lower" in text
+    beside = runs(recipe(head="fc", head_dropout=0.5), [8.0, 8.1, 8.2], train=0.0)
+    told = page(stored(tmp_path / "g", *alike, *beside)).gap_regularises().verdict
+    assert told.word == SUPPORTED and told.short == "beside FC + dropout test error higher"
     fitted = [*runs(recipe(head="fc"), [11.5, 11.6, 11.7], train=0.0), *runs(recipe(), [10.4, 10.5, 10.6], train=0.0)]
     other = runs(recipe(head="fc", head_dropout=0.5), [10.4, 10.5, 10.6], train=0.0)
     both = page(stored(tmp_path / "d", *fitted, *other)).gap_regularises().verdict

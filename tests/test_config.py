@@ -98,7 +98,7 @@ BAD_OVERRIDES = {
     "architecture=cnn": "choose regularizer=gap, fc or fc_head_dropout",  # it has no dropout between blocks
     "architecture=maxout_cifar10": "regularizer=maxout",  # it has a fully connected head
     "optimizer.schedule.kind=linear": "optimizer.schedule.decay_epochs",
-    "optimizer.schedule.kind=exponential": "at least the momentum 0.9",  # of each update, not of a drop
+    "optimizer.schedule.kind=exponential": "the momentum, 0.9: give at least 0.9",  # of each update, not of a drop
     "architecture.kind=cnn": "architecture.",
     "architecture.kind=resnet": "nin, cnn",
     "architecture.blocks.mlpconv3.kernel=11": "mlpconv3",
@@ -417,6 +417,7 @@ def test_table_5_reads_off_the_names() -> None:
 
 def test_nested_choices_may_be_written_as_groups() -> None:
     assert compose.expand(["experiment/table5=fc,gap", "seed=1"]) == ["experiment=table5/fc,table5/gap", "seed=1"]
+    assert compose.expand(["experiment/extra/staged=v1,v2"]) == ["experiment=extra/staged/v1,extra/staged/v2"]
 
 
 def test_an_experiment_that_somebody_is_writing_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:

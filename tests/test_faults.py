@@ -32,6 +32,7 @@ from nin_repro.run import kept_from
 from nin_repro.schema import Preprocessing
 from nin_repro.training import checkpoint
 from nin_repro.training.loop import Trainer
+from nin_repro.training.rundir import RunDirectory
 
 Train = Callable[..., tuple[int, str]]
 
@@ -282,6 +283,10 @@ def test_a_member_that_a_signal_keeps_from_its_turn_is_where_it_was(tmp_path: Pa
     assert call("record=never")[0] == 0
     ended = kept_from(config, signal.SIGTERM)
     assert (ended.state, ended.code, ended.already) == ("done", 0, True) and "test error" in ended.words
+    (run_of(tmp_path) / "result.json").unlink()
+    RunDirectory(run_of(tmp_path)).write_status("failed", why="no memory")
+    waits = kept_from(config, signal.SIGINT)
+    assert (waits.state, waits.words) == ("not begun", "failed before: no memory")
 
 
 def test_every_digit_of_a_result_is_sealed(tmp_path: Path, call: Train, expected: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """From the command line to a checked `Config`: Hydra composes, and every refusal becomes one line."""
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable, Container, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -196,26 +197,25 @@ def _at(config: Any, path: str) -> Any:
 
 
 def _require_like(parent: Config, child: Config) -> None:
-    """Refuse a run whose parent is of other images or of another length: only the command line speaks to both.
+    """Refuse a run whose parent is of other images or of another budget: only the command line speaks to both.
 
     Raises:
         UsageError: it is so, as the experiment's file says it for the child alone.
     """
-    alone = [
-        f"{name}={value}"
-        for name, value, its in (
-            ("dataset", child.dataset.name, parent.dataset.name),
-            ("budget", child.budget.name, parent.budget.name if parent.budget == child.budget else None),
-            ("seed", child.seed, parent.seed),
-        )
-        if value != its
+    compared = [("dataset", child.dataset.name, parent.dataset.name), ("seed", child.seed, parent.seed)]
+    theirs = dataclasses.asdict(parent.budget)
+    compared += [(f"budget.{name}", value, theirs[name]) for name, value in dataclasses.asdict(child.budget).items()]
+    if child.protocol == "validate":  # else the parent would train on the images that the child is judged by
+        compared.append(("protocol", child.protocol, parent.protocol))
+    apart = [
+        f"{name}={json.dumps(value)} and not {json.dumps(its)}".replace('"', "")
+        for name, value, its in compared
+        if value != its and name != "budget.name"
     ]
-    if child.protocol == "validate" != parent.protocol:  # it would train on the images that the child is judged by
-        alone.append("protocol=validate")
-    if alone and child.parent is not None:
+    if apart:
         raise UsageError(
-            f"its parent {child.parent.experiment} would be trained without {', '.join(alone)}: what an experiment's "
-            f"file says of these is not said of its parent; give it on the command line; {WHERE}"
+            f"this run has {', '.join(apart)} as its parent {child.parent and child.parent.experiment}: what the file "
+            f"of an experiment says of these it says of one of the two; give them on the command line; {WHERE}"
         )
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -200,10 +201,10 @@ def _require_schedule(config: Config) -> None:
     least = max(config.optimizer.momentum, schedule.momentum_final if rises else 0.0)
     faster = schedule.epochs / (config.budget.epochs or schedule.epochs) if schedule.stop == "never" else 1.0
     if schedule.kind == "exponential" and schedule.factor**faster < least:
-        shorter = f", here to the power of {faster:g} as budget.epochs is less" if faster > 1 else ""
+        shorter = f", to the power of {faster:g} as budget.epochs is less" if faster > 1 else ""
         raise UsageError(
-            f"optimizer.schedule.factor={schedule.factor} of kind=exponential is that of each update{shorter}: give at "
-            f"least the momentum {least}, such as 0.9999"
+            f"optimizer.schedule.factor={schedule.factor} of kind=exponential is that of each update{shorter}, and may "
+            f"not be less than the momentum, {least:g}: give at least {math.ceil(1e6 * least ** (1 / faster)) / 1e6:g}"
         )
     if schedule.kind == "linear" and not schedule.decay_epochs:
         raise UsageError(

@@ -12,13 +12,13 @@ from nin_repro.results import figure3_points
 from nin_repro.results.ablations import QUICKSTART, Choice
 from nin_repro.results.changes import FP32, precision
 from nin_repro.results.claim_page import in_short
-from nin_repro.results.claim_texts import Claim
+from nin_repro.results.claim_texts import TITLE, Claim
 from nin_repro.results.contradictions import CONTRADICTIONS, Contradiction
 from nin_repro.results.lottery import Lottery, lottery, percent, versus
 from nin_repro.results.luck import hold, luck_of_images, luck_of_run
 from nin_repro.results.paper import VALUES
 from nin_repro.results.records import Record
-from nin_repro.results.render import code, difference, error, grid, how, plain, reservations, spread
+from nin_repro.results.render import DEVIATE, code, difference, error, grid, how, plain, reservations, spread
 from nin_repro.results.tables import (
     AVX2,
     AVX512,
@@ -110,7 +110,7 @@ def _short(
     few = [one for one in own if _by_scatter(one)]
     if few:
         names = ", ".join(code(one.result.cell.experiment) for one in few)
-        lines.append(f"- Reproduced only as their few seeds scatter, by more than the test images allow: {names}.")
+        lines.append(f"- Reproduced only as their seeds scatter, by more than the test images allow: {names}.")
     if claims:
         verdicts = Counter(claim.verdict.word for claim in claims)
         told = ", ".join(f"{count} {word}" for word, count in verdicts.most_common())
@@ -213,8 +213,7 @@ def _reproduced(own: Sequence[Own]) -> list[str]:
             "",
             *grid(names, "llrrrrrrll", rows),
             "",
-            "Where these runs deviate from the paper or go beyond it ([which values are "
-            "assumed](fidelity.md#experiments)):",
+            f"{DEVIATE} ([which values are assumed](fidelity.md#experiments)):",
             "",
             *reservations(one.result for one in own if one.result.records),
             "",
@@ -258,7 +257,7 @@ def _empty(cell: Cell) -> list[str]:
 
 
 def _claims(claims: Sequence[Claim]) -> list[str]:
-    lines = ["## Claims beside the tables", ""]
+    lines = [f"## {TITLE}", ""]
     if not claims:
         return [*lines, "Not judged yet: `python -m nin_repro.claims`.", ""]
     rows = [[plain(one.text.title), plain(one.text.where), in_short(one), plain(one.verdict.text)] for one in claims]
@@ -385,9 +384,8 @@ def _seeds_change(one: Result, value: float, images: int) -> str:
     if one.verdict.word == "reproduced" and away > luck_of_images(value, images):
         need = next((more for more in range(n + 1, 100) if away > luck_of_run(more, std)), None)
         word = "worse" if (one.difference or 0.0) > 0 else "better"
-        return (
-            f"more seeds: {need} with this mean and this scatter would make it *{word}*" if need else "many more seeds"
-        )
+        if need:
+            return f"more seeds: {need} with this mean and this scatter would make it *{word}*"
     return "seeds that scatter otherwise"
 
 

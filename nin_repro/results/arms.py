@@ -181,6 +181,8 @@ def arms_of(runs: Iterable[Record | Measurement], values: Values, others: Iterab
         first = group[0]
         samples = {one.key: Sample(one.key, one.seed, one.path, None) for one in dead if one.family == family}
         for one in group:
+            if one.key in samples:  # its record does not live
+                continue
             value = values(one) if one.alive else None
             if value is not None or not one.alive:
                 samples[one.key] = Sample(one.key, one.seed, one.path, value)

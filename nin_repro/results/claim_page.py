@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 from nin_repro.results.arms import NOT_ENOUGH
-from nin_repro.results.claim_texts import RULE, Claim
+from nin_repro.results.claim_texts import RULE, TITLE, Claim
 from nin_repro.results.render import clean, grid, plain
 
 
 def markdown(claims: Sequence[Claim], problems: Sequence[str]) -> str:
     """All claims as one Markdown page."""
-    lines = ["# Claims about NIN beside the tables", ""]
+    lines = [f"# {TITLE}", ""]
     lines += [
         "Written by `python -m nin_repro.claims` from records and measurements; errors in percent, mean ± standard "
     ]

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from nin_repro.results.tables import FEWEST_RUNS, Verdict
 
+TITLE = "Claims beside the tables"
 SAME = 1e-12  # relative; what differs by less in float64 differs by rounding
 
 
@@ -40,8 +41,8 @@ RULE = (
     "on MNIST, were known, and their verdicts changed with it. "
     "Runs are added up to five seeds a recipe while verdicts are shown already: with three seeds of the convolutional "
     "network with FC (28 November 2026) claim 1 was undecided for it (d 0.51, limit 0.66), with five it is supported. "
-    "Runs that died, or ended with a dead class, are counted and otherwise left out. All runs are tested on the same "
-    "images: the verdicts are about these."
+    "Runs that died, ended with a dead class or only guess are counted and otherwise left out. All runs are tested on "
+    "the same images: the verdicts are about these."
 )
 
 TRANSLATION = Text(

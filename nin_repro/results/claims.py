@@ -178,18 +178,17 @@ class Page:
             worse = tested.sign < 0
             words = f"the gap is {_by(found, 'smaller', 'larger')} with GAP than with {head_name(first)}"
             words += f", but its test error is {error(-(tested.difference or 0))} points higher" if worse else ""
-            fits_worse = (second.mean(2) or 0.0) - (first.mean(2) or 0.0)
-            if abs(fits_worse) < 0.01:
+            trained = [arm.mean(2) or 0.0 for arm in (first, second)]
+            if max(trained) < 0.01:
                 words += ", as the test error is: hardly a training image is wrong"
             elif found.sign > 0 and not worse:
-                words += (
-                    f": {difference(fits_worse)} as its training error is higher, {difference(tested.difference)} as "
-                )
-                words += "its test error is lower"
-            sign = -1 if worse else found.sign
-            (beside if dropped else judged).append(self._judge(found, words, sign, decides=not dropped))
-            seen = "test error higher" if worse and found.sign >= 0 else _seen(found, not dropped)
-            rows.append([*self._about(second, f"{head_name(first)} - GAP"), *_numbers(found), seen])
+                fit, test = trained[1] - trained[0], tested.difference or 0.0
+                words += f": {difference(fit)} as its training error is {'higher' if fit > 0 else 'lower'}, "
+                words += f"{difference(test)} as its test error is {'lower' if test > 0 else 'higher'}"
+            sign, seen = -1 if worse else found.sign, "test error higher" if worse and found.sign >= 0 else ""
+            (beside if dropped else judged).append(self._judge(found, words, sign, decides=not dropped, seen=seen))
+            cells = [*self._about(second, f"{head_name(first)} - GAP"), *_numbers(found)]
+            rows.append([*cells, seen or _seen(found, not dropped)])
         table = [
             [*self._about(arm, head_name(arm)), *_counts(arm), arm.shown(2), arm.shown(1), arm.shown(), self._runs(arm)]
             for arm in _of(arms, pairs)
@@ -320,7 +319,9 @@ class Page:
         also: str = "",
         signs: Mapping[int, str] = SIGNS,
         decides: bool = True,
+        seen: str = "",
     ) -> Judged:
+        """What a comparison says of its claim. `seen`: in a few words, where its own sign does not say it."""
         arm = found.second
         seeds = f"n={found.first.n} and {found.second.n}"
         long = label(arm, self.bases)
@@ -332,7 +333,7 @@ class Page:
         if found.first.measured_in != arm.measured_in:
             words += f", measured in {found.first.measured_in} and {arm.measured_in}"
         limits = f"{words} (d {found.difference:+.2f}, limit {found.limit:.2f}: {_seen(found, decides, signs)})"
-        aside = f"beside {head_name(found.first)} {signs[found.sign]}"
+        aside = f"beside {head_name(found.first)} {seen or signs[found.sign]}"
         return Judged(name, found.sign if sign is None else sign, found.full, limits, arm.dataset, aside)
 
     def _measured(self) -> tuple[str, ...]:

@@ -61,7 +61,8 @@ def lottery(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]]) -
             dead, epochs = stats.died.total(), max(run.epochs for run in runs)
             certain = dead if about.budget == PAPER_BUDGET else dead - stats.died["classes"]
             shares = Share(dead, starts), Share(certain, starts)
-            found.append(Lottery(about, epochs, len(runs), stats.dead, stats.died, *shares))
+            lost = sum(run.status == "dead" or bool(run.dead_classes) for run in runs)
+            found.append(Lottery(about, epochs, len(runs), lost, stats.died, *shares))
     return sorted(found, key=lambda one: (-one.share.value, -one.share.of, one.about))
 
 

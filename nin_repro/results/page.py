@@ -15,12 +15,12 @@ from typing import Any
 
 from nin_repro.results.ablations import Alike, Choice
 from nin_repro.results.changes import precision
-from nin_repro.results.claim_texts import Claim
+from nin_repro.results.claim_texts import TITLE, Claim
 from nin_repro.results.curves import last_attempt
 from nin_repro.results.lottery import Lottery, lottery, percent, versus
 from nin_repro.results.overview import svg
 from nin_repro.results.records import Record, commit_of
-from nin_repro.results.render import clean, difference, error, how, remarks, span, spread, state
+from nin_repro.results.render import DEVIATE, clean, difference, error, how, remarks, span, spread, state
 from nin_repro.results.tables import RULE, Cell, Group, Report, Result, Row, Table, assumed, reserved
 from nin_repro.words import counted
 
@@ -207,7 +207,7 @@ def _reservations(results: Sequence[Result]) -> tuple[_Markup, ...]:
         items.append(_tag("li", "assumed values: ", _Markup(", ".join(each))))
     if not items:
         return ()
-    return _tag("p", "Where these runs deviate from the paper or go beyond it:"), _tag("ul", *items)
+    return _tag("p", f"{DEVIATE}:"), _tag("ul", *items)
 
 
 def _rows(row: Row) -> list[_Markup]:
@@ -314,7 +314,7 @@ def _where(about: Alike, epochs: object) -> str:
 
 
 def _claims(claims: Sequence[Claim]) -> _Markup:
-    title = "Claims beside the tables"
+    title = TITLE
     rows = [
         _line(
             one.text.title,

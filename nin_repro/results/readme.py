@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nin_repro.results.claim_page import in_short
-from nin_repro.results.claim_texts import Claim
+from nin_repro.results.claim_texts import TITLE, Claim
 from nin_repro.results.export import write_page
-from nin_repro.results.render import PICTURE, PICTURED, code, error, grid, link, plain, reservations, spread
+from nin_repro.results.render import DEVIATE, PICTURE, PICTURED, code, error, grid, link, plain, reservations, spread
 from nin_repro.results.tables import Report, Result, Row, Table
 
 MARKS = "<!-- table 1: python -m nin_repro.tables -->", "<!-- end of table 1 -->"
@@ -59,14 +59,14 @@ def brief(report: Report, folder: Path, tables: Path, claims: Sequence[Claim] = 
     ]
     if claims:
         judged = link("The rules and numbers behind these verdicts", tables.parent / "claims" / "claims.md", folder)
-        lines += ["", "Claims beside the tables:", ""]
+        lines += ["", f"{TITLE}:", ""]
         rows = [[plain(one.text.title), plain(one.text.where), in_short(one)] for one in claims]
         lines += [*grid("Claim|Where|Verdict", "lll", rows), "", f"{judged}."]
     measured = [result for row in first.rows for result in row.results if result.records]
     told = reservations(measured + [result for *_, result in others])
     if told:
         sources = link("Where each value is from, and which are assumed", tables.parent / "fidelity.md", folder)
-        summary = "<summary>Where these runs deviate from the paper or go beyond it</summary>"
+        summary = f"<summary>{DEVIATE}</summary>"
         lines += ["", "<details>", summary, "", *told, "", f"{sources}.", "", "</details>"]
     return "\n".join(lines) + "\n"
 

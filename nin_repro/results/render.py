@@ -125,6 +125,9 @@ def remarks(result: Result) -> list[str]:
     return [note for note in notes if note]
 
 
+DEVIATE = "Where these runs deviate from the paper or go beyond it"
+
+
 def reservations(results: Iterable[Result]) -> list[str]:
     """What numbers hang on, as a Markdown list."""
     results = list(results)

@@ -25,9 +25,9 @@ RULE = (
     "the 95% binomial interval of the paper's value p on its N test images. The larger of the two is the limit. Both "
     "sides are tested on the same images, so (b) is more than luck alone would part them by: it is how finely a test "
     "set of N images tells two methods apart. A d over one of them but not over the other is called reproduced, and "
-    "the other stands in brackets. 'Reproduced' says that no difference was seen, not that there is none; "
-    "other rows of the table that lie within the limit of our mean are named, as these runs cannot be told from them "
-    "either. If d lies within (a) but (a) is more than twice (b), the runs scatter too much to judge; so 'reproduced' "
+    "the one that it is over stands in brackets. 'Reproduced' says that no difference was seen, not that there is "
+    "none; other rows of the table that lie within the limit of our mean are named, as these runs cannot be told from "
+    "them either. If d lies within (a) but (a) is more than twice (b), the runs scatter too much to judge; so 'reproduced' "
     "always means at most twice (b) away. Fewer than 3 runs are not judged. Runs that died, ended with a dead class, "
     "or tell the training images apart no better than by guessing, are counted but kept out of mean and spread."
 )
@@ -60,7 +60,7 @@ class Stats:
     seeds: tuple[int, ...] = ()
     dead: int = 0
     died: Counter[str] = field(default_factory=Counter)  # starts by how they died, as `Attempt.died` has it
-    # No run lives, and one may yet begin to learn: at a reduced budget single classes were dead, or it only guessed.
+    # No run lives, and one only guesses, or had single classes dead at a reduced budget, which may yet begin to learn.
     unlearned: bool = False
 
     @property
@@ -243,14 +243,19 @@ def statistics(records: Iterable[Record]) -> Stats:
     records = sorted(records, key=lambda record: (record.seed, record.key))
     alive = [(record.error, record.seed) for record in records if record.alive and record.error is not None]
     died = (attempt.died for record in records for attempt in record.attempts)
-    reduced = [record for record in records if record.budget != PAPER_BUDGET]
     return Stats(
         errors=tuple(error for error, _ in alive),
         seeds=tuple(seed for _, seed in alive),
         dead=len(records) - len(alive),
         died=Counter(how for how in died if how is not None),
-        unlearned=not alive and any(one.attempts[-1].died == "classes" or not one.learned for one in reduced),
+        unlearned=not alive and any(map(_unlearned, records)),
     )
+
+
+def _unlearned(record: Record) -> bool:
+    """Whether a run did not die, and yet is no sample of an error."""
+    died = record.attempts[-1].died
+    return not record.learned if died is None else died == "classes" and record.budget != PAPER_BUDGET
 
 
 def epoch_seconds(record: Record) -> float | None:
