@@ -27,9 +27,10 @@ RULE = (
     "set of N images tells two methods apart. A d over one of them but not over the other is called reproduced, and "
     "the one that it is over stands in brackets. 'Reproduced' says that no difference was seen, not that there is "
     "none; other rows of the table that lie within the limit of our mean are named, as these runs cannot be told from "
-    "them either. If d lies within (a) but (a) is more than twice (b), the runs scatter too much to judge; so 'reproduced' "
-    "always means at most twice (b) away. Fewer than 3 runs are not judged. Runs that died, ended with a dead class, "
-    "or tell the training images apart no better than by guessing, are counted but kept out of mean and spread."
+    "them either. If d lies within (a) but (a) is more than twice (b), the runs scatter too much to judge; so "
+    "'reproduced' always means at most twice (b) away. Fewer than 3 runs are not judged. Runs that died, ended with a "
+    "dead class, or tell the training images apart no better than by guessing, are counted but kept out of mean and "
+    "spread."
 )
 
 
