@@ -23,7 +23,7 @@ from nin_repro.training.environment import bf16_instructions
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["restarts=0", "architecture.last_relu=false", "wandb.mode=disabled"]
-SHORT = ["budget.epochs=3", "budget.train_images=200"]
+SHORT = ["budget.epochs=10", "budget.train_images=200"]  # as many as it takes to do better than guessing
 
 
 @pytest.mark.parametrize(
