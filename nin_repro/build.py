@@ -22,7 +22,7 @@ from nin_repro.data.batches import Batches, Pictures, on_device
 from nin_repro.data.preprocess import preprocess
 from nin_repro.data.sources import DATASETS, Split
 from nin_repro.files import UsageError
-from nin_repro.models.network import Fill, Inheritance, Network, Role, make_network, places
+from nin_repro.models.network import Fill, Inheritance, Network, Role, make_network, placed
 from nin_repro.models.own import BUILT_IN, BUILT_IN_HEADS
 from nin_repro.models.shape import Shape
 from nin_repro.models.spec import layers, training_multiply_adds
@@ -162,7 +162,7 @@ def inherit(config: Config, net: Network, ancestor: Ancestor) -> None:
     parent = config.parent
     if parent is None or not parent.weights:
         return
-    weights = {place: ancestor.weights[name] for name, place in places(ancestor.weights).items()}
+    weights = placed(ancestor.weights)
     _require_places(parent, weights, net)
     fill = None if parent.fill == "fresh" else Fill("identity")
     if isinstance(parent.fill, float):
@@ -172,7 +172,7 @@ def inherit(config: Config, net: Network, ancestor: Ancestor) -> None:
 
 def _require_places(parent: Parent, weights: Mapping[str, Tensor], net: Network) -> None:
     """Refuse weights of a parent, by their places, that this network has no layers for, and what cannot be filled."""
-    own = _by_place(net)
+    own = placed(dict(net.named_parameters()))
     for place, values in weights.items():
         if place not in own or own[place].shape != values.shape:
             raise UsageError(
@@ -187,11 +187,6 @@ def _require_places(parent: Parent, weights: Mapping[str, Tensor], net: Network)
             )
 
 
-def _by_place(net: Network) -> dict[str, Tensor]:
-    parameters = dict(net.named_parameters())
-    return {place: parameters[name] for name, place in places(parameters).items()}
-
-
 def require_heir(config: Config, parent: Config) -> None:
     """Refuse a parent whose weights a run cannot start from, before it is trained.
 
@@ -204,7 +199,7 @@ def require_heir(config: Config, parent: Config) -> None:
             facts = DATASETS[one.dataset.name]
             height, width, channels = facts.shape
             nets.append(network(one, Shape(channels, height, width), facts.classes))
-        _require_places(config.parent, _by_place(nets[0]), nets[1])
+        _require_places(config.parent, placed(dict(nets[0].named_parameters())), nets[1])
 
 
 def optimizer(config: Config, net: Network) -> SGD:

@@ -1,12 +1,10 @@
 """The choice among the members of a sweep by their validation error (select=true)."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from nin_repro.files import UsageError
 from nin_repro.sweep import CHOOSES_BY, Family, Member, families
-from nin_repro.training.rundir import RunDirectory
 
 
 def require_search(protocol: str, swept: Iterable[str] | None, overrides: list[str]) -> None:
@@ -32,11 +30,11 @@ def choices(members: list[Member]) -> list[Family]:
     Raises:
         UsageError: the members cannot be compared by validation error.
     """
-    for member in members:
-        record = RunDirectory(Path(member.outcome.path)).result()
-        if record is None or record["protocol"] != "validate":
-            raise UsageError(f"{member.outcome.path} holds no finished run of protocol=validate: nothing is chosen")
     found = families(members)
+    searched = {one.outcome.path for family in found if family.judged_on == "validation" for one in family.members}
+    for member in members:
+        if member.outcome.path not in searched:
+            raise UsageError(f"{member.outcome.path} holds no finished run of protocol=validate: nothing is chosen")
     names = sorted({record["recipe"]["dataset"]["name"] for family in found for record in family.records})
     if len(names) > 1:
         raise UsageError(f"errors on {' and '.join(names)} do not compare: search on one data set at a time")

@@ -21,7 +21,7 @@ from nin_repro.command import fail
 from nin_repro.config.compose import load
 from nin_repro.files import UsageError, read_json, told, write_json
 from nin_repro.outcome import ENDED, Outcome, Request
-from nin_repro.results.records import judged, lives
+from nin_repro.results.records import answers, judged
 from nin_repro.results.tables import Stats
 from nin_repro.run import outcome_so_far
 from nin_repro.training.rundir import RunDirectory
@@ -63,8 +63,8 @@ class Family:
 
     @property
     def stats(self) -> Stats:
-        """Of the errors (%) of those that live."""
-        alive = [record for record in self.records if lives(record)]
+        """Of the errors (%) of those of which every class answers."""
+        alive = [record for record in self.records if answers(record)]
         errors, seeds = (tuple(judged(one)[1] for one in alive), tuple(one["seed"] for one in alive))
         return Stats(errors, seeds, dead=len(self.records) - len(alive))
 

@@ -213,9 +213,10 @@ def _require_like(parent: Config, child: Config) -> None:
         if value != its and name != "budget.name"
     ]
     if apart:
+        assert child.parent is not None
         raise UsageError(
-            f"this run has {', '.join(apart)} as its parent {child.parent and child.parent.experiment}: what the file "
-            f"of an experiment says of these it says of one of the two; give them on the command line; {WHERE}"
+            f"this run has {', '.join(apart)} as its parent {child.parent.experiment}: what the file of an experiment "
+            f"says of these it says of one of the two; give them on the command line; {WHERE}"
         )
 
 

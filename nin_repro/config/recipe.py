@@ -14,6 +14,7 @@ from nin_repro.files import UsageError
 from nin_repro.models.own import code_of
 from nin_repro.models.spec import layers
 from nin_repro.schema import HEADS, LABELS, RECIPE, Cnn, Config, Maxout, Nin, Own, given
+from nin_repro.training.schedule import speed
 
 # Raised when the same recipe starts to mean another computation. It moves every key, and is meant to.
 MEANING = 1
@@ -199,7 +200,7 @@ def _require_schedule(config: Config) -> None:
     # Of a rate that falls faster momentum grows without end. A shorter run goes through the schedule faster.
     rises = schedule.momentum_epochs and not schedule.floor
     least = max(config.optimizer.momentum, schedule.momentum_final if rises else 0.0)
-    faster = schedule.epochs / (config.budget.epochs or schedule.epochs) if schedule.stop == "never" else 1.0
+    faster = speed(schedule, config.budget.epochs or schedule.epochs)
     if schedule.kind == "exponential" and schedule.factor**faster < least:
         shorter = f", to the power of {faster:g} as budget.epochs is less" if faster > 1 else ""
         raise UsageError(

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -104,13 +104,13 @@ def make_head(maps: Shape, classes: int, regularizer: Regularizer, layer: int, c
     return made
 
 
-def places(names: Iterable[str]) -> dict[str, str]:
-    """Where parameters stand in a network, by their names: modules in a row are counted without those that have none.
+def placed(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parameters by their places instead of their names: modules in a row are counted without those that have none.
 
     So layers of two networks are in the same place whether there is dropout between them or not.
     """
-    names, rows = list(names), defaultdict[tuple[str, ...], set[int]](set)
-    for name in names:
+    rows = defaultdict[tuple[str, ...], set[int]](set)
+    for name in parameters:
         path = name.split(".")
         for depth, part in enumerate(path):
             if part.isdecimal():
@@ -122,7 +122,7 @@ def places(names: Iterable[str]) -> dict[str, str]:
         shown = [str(ranks[(*path[:i],)][int(part)]) if part.isdecimal() else part for i, part in enumerate(path)]
         return ".".join(shown)
 
-    return {name: place(name) for name in names}
+    return {place(name): values for name, values in parameters.items()}
 
 
 @dataclass(frozen=True)
@@ -196,9 +196,8 @@ class Network(nn.Module):
                 self._inherit(self.inheritance, generator)
 
     def _inherit(self, given: Inheritance, generator: torch.Generator) -> None:
-        parameters = dict(self.named_parameters())
-        for name, place in places(parameters).items():
-            values, bias = parameters[name], name.endswith("bias")
+        for place, values in placed(dict(self.named_parameters())).items():
+            bias = place.endswith("bias")
             if bias and not given.biases:
                 continue
             fill = ZERO if bias else given.fill

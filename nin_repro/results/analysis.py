@@ -100,12 +100,11 @@ def _short(
     told = verdict_counts(words) or "none of them has run"
     recipes = len({one.cell.family for _, one, _ in own if one.records})
     same = f" They rest on {counted(recipes, 'recipe')}: what two cells ask for is run once."
+    same *= recipes < words.total()
     values = len({id(one.row) for one in own})
     lines = [
         f"- Values that the paper gives of its own systems: {values}, run by {len(own)} cells, as some can be read in "
-        f"more than one way; with runs at the paper's budget: {words.total()} ({told})."
-        + same
-        * (recipes < words.total())
+        f"more than one way; with runs at the paper's budget: {words.total()} ({told}).{same}"
     ]
     few = [one for one in own if _by_scatter(one)]
     if few:
@@ -378,12 +377,12 @@ def _measured(one: Contradiction, compared: Sequence[Choice], own: Sequence[Own]
     return plain("; ".join(found)) or "not yet"
 
 
-def _seeds_change(one: Result, value: float, images: int) -> str:
+def _seeds_change(one: Own) -> str:
     """What of the seeds, their mean being what it is, would lead to another verdict, in words."""
-    n, std, away = one.stats.n, one.stats.std or 0.0, abs(one.difference or 0.0)
-    if one.verdict.word == "reproduced" and away > luck_of_images(value, images):
-        need = next((more for more in range(n + 1, 100) if away > luck_of_run(more, std)), None)
-        word = "worse" if (one.difference or 0.0) > 0 else "better"
+    stats, difference = one.result.stats, one.result.difference or 0.0
+    if _by_scatter(one):
+        need = next((n for n in range(stats.n + 1, 100) if abs(difference) > luck_of_run(n, stats.std or 0.0)), None)
+        word = "worse" if difference > 0 else "better"
         if need:
             return f"more seeds: {need} with this mean and this scatter would make it *{word}*"
     return "seeds that scatter otherwise"
@@ -392,7 +391,8 @@ def _seeds_change(one: Result, value: float, images: int) -> str:
 def _change(own: Sequence[Own], compared: Sequence[Choice], starts: Sequence[Lottery]) -> list[str]:
     """What would overturn what stands above."""
     lines = ["## What would change these conclusions", ""]
-    for row, one, images in own:
+    for cell in own:
+        row, one, images = cell
         name, mean, value, limit = code(one.cell.experiment), one.stats.mean, row.paper.value, one.verdict.limit
         if limit is not None and mean is not None and value is not None:
             side = "outside" if abs(mean - value) <= limit else "inside"
@@ -401,7 +401,7 @@ def _change(own: Sequence[Own], compared: Sequence[Choice], starts: Sequence[Lot
                 f"- {name} is *{one.verdict.word}* with a mean of {mean:.2f} over {one.stats.n} seeds: another "
                 f"verdict needs a mean {side} {value - limit:.2f} to {value + limit:.2f}, which ours is {away:.2f} "
                 f"from ({away / 100 * images:.0f} of the {images:,} test images), or "
-                f"{_seeds_change(one, value, images)}. The paper's value is one run, whose luck is not known."
+                f"{_seeds_change(cell)}. The paper's value is one run, whose luck is not known."
             )
         elif one.records:
             lines.append(

@@ -141,13 +141,11 @@ class Page:
             word = NOT_ENOUGH if sign is None else SIGNED[sign]
             rows.append([*self._about(arm), *_counts(arm), *shown, f"{arm.images:,}", word, self._runs(arm)])
         leads = all(one[3] > 0 for arm in arms for one in arm.living)
-        verdict = by_our_threshold(decide(judged, SHOWN_ON))
-        if leads and verdict.word != NOT_ENOUGH:
-            verdict = replace(verdict, short="the true class's map leads, as the paper shows")
+        shown_too = "the true class's map leads, as the paper shows" * leads
         names = f"{ABOUT}|n|Dead|Share|Of images it gets right|Weakest class|Least lead|95 % low|Chance|Images|"
         return Claim(
             texts.MAPS,
-            verdict,
+            by_our_threshold(decide(judged, SHOWN_ON), shown_too),
             ((names + "Verdict|Runs", "lrl" + "r" * 9 + "ll", rows), *self._by_class(arms)),
             commands=(TRAIN_HEADS[0], *MEASURE),
             notes=("Pictures of the maps: `python -m nin_repro.figures --run runs/<run directory>`.",),
@@ -393,9 +391,11 @@ TRAIN_HEADS = ("python -m nin_repro.train -m experiment=table5/gap,table5/fc,tab
 MEASURE = ("python -m nin_repro.claims --measure runs/cifar10-nin-seed*", "python -m nin_repro.claims")
 
 
-def by_our_threshold(verdict: Verdict) -> Verdict:
-    """Says that a measure of this project decided, where one did."""
-    return verdict if verdict.word == NOT_ENOUGH else replace(verdict, word=f"{verdict.word} by our threshold")
+def by_our_threshold(verdict: Verdict, short: str) -> Verdict:
+    """Says that a measure of this project decided, where one did, and what belongs to that (`Verdict.short`)."""
+    if verdict.word == NOT_ENOUGH:
+        return verdict
+    return replace(verdict, word=f"{verdict.word} by our threshold", short=short)
 
 
 def complete(recipe: Mapping[str, Any]) -> bool:

@@ -89,8 +89,6 @@ def to_one_side(points: Mapping[str, list[float]]) -> list[str]:
         for name, some in points.items()
         if len(some) >= MANY and (max(some) < 0 or min(some) > 0)
     ]
-    return (
-        [f"Curves on one side of the paper's at every epoch compared, {MANY} or more: {'; '.join(told)}.", ""]
-        if told
-        else []
-    )
+    if not told:
+        return []
+    return [f"Curves on one side of the paper's at every epoch compared, {MANY} or more: {'; '.join(told)}.", ""]

@@ -61,7 +61,7 @@ def lottery(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]]) -
             dead, epochs = stats.died.total(), max(run.epochs for run in runs)
             certain = dead if about.budget == PAPER_BUDGET else dead - stats.died["classes"]
             shares = Share(dead, starts), Share(certain, starts)
-            lost = sum(run.status == "dead" or bool(run.dead_classes) for run in runs)
+            lost = sum(not run.answers for run in runs)
             found.append(Lottery(about, epochs, len(runs), lost, stats.died, *shares))
     return sorted(found, key=lambda one: (-one.share.value, -one.share.of, one.about))
 

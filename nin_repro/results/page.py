@@ -314,7 +314,6 @@ def _where(about: Alike, epochs: object) -> str:
 
 
 def _claims(claims: Sequence[Claim]) -> _Markup:
-    title = TITLE
     rows = [
         _line(
             one.text.title,
@@ -326,10 +325,10 @@ def _claims(claims: Sequence[Claim]) -> _Markup:
     ]
     note = "Each judged by its own rule, which stands with all numbers in "
     if not rows:
-        return _section("claims", title, _tag("p", "Not judged yet: ", _tag("code", "python -m nin_repro.claims")))
+        return _section("claims", TITLE, _tag("p", "Not judged yet: ", _tag("code", "python -m nin_repro.claims")))
     page = _tag("a", "claims/claims.md", href="claims/claims.md")
     return _section(
-        "claims", title, _tag("p", note, page, "."), _grid(title, ("Claim", "Verdict", "Why", "Where"), rows)
+        "claims", TITLE, _tag("p", note, page, "."), _grid(TITLE, ("Claim", "Verdict", "Why", "Where"), rows)
     )
 
 

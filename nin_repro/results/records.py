@@ -93,7 +93,12 @@ class Record:
     @property
     def alive(self) -> bool:
         """Whether every class still answers, and better than by guessing: else a run measures that, not the method."""
-        return self.status == "done" and not self.dead_classes and self.error is not None and self.learned
+        return self.answers and self.error is not None and self.learned
+
+    @property
+    def answers(self) -> bool:
+        """Whether it ended with every class answering."""
+        return self.status == "done" and not self.dead_classes
 
     @property
     def learned(self) -> bool:
@@ -118,8 +123,8 @@ def judged(record: Mapping[str, Any]) -> tuple[str, Any]:
     return images, record.get(f"{images}_error")
 
 
-def lives(record: Mapping[str, Any]) -> bool:
-    """Whether every class of a run still answers, by its record as JSON."""
+def answers(record: Mapping[str, Any]) -> bool:
+    """`Record.answers` of a record as JSON."""
     return record["status"] == "done" and not record["dead_classes"]
 
 
