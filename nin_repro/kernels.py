@@ -124,10 +124,11 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tenso
 
 
 def note(
-    loss: Tensor, wrong: Tensor, norm: Tensor, size: int, totals: Tensor, window: Tensor, now: Tensor
+    loss: Tensor, wrong: Tensor, norm: Tensor, clip: float, size: int, totals: Tensor, norms: Tensor, window: Tensor,
+    now: Tensor,
 ) -> None:  # fmt: skip
     """What `training.update.note` says, in one kernel."""
-    _note[(1,)](loss, wrong, norm, totals, window, now, size, num_warps=1)
+    _note[(1,)](loss, wrong, norm, totals, norms, window, now, size, clip, num_warps=1)
 
 
 def judge(loss: Tensor, norm: Tensor, fault: Tensor, updates: Tensor, clip: float) -> Tensor:
@@ -371,13 +372,15 @@ def _cross_entropy(
 
 
 @triton.jit
-def _note(loss, wrong, norm, totals, window, now, size):
-    value = tl.load(loss).to(tl.float64)
+def _note(loss, wrong, norm, totals, norms, window, now, size, clip):
+    value, length = tl.load(loss).to(tl.float64), tl.load(norm).to(tl.float64)
     tl.store(totals, tl.load(totals) + value * size)
     tl.store(totals + 1, tl.load(totals + 1) + tl.load(wrong).to(tl.float64))
     tl.store(totals + 2, tl.load(totals + 2) + size)
+    tl.store(norms, tl.load(norms) + length)
+    tl.store(norms + 1, tl.load(norms + 1) + tl.where(length > clip, 1, 0))
     tl.store(window, tl.load(window) + value)
-    tl.store(window + 1, tl.maximum(tl.load(window + 1), tl.load(norm).to(tl.float64)))
+    tl.store(window + 1, tl.maximum(tl.load(window + 1), length))
     tl.store(now, tl.load(now) + 1)
     tl.store(now + 1, tl.load(now + 1) + 1)
 

@@ -54,7 +54,8 @@ def calls_of_an_update() -> list[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
         images, labels = torch.zeros(2, 3, 32, 32), torch.zeros(2, dtype=torch.int64)
         loss, wrong = backward(network(images.to(memory_format=torch.channels_last)), labels)
         optimizer.step(loss)
-        note(loss, wrong, loss, 2, torch.zeros(3, dtype=torch.float64), torch.zeros(2, dtype=torch.float64), labels)
+        totals, norms, window = (torch.zeros(size, dtype=torch.float64) for size in (3, 2, 2))
+        note(loss, wrong, loss, optimizer.clip, 2, totals, norms, window, labels)
     vars(kernels).update(own)  # they call each other
     return calls
 

@@ -299,6 +299,59 @@ def test_figure_3_is_compared_where_runs_followed_the_papers_schedule(tmp_path: 
     assert "| 24 |" not in text
 
 
+def test_figure_3_is_compared_with_runs_of_another_choice_too(tmp_path: Path) -> None:
+    base = {"lr": 0.1, "regularizer": {"dropout": 0.5}}
+    bases = {"table1/nin": base, "text/nin_no_dropout": base | {"regularizer": {"dropout": 0.0}}}
+    curve = {"epoch": [8, 16], "train_error_running": [50.0, 40.0], "test_error": [30.0, 20.0]}
+    louder = {"lr": 0.3, "regularizer": {"dropout": 0.0}}
+
+    def runs(name: str, recipe: dict[str, Any], more: float, **about: Any) -> list[dict[str, Any]]:
+        shifted = curve | {"test_error": [30.0 + more, 20.0 + more]}
+        return [
+            record(name, seed, recipe=recipe, family=digest(str(recipe)), curve=shifted, **about) for seed in range(3)
+        ]
+
+    found = stored(
+        tmp_path,
+        *runs("text/nin_no_dropout", bases["text/nin_no_dropout"], 0.0),
+        *runs("text/nin_no_dropout", louder, 5.0, budget="opening"),
+        *runs("text/nin_no_dropout", louder | {"budget": {"epochs": 16}}, 9.0, budget="short"),  # another schedule
+        *runs("table1/nin", base | {"regularizer": {"dropout": 0.2}}, 9.0),  # what the paper compares itself
+    )
+    section = analysis.markdown(tables.build(found, CELLS), [], [], found, bases).split("With another choice")[1]
+    table = [line for line in section.split("##")[0].splitlines() if "`lr" in line]
+    # Paper, without dropout: training 0.2757 and 0.1484, testing 0.2992 and 0.2450.
+    assert table == [
+        "| without dropout, `lr=0.3` | fp32, 3 | 8 | 27.6 | 50.0 (50.0 to 50.0) | 50.0 (50.0 to 50.0) "
+        "| 29.9 | 30.0 (30.0 to 30.0) | 35.0 (35.0 to 35.0) |",
+        "| without dropout, `lr=0.3` | fp32, 3 | 16 | 14.8 | 40.0 (40.0 to 40.0) | 40.0 (40.0 to 40.0) "
+        "| 24.5 | 20.0 (20.0 to 20.0) | 25.0 (25.0 to 25.0) |",
+        "| without dropout, `lr=0.3` | fp32, 3 | all |  |  | +23.8 (0 of 2 lower) |  |  | +2.8 (0 of 2 lower) |",
+    ]
+    assert "dropout=0.2" not in section.split("##")[0]
+
+
+def test_how_often_gradients_were_shortened_is_told_by_epoch(tmp_path: Path) -> None:
+    base: dict[str, Any] = {"lr": 0.1}
+    curve: dict[str, list[Any]] = {"epoch": [1, 2, 3], "clipped": [20.0, 60.0, 90.0], "gradient_norm": [0.5, 1.5, 2.5]}
+    more = {name: [value / 3 for value in values] for name, values in curve.items()} | {"epoch": [1, 2, 3]}
+    found = stored(
+        tmp_path,
+        *(record("table1/nin", seed, recipe=base, curve=(curve, more)[seed]) for seed in range(2)),
+        record("table1/nin", 2, recipe=base, curve={"epoch": [1, 2, 3]}),  # from before it was measured
+        record("table1/nin", 3, recipe=base, curve=more, status="dead"),
+        record("table1/nin", 4, recipe=base | {"budget": {"epochs": 3}}, budget="short", curve=more),
+    )
+    text = analysis.markdown(tables.build(found, CELLS), [], [], found, {"table1/nin": base})
+    section = text.split("## How often clipping acts")[1].split("##")[0]
+    assert [line for line in section.splitlines() if "table1/nin" in line] == [
+        "| `table1/nin` |  | fp32, 2 | 1 | 13 % | 0.33 |",
+        "| `table1/nin` |  | fp32, 2 | 2 | 40 % | 1.00 |",
+        "| `table1/nin` |  | fp32, 2 | 3 | 60 % | 1.67 |",
+    ]
+    assert "clipping acts" not in analysis.markdown(tables.build([], CELLS), [], [], found[2:], {"table1/nin": base})
+
+
 def test_a_curve_to_one_side_of_the_papers_throughout_is_said_so() -> None:
     (told, _) = figure3_points.to_one_side({"one": [-1.0, -3.0] * 10, "other": [1.0, -1.0] * 10, "few": [1.0] * 9})
     assert told == (

@@ -188,14 +188,16 @@ def test_loss_and_gradient_and_what_is_added_up_are_those_of_torch(
         if not ours:
             monkeypatch.setattr(gpu, "kernels", lambda device: None)
         logits = (size * torch.randn(count, classes, generator=torch.Generator().manual_seed(1))).requires_grad_()
-        more = [torch.ones(3, dtype=torch.float64), torch.tensor([2.0, 0.5], dtype=torch.float64)]
-        more.append(torch.tensor([7, 3]))
+        more = [torch.ones(3, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)]
+        more += [torch.tensor([2.0, 0.5], dtype=torch.float64), torch.tensor([7, 3])]
         loss, wrong = update.backward(logits * 2, labels)
         for norm in (0.25, 0.75, 0.5):
-            update.note(loss, wrong, torch.tensor(norm), count, *more)
+            update.note(loss, wrong, torch.tensor(norm), 0.5, count, *more)
         sums += [loss, logits.grad, *more]
     assert all(distance(one, other.double()) < NEAR for one, other in zip(found, wanted, strict=True))
-    assert found[-1].tolist() == [10, 6] and found[-2][1] == 0.75 and found[-3][2] == 1 + 3 * count
+    totals, norms, window, now = found[-4:]
+    assert now.tolist() == [10, 6] and window[1] == 0.75 and totals[2] == 1 + 3 * count
+    assert norms.tolist() == [1.5, 1]  # of 0.25, 0.75 and 0.5, one longer than 0.5
 
 
 def test_logits_need_not_lie_in_rows(kernels: Any) -> None:

@@ -287,6 +287,27 @@ def test_running_error_is_that_of_the_training_pass(make: Make) -> None:
     assert row["train_loss"] == pytest.approx(run.final[1].loss, rel=1e-5)
 
 
+def test_an_epoch_tells_how_long_its_gradients_were_and_how_many_were_shortened(make: Make) -> None:
+    run, norms = make("optimizer.clip_norm=2"), []
+    original = run.step
+
+    def step(position: int) -> None:
+        original(position)
+        norms.append(run.sgd.norm.item())
+
+    run.step = step  # type: ignore[method-assign]
+    run.run()
+    for row, own in zip(
+        run.progress.rows, (norms[:5], norms[5:10], norms[10:]), strict=True
+    ):  # 70 images in batches of 16
+        assert row["gradient_norm"] == pytest.approx(sum(own) / 5, abs=1e-4)
+        assert row["clipped"] == pytest.approx(20 * sum(norm > 2 for norm in own))
+    assert 0 < sum(row["clipped"] for row in run.progress.rows) < 300
+    free = make("optimizer.clip_norm=null", name="free")
+    free.run()
+    assert free.progress.rows[0]["gradient_norm"] > 0 and "clipped" not in free.progress.rows[0]
+
+
 def test_rates_of_the_four_groups(make: Make) -> None:
     words = ["optimizer.lr=0.3", "optimizer.bias_lr_factor=3", "optimizer.last_layer_factor=0.5"]
     words += ["optimizer.last_layer_bias_factor=0.25", "regularizer=fc", "regularizer.fc_lr_factor=0.2"]

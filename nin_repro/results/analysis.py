@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from nin_repro.results import figure3_points
+from nin_repro.results import clipping, figure3_points
 from nin_repro.results.ablations import QUICKSTART, Choice
 from nin_repro.results.changes import FP32, precision
 from nin_repro.results.claim_page import in_short
@@ -68,6 +68,7 @@ def markdown(
         *figure3_points.lines(records, bases),
         *_claims(claims),
         *_starts(starts),
+        *clipping.lines(records, bases),
         *_choices(compared),
         *_contradictions(compared, own),
         *_change(own, compared, starts),

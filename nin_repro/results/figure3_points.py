@@ -1,15 +1,15 @@
 """Figure 3, point by point: the errors of the paper's curves beside those of our runs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
 from nin_repro.results import figure3
-from nin_repro.results.ablations import Alike, alike
-from nin_repro.results.changes import precision
+from nin_repro.results.ablations import COMPARED, MOST, Alike, alike
+from nin_repro.results.changes import changes, precision
 from nin_repro.results.curves import Band, band, undistorted
 from nin_repro.results.records import Record
-from nin_repro.results.render import grid
+from nin_repro.results.render import code, grid
 
 MANY = 20  # epochs: to one side at so many is no luck of a single one
 
@@ -26,7 +26,22 @@ def beginnings(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]]
     return max(groups.values(), key=lambda runs: (min((run.epochs for run in runs), default=0), len(runs)), default=[])
 
 
-def lines(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def others(
+    records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]], name: str
+) -> dict[tuple[tuple[str, ...], str], list[Record]]:
+    """Living runs that differ from an experiment in a few keys and had its whole schedule, by these and precision.
+
+    What the paper compares is not among them: it has curves of its own.
+    """
+    found: dict[tuple[tuple[str, ...], str], list[Record]] = {}
+    for record in records:
+        changed = changes(record.recipe, bases[name]) if name in bases and record.sample and undistorted(record) else []
+        if 0 < len(changed) <= MOST and not any(one.partition("=")[0] in COMPARED for one in changed):
+            found.setdefault((tuple(changed), precision(record.recipe)), []).append(record)
+    return dict(sorted(found.items()))
+
+
+def lines(records: Sequence[Record], bases: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A section of the analysis: the paper's curves and ours at the epochs that the paper's have a point at."""
     runs = {dropout: beginnings(records, bases, name) for dropout, name in figure3.EXPERIMENTS.items()}
     ours = {curve.name: band(runs[curve.dropout], curve.measure) for curve in figure3.CURVES}
@@ -58,6 +73,46 @@ def lines(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]]) -> 
         "",
         *to_one_side(points),
         *grid("Epoch|" + "|".join(f"{curve.name}: paper|ours" for curve in figure3.CURVES), "r" * 9, rows),
+        "",
+        *_of_others(records, bases, ours),
+    ]
+
+
+def _of_others(
+    records: Sequence[Record], bases: Mapping[str, Mapping[str, Any]], ours: Mapping[str, Band | None]
+) -> list[str]:
+    """The same with runs that made another choice: at each epoch the paper's, ours and theirs."""
+    rows = []
+    for dropout, name in figure3.EXPERIMENTS.items():
+        curves = [curve for curve in figure3.CURVES if curve.dropout == dropout]  # of training and of testing
+        for (changed, kind), runs in others(records, bases, name).items():
+            theirs = [band(runs, curve.measure) for curve in curves]
+            about = f"{curves[0].name.partition(', ')[2]}, {code(' '.join(changed))}", f"{kind}, {len(runs)}"
+            for place, epoch in enumerate(figure3.EPOCHS):
+                cells = []
+                for curve, found in zip(curves, theirs, strict=True):
+                    rate = curve.rates[place]
+                    if rate is None or found is None or epoch not in found.epochs:
+                        cells += [""] * 3
+                        continue
+                    own = ours[curve.name]
+                    own_point = _point(own, epoch) if own is not None and epoch in own.epochs else ""
+                    cells += [f"{100 * rate:.1f}", own_point, _point(found, epoch)]
+                if any(cells):
+                    rows.append([*about, str(epoch), *cells])
+            apart = [_apart(_points(curve, found)) for curve, found in zip(curves, theirs, strict=True)]
+            if any(apart):
+                rows.append([*about, "all", "", "", apart[0], "", "", apart[1]])
+    if not rows:
+        return []
+    names = (
+        "Curves, choice|Precision, runs|Epoch|training: paper|ours|with the choice|testing: paper|ours|with the choice"
+    )
+    return [
+        "With another choice in the same recipe, as far as such runs went; *ours* are those above, and the last row of "
+        "each is this choice's less the paper's.",
+        "",
+        *grid(names, "ll" + "r" * 7, rows),
         "",
     ]
 

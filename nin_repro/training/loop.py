@@ -159,6 +159,7 @@ class Trainer:
         self.sgd = sgd
         self.rate = self.make_rate()
         self.totals = torch.zeros(3, dtype=torch.float64, device=self.device)  # summed loss, wrong, images of an epoch
+        self.norms = torch.zeros(2, dtype=torch.float64, device=self.device)  # summed gradient norms, shortened ones
         self.window = torch.zeros(2, dtype=torch.float64, device=self.device)  # summed loss, largest gradient norm
         self.chosen: dict[str, Tensor] = {}  # the best weights so far, where the validation error decides
         self.saved_at = time.monotonic()
@@ -256,7 +257,7 @@ class Trainer:
             loss, wrong = backward(self.network(images), labels)
         self.sgd.step(loss)
         self.network.after_update()
-        note(loss, wrong, self.sgd.norm, size, self.totals, self.window, self.now)
+        note(loss, wrong, self.sgd.norm, self.sgd.clip, size, self.totals, self.norms, self.window, self.now)
 
     def _probes(self, position: int) -> bool:
         """Whether to look at the network after this batch of the epoch."""
@@ -294,7 +295,9 @@ class Trainer:
     def _end_epoch(self, images_per_second: float | None) -> None:
         """Close the books of an epoch: one row of metrics, and the schedule moves on."""
         loss, wrong, seen = self.totals.tolist()
-        self.totals.zero_()
+        norm, shortened = self.norms.tolist()
+        self.totals.zero_(), self.norms.zero_()
+        updates = self.progress.step - self.rate.epoch * len(self.batches)
         epoch = self.rate.epoch + 1
         row: dict[str, Any] = {
             "attempt": self.progress.attempt,
@@ -303,7 +306,10 @@ class Trainer:
             "rate": self.rate.scale,
             "train_loss": loss / seen,
             "train_error_running": 100 * wrong / seen,
+            "gradient_norm": round(norm / updates, 4),
         }
+        if self.sgd.clip < math.inf:
+            row |= {"clipped": round(100 * shortened / updates, 2)}
         reached = {"rate": self.rate.scale, "momentum": self.sgd.momentum}
         self.rate.end_epoch(row["train_error_running"])
         stop = self.rate.schedule.stop
@@ -399,6 +405,7 @@ class Trainer:
             "optimizer": self.sgd.state(),
             "rate": self.rate.state(),
             "totals": self.totals,
+            "norms": self.norms,
             "window": self.window,
             "chosen": self.chosen,
         }
@@ -412,5 +419,6 @@ class Trainer:
         self.sgd.load(state["optimizer"])
         self.rate.load(state["rate"])
         self.totals.copy_(state["totals"])
+        self.norms.copy_(state["norms"])
         self.window.copy_(state["window"])
         self.chosen = {name: values.to(self.device) for name, values in state["chosen"].items()}

@@ -107,7 +107,8 @@ class SGD:
 
     def __init__(self, groups: list[Group], momentum: float, clip_norm: float | None) -> None:
         self.groups = groups
-        self.initial_momentum, self.clip_norm = momentum, clip_norm
+        self.initial_momentum = momentum
+        self.clip = math.inf if clip_norm is None else clip_norm  # a gradient is this long at most
         self.parameters = [parameter for group in self.groups for parameter in group.parameters]
         device = self.parameters[0].device
         self.fault = torch.zeros((), device=device)
@@ -145,8 +146,7 @@ class SGD:
     def _apply_flat(self, flat: Flat, gradients: list[list[Tensor]], loss: Tensor) -> None:
         whole = flat.gather(gradients)
         torch.linalg.vector_norm(whole, out=self.norm)
-        clip = math.inf if self.clip_norm is None else self.clip_norm
-        shrink = flat.kernels.judge(loss, self.norm, self.fault, self.updates, clip)
+        shrink = flat.kernels.judge(loss, self.norm, self.fault, self.updates, self.clip)
         flat.apply(whole, shrink, self.fault)
 
     def _apply(self, gradients: list[list[Tensor]], loss: Tensor) -> None:
@@ -156,9 +156,9 @@ class SGD:
         self.fault.copy_(torch.maximum(self.fault, bad.to(self.fault.dtype)))
         self.updates += self.fault == 0
         shrink = None
-        if self.clip_norm is not None:
+        if self.clip < math.inf:
             # As torch.nn.utils.clip_grad_norm_, whose 1e-6 keeps the quotient finite; here the divisor is at least 1.
-            shrink = torch.clamp(self.norm / self.clip_norm, min=1.0)
+            shrink = torch.clamp(self.norm / self.clip, min=1.0)
         for group, pushes in zip(self.groups, gradients, strict=True):
             torch._fused_sgd_(
                 group.parameters,

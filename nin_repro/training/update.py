@@ -42,20 +42,24 @@ def backward_in_micro_batches(network: Network, images: Tensor, labels: Tensor, 
 
 
 def note(
-    loss: Tensor, wrong: Tensor, norm: Tensor, size: int, totals: Tensor, window: Tensor, now: Tensor
+    loss: Tensor, wrong: Tensor, norm: Tensor, clip: float, size: int, totals: Tensor, norms: Tensor, window: Tensor,
+    now: Tensor,
 ) -> None:  # fmt: skip
     """Add an update of `size` images to what is known of them.
 
     Args:
+        norm: L2 norm of its gradient, which was shortened to `clip` if it was longer.
         totals: float64 [3], summed loss, wrong and images of an epoch.
+        norms: float64 [2], summed norms and shortened gradients of an epoch.
         window: float64 [2], summed loss and largest gradient norm since somebody looked.
         now: int64 [2], updates and batches of the epoch so far.
     """
     kernels = gpu.kernels(loss.device)
     if kernels is not None:
-        kernels.note(loss, wrong, norm, size, totals, window, now)
+        kernels.note(loss, wrong, norm, clip, size, totals, norms, window, now)
         return
     totals += torch.stack((loss.double() * size, wrong.double(), torch.full_like(loss, size, dtype=torch.float64)))
+    norms += torch.stack((norm.double(), (norm > clip).double()))
     window[0] += loss
     window[1] = torch.maximum(window[1], norm.double())
     now += 1
