@@ -304,6 +304,8 @@ def test_figure_3_is_compared_with_runs_of_another_choice_too(tmp_path: Path) ->
     bases = {"table1/nin": base, "text/nin_no_dropout": base | {"regularizer": {"dropout": 0.0}}}
     curve = {"epoch": [8, 16], "train_error_running": [50.0, 40.0], "test_error": [30.0, 20.0]}
     louder = {"lr": 0.3, "regularizer": {"dropout": 0.0}}
+    fewer = bases["text/nin_no_dropout"] | {"protocol": "validate"}
+    validated = curve | {"validation_error": [44.0, 33.0]}
 
     def runs(name: str, recipe: dict[str, Any], more: float, **about: Any) -> list[dict[str, Any]]:
         shifted = curve | {"test_error": [30.0 + more, 20.0 + more]}
@@ -317,6 +319,8 @@ def test_figure_3_is_compared_with_runs_of_another_choice_too(tmp_path: Path) ->
         *runs("text/nin_no_dropout", louder, 5.0, budget="opening"),
         *runs("text/nin_no_dropout", louder | {"budget": {"epochs": 16}}, 9.0, budget="short"),  # another schedule
         *runs("table1/nin", base | {"regularizer": {"dropout": 0.2}}, 9.0),  # what the paper compares itself
+        record("text/nin_no_dropout", recipe=fewer, family=digest("fewer"), protocol="validate", curve=validated)
+        | {"test_error": None, "validation_error": 33.0},
     )
     section = analysis.markdown(tables.build(found, CELLS), [], [], found, bases).split("With another choice")[1]
     table = [line for line in section.split("##")[0].splitlines() if "`lr" in line]
@@ -328,6 +332,10 @@ def test_figure_3_is_compared_with_runs_of_another_choice_too(tmp_path: Path) ->
         "| 24.5 | 20.0 (20.0 to 20.0) | 25.0 (25.0 to 25.0) |",
         "| without dropout, `lr=0.3` | fp32, 3 | all |  |  | +23.8 (0 of 2 lower) |  |  | +2.8 (0 of 2 lower) |",
     ]
+    assert (
+        "| `protocol=validate` | fp32, 1 | 8 | 27.6 | 50.0 (50.0 to 50.0) | 50.0 | 29.9 | 30.0 (30.0 to 30.0) | 44.0 |"
+        in (section.replace("without dropout, ", ""))
+    )
     assert "dropout=0.2" not in section.split("##")[0]
 
 

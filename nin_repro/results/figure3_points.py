@@ -10,6 +10,7 @@ from nin_repro.results.changes import changes, precision
 from nin_repro.results.curves import Band, band, undistorted
 from nin_repro.results.records import Record
 from nin_repro.results.render import code, grid
+from nin_repro.schema import JUDGED_ON
 
 MANY = 20  # epochs: to one side at so many is no luck of a single one
 
@@ -31,11 +32,12 @@ def others(
 ) -> dict[tuple[tuple[str, ...], str], list[Record]]:
     """Living runs that differ from an experiment in a few keys and had its whole schedule, by these and precision.
 
-    What the paper compares is not among them: it has curves of its own.
+    What the paper compares is not among them: it has curves of its own. Training on fewer images and testing on the
+    rest (protocol=validate) is: the paper does not say of which of its two trainings the curves are.
     """
     found: dict[tuple[tuple[str, ...], str], list[Record]] = {}
     for record in records:
-        changed = changes(record.recipe, bases[name]) if name in bases and record.sample and undistorted(record) else []
+        changed = changes(record.recipe, bases[name]) if name in bases and record.alive and undistorted(record) else []
         if 0 < len(changed) <= MOST and not any(one.partition("=")[0] in COMPARED for one in changed):
             found.setdefault((tuple(changed), precision(record.recipe)), []).append(record)
     return dict(sorted(found.items()))
@@ -86,7 +88,8 @@ def _of_others(
     for dropout, name in figure3.EXPERIMENTS.items():
         curves = [curve for curve in figure3.CURVES if curve.dropout == dropout]  # of training and of testing
         for (changed, kind), runs in others(records, bases, name).items():
-            theirs = [band(runs, curve.measure) for curve in curves]
+            tested = f"{JUDGED_ON[runs[0].protocol]}_error"
+            theirs = [band(runs, tested if curve.measure == "test_error" else curve.measure) for curve in curves]
             about = f"{curves[0].name.partition(', ')[2]}, {code(' '.join(changed))}", f"{kind}, {len(runs)}"
             for place, epoch in enumerate(figure3.EPOCHS):
                 cells = []
@@ -110,7 +113,8 @@ def _of_others(
     )
     return [
         "With another choice in the same recipe, as far as such runs went; *ours* are those above, and the last row of "
-        "each is this choice's less the paper's.",
+        "each is this choice's less the paper's. With `protocol=validate` the last training images are not trained on, "
+        "and tested on instead (of CIFAR-10 10,000 of the 50,000, as the paper does to choose its settings).",
         "",
         *grid(names, "ll" + "r" * 7, rows),
         "",
