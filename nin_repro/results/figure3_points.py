@@ -1,13 +1,13 @@
 """Figure 3, point by point: the errors of the paper's curves beside those of our runs."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from nin_repro.results import figure3
 from nin_repro.results.ablations import COMPARED, MOST, Alike, alike
 from nin_repro.results.changes import changes, precision
-from nin_repro.results.curves import Band, band, undistorted
+from nin_repro.results.curves import Band, band, last_attempt, undistorted
 from nin_repro.results.records import Record
 from nin_repro.results.render import code, grid
 from nin_repro.schema import JUDGED_ON
@@ -88,43 +88,57 @@ def _of_others(
     for dropout, name in figure3.EXPERIMENTS.items():
         curves = [curve for curve in figure3.CURVES if curve.dropout == dropout]  # of training and of testing
         for (changed, kind), runs in others(records, bases, name).items():
-            tested = f"{JUDGED_ON[runs[0].protocol]}_error"
-            theirs = [band(runs, tested if curve.measure == "test_error" else curve.measure) for curve in curves]
-            about = f"{curves[0].name.partition(', ')[2]}, {code(' '.join(changed))}", f"{kind}, {len(runs)}"
+            about = f"{curves[0].name.partition(', ')[2]}, {code(' '.join(changed))}", kind
+            apart: list[list[float]] = [[], []]
             for place, epoch in enumerate(figure3.EPOCHS):
-                cells = []
-                for curve, found in zip(curves, theirs, strict=True):
-                    rate = curve.rates[place]
-                    if rate is None or found is None or epoch not in found.epochs:
+                cells, count = [], 0
+                for curve, points in zip(curves, apart, strict=True):
+                    rate, own, found = curve.rates[place], ours[curve.name], _errors(runs, curve, epoch)
+                    if rate is None or not found:
                         cells += [""] * 3
                         continue
-                    own = ours[curve.name]
                     own_point = _point(own, epoch) if own is not None and epoch in own.epochs else ""
-                    cells += [f"{100 * rate:.1f}", own_point, _point(found, epoch)]
-                if any(cells):
-                    rows.append([*about, str(epoch), *cells])
-            apart = [_apart(_points(curve, found)) for curve, found in zip(curves, theirs, strict=True)]
+                    cells += [f"{100 * rate:.1f}", own_point, _told(fmean(found), min(found), max(found), len(found))]
+                    points.append(fmean(found) - 100 * rate)
+                    count = max(count, len(found))
+                if count:
+                    rows.append([*about, str(epoch), str(count), *cells])
             if any(apart):
-                rows.append([*about, "all", "", "", apart[0], "", "", apart[1]])
+                training, testing = map(_apart, apart)
+                rows.append([*about, "all", "", "", "", training, "", "", testing])
     if not rows:
         return []
     names = (
-        "Curves, choice|Precision, runs|Epoch|training: paper|ours|with the choice|testing: paper|ours|with the choice"
+        "Curves, choice|Precision|Epoch|Runs|training: paper|ours|with the choice|testing: paper|ours|with the choice"
     )
     return [
         "With another choice in the same recipe, as far as such runs went; *ours* are those above, and the last row of "
         "each is this choice's less the paper's. With `protocol=validate` the last training images are not trained on, "
         "and tested on instead (of CIFAR-10 10,000 of the 50,000, as the paper does to choose its settings).",
         "",
-        *grid(names, "ll" + "r" * 7, rows),
+        *grid(names, "ll" + "r" * 8, rows),
         "",
     ]
+
+
+def _errors(runs: Iterable[Record], curve: figure3.Curve, epoch: int) -> list[float]:
+    """What runs measured of a curve at an epoch, %: one of each seed, of those that went so far."""
+    found = {}
+    for run in runs:
+        measure = f"{JUDGED_ON[run.protocol]}_error" if curve.measure == "test_error" else curve.measure
+        if (value := last_attempt(run, measure).get(epoch)) is not None:
+            found[run.seed] = value
+    return [*found.values()]
 
 
 def _point(found: Band, epoch: int) -> str:
     place = found.epochs.index(epoch)
     mean, low, high = (100 * values[place] for values in (found.mean, found.low, found.high))
-    return f"{mean:.1f}" + (f" ({low:.1f} to {high:.1f})" if found.runs > 1 else "")
+    return _told(mean, low, high, found.runs)
+
+
+def _told(mean: float, low: float, high: float, runs: int) -> str:
+    return f"{mean:.1f}" + (f" ({low:.1f} to {high:.1f})" if runs > 1 else "")
 
 
 def _points(curve: figure3.Curve, found: Band | None) -> list[float]:
