@@ -297,9 +297,8 @@ def test_an_epoch_tells_how_long_its_gradients_were_and_how_many_were_shortened(
 
     run.step = step  # type: ignore[method-assign]
     run.run()
-    for row, own in zip(
-        run.progress.rows, (norms[:5], norms[5:10], norms[10:]), strict=True
-    ):  # 70 images in batches of 16
+    epochs = norms[:5], norms[5:10], norms[10:]  # 70 images in batches of 16
+    for row, own in zip(run.progress.rows, epochs, strict=True):
         assert row["gradient_norm"] == pytest.approx(sum(own) / 5, abs=1e-4)
         assert row["clipped"] == pytest.approx(20 * sum(norm > 2 for norm in own))
     assert 0 < sum(row["clipped"] for row in run.progress.rows) < 300

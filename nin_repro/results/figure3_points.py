@@ -1,8 +1,9 @@
 """Figure 3, point by point: the errors of the paper's curves beside those of our runs."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, median
-from typing import Any
+from typing import Any, NamedTuple
 
 from nin_repro.results import figure3
 from nin_repro.results.ablations import COMPARED, MOST, Alike, alike
@@ -88,23 +89,14 @@ def _of_others(
     for dropout, name in figure3.EXPERIMENTS.items():
         curves = [curve for curve in figure3.CURVES if curve.dropout == dropout]  # of training and of testing
         for (changed, kind), runs in others(records, bases, name).items():
+            columns = [_column(curve, runs, ours[curve.name]) for curve in curves]
             about = f"{curves[0].name.partition(', ')[2]}, {code(' '.join(changed))}", kind
-            apart: list[list[float]] = [[], []]
-            for place, epoch in enumerate(figure3.EPOCHS):
-                cells, count = [], 0
-                for curve, points in zip(curves, apart, strict=True):
-                    rate, own, found = curve.rates[place], ours[curve.name], _errors(runs, curve, epoch)
-                    if rate is None or not found:
-                        cells += [""] * 3
-                        continue
-                    own_point = _point(own, epoch) if own is not None and epoch in own.epochs else ""
-                    cells += [f"{100 * rate:.1f}", own_point, _told(fmean(found), min(found), max(found), len(found))]
-                    points.append(fmean(found) - 100 * rate)
-                    count = max(count, len(found))
-                if count:
-                    rows.append([*about, str(epoch), str(count), *cells])
-            if any(apart):
-                training, testing = map(_apart, apart)
+            for epoch in sorted(set().union(*columns)):
+                found = [column.get(epoch) for column in columns]
+                cells = [cell for one in found for cell in (one.cells if one else ("", "", ""))]
+                rows.append([*about, str(epoch), str(max(one.runs for one in found if one)), *cells])
+            if any(columns):
+                training, testing = (_apart([one.apart for one in column.values()]) for column in columns)
                 rows.append([*about, "all", "", "", "", training, "", "", testing])
     if not rows:
         return []
@@ -121,14 +113,29 @@ def _of_others(
     ]
 
 
-def _errors(runs: Iterable[Record], curve: figure3.Curve, epoch: int) -> list[float]:
-    """What runs measured of a curve at an epoch, %: one of each seed, of those that went so far."""
-    found = {}
+class Beside(NamedTuple):
+    """What runs of another choice measured of a curve at an epoch."""
+
+    cells: tuple[str, str, str]  # the paper's, ours, theirs
+    runs: int
+    apart: float  # theirs less the paper's, in points
+
+
+def _column(curve: figure3.Curve, runs: Iterable[Record], ours: Band | None) -> dict[int, Beside]:
+    """A curve at the epochs that the paper and any of the runs have; at each the runs that went so far, one a seed."""
+    errors: dict[int, dict[int, float]] = defaultdict(dict)  # %, of each epoch and seed
     for run in runs:
         measure = f"{JUDGED_ON[run.protocol]}_error" if curve.measure == "test_error" else curve.measure
-        if (value := last_attempt(run, measure).get(epoch)) is not None:
-            found[run.seed] = value
-    return [*found.values()]
+        for epoch, value in last_attempt(run, measure).items():
+            errors[epoch][run.seed] = value
+    found = {}
+    for epoch, rate in zip(figure3.EPOCHS, curve.rates, strict=True):
+        if rate is not None and epoch in errors:
+            values = [*errors[epoch].values()]
+            own = _point(ours, epoch) if ours is not None and epoch in ours.epochs else ""
+            theirs = _told(fmean(values), min(values), max(values), len(values))
+            found[epoch] = Beside((f"{100 * rate:.1f}", own, theirs), len(values), fmean(values) - 100 * rate)
+    return found
 
 
 def _point(found: Band, epoch: int) -> str:
