@@ -6,6 +6,7 @@ GPUs are hidden, so that the suite is the same everywhere. What not every machin
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's `... &` ignores it, and so would all children
     if not config.getoption("gpu"):
         os.environ |= {"CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": "1"}  # our kernels are run by Python then
 
