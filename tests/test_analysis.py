@@ -299,6 +299,22 @@ def test_figure_3_is_compared_where_runs_followed_the_papers_schedule(tmp_path: 
     assert "| 24 |" not in text
 
 
+def test_later_errors_are_compared_with_those_that_the_released_readme_names(tmp_path: Path) -> None:
+    base = {"lr": 0.1}
+    curve = {"epoch": [8, 200, 260], "train_error_running": [50.0, 10.0, 5.0], "test_error": [30.0, 14.0, 10.0]}
+    runs = [
+        record("table1/nin", seed, recipe=base, curve=curve | {"test_error": [30.0, 14.0 + seed, 10.0 + seed]})
+        for seed in range(2)
+    ]
+    found = stored(tmp_path, *runs)
+    text = analysis.markdown(tables.build(found, CELLS), [], [], found, {"table1/nin": base})
+    table = text.split("The README of the released code names")[1].split("##")[0]
+    assert [line for line in table.splitlines() if line.startswith("| ") and "%" not in line and "--" not in line] == [
+        "| 200 | around 14 | 14.5 (14.0 to 15.0) |",
+        "| 260 | 10.4 | 10.5 (10.0 to 11.0) |",  # and none of 230, which they did not measure
+    ]
+
+
 def test_figure_3_is_compared_with_runs_of_another_choice_too(tmp_path: Path) -> None:
     base = {"lr": 0.1, "regularizer": {"dropout": 0.5}}
     bases = {"table1/nin": base, "text/nin_no_dropout": base | {"regularizer": {"dropout": 0.0}}}

@@ -70,7 +70,7 @@ def test_the_published_start_carries_weights_over_and_fills_the_new_ones() -> No
     new = {name for name in after if name.endswith("weight")} - before.keys()
     assert len(new) == 2 and all((after[name] == 1).all() for name in new)
     for name, values in before.items():
-        assert torch.equal(after[name], values) == name.endswith("weight"), name  # biases start afresh
+        assert torch.equal(after[name], values) == name.endswith("weight"), name  # biases start at 0 again
     third = grown("extra/staged/v2", second)
     filled = {name for name in third.state_dict() if name.endswith("weight")} - after.keys()
     assert len(filled) == 1 and all((third.state_dict()[name] == 0.01).all() for name in filled)

@@ -55,8 +55,8 @@ def on_device(images: NDArray[np.float32] | Bytes, device: torch.device) -> Pict
 def crop_and_flip(images: Tensor, augment: Augment, clock: rng.Clock) -> Tensor:
     """Zero-pad, crop at a random place and flip at random: float [N, H, W, C] to the same shape.
 
-    As the released `cifar-cropped` provider: 4 zeros on each side of the whitened image, offsets 0 to 8, flip with
-    probability 1/2, drawn anew for each image and update.
+    As the released `cifar-cropped` provider is meant, which cannot run as it stands: 4 zeros on each side of the
+    whitened image, offsets 0 to 8, flip with probability 1/2, drawn anew for each image and update.
     """
     count, height, width, channels = images.shape
     draws = clock.words(rng.SHIFT, 3 * count, images.device).view(count, 3)

@@ -15,6 +15,9 @@ SHARE = 10  # one value in so many is shown: "Only top 10% activations in the fe
 def strongest(maps: Tensor) -> Tensor:
     """Keep the largest 1/SHARE of the values of each image of [N, K, H, W], over all its maps; the others become 0.
 
+    Over all maps is our reading of the caption: a share of each map would leave something in every one, and many maps
+    of the printed figure are black.
+
     Exactly K * H * W // SHARE values are kept; of equal ones those that come first in memory.
     """
     flat = maps.flatten(1)
