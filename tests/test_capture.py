@@ -67,6 +67,12 @@ def captured(trainer: loop.Trainer) -> loop.Trainer:
     return trainer
 
 
+@pytest.fixture(autouse=True)
+def words_drawn_for_few_updates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that these short runs, too, get to where what a captured update reads is drawn anew."""
+    monkeypatch.setattr(rng.Clock, "AHEAD", 4)
+
+
 META = torch.device("meta")
 RECIPES = {
     "dropout, augmentation and a drop": ["dataset.augment.pad=1", "dataset.augment.flip=true"],
@@ -137,6 +143,28 @@ def test_what_cannot_be_captured_is_launched_one_by_one(make: Make) -> None:  # 
     assert plain.run() == fast.run() == "done"
     assert not fast.update.captures and sum("no CUDA graphs" in line and "waits" in line for line in said) == 1
     assert result(fast) == result(plain)
+
+
+def test_the_first_of_two_errors_says_why_work_cannot_be_captured() -> None:
+    def capture(body: Body) -> Body:
+        try:
+            body()
+        finally:
+            raise RuntimeError("capture failed due to a previous error")  # as CUDA does when such a capture ends
+
+    def body() -> None:
+        if len(calls) == WARM:
+            raise RuntimeError("the host waits for\n the device")
+        calls.append("done")
+
+    calls: list[str] = []
+    said: list[str] = []
+    work = Replay(body, capture, None, said.append)
+    for _ in range(WARM):
+        work()
+    with pytest.raises(RuntimeError, match="waits"):  # launched one by one it fails as well
+        work()
+    assert said == ["the host waits for the device"] and work.capture is None
 
 
 def test_an_unattended_epoch_waits_for_the_device_only_at_its_end(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811

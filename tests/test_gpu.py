@@ -39,6 +39,7 @@ PAPER = ("experiment=table1/nin_aug", "architecture.init=he", "optimizer.batch_s
 MODES = ("fp32", "tf32", "bf16")
 SHORT = ("optimizer.batch_size=64", "optimizer.schedule.epochs=2", "optimizer.schedule.drops=[]", "restarts=0")
 OTHERS = {
+    "another share of dropout": (*WORDS, "regularizer.dropout=0.2"),  # 16 random bits an element instead of one
     "fully connected, dropout": (*WORDS, "regularizer=fc_both_dropout"),
     "average pooling, no ReLU at the end": (*WORDS, "architecture.blocks.mlpconv2.pool=avg"),
     "unwhitened bytes": (*WORDS, "dataset=cifar10_mean"),
@@ -64,10 +65,18 @@ def split(count: int = 9 * 64 + 8) -> Split:
     return Split(*arrays, 10, "0" * 64, "made up", "test")
 
 
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Whitening is fitted once for all tests, which takes longer than one of them."""
+    return tmp_path_factory.mktemp("data")
+
+
 @pytest.fixture
-def make(tmp_path: Path) -> Any:
+def make(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(rng.Clock, "AHEAD", 8)  # so that these short runs get to where words are drawn anew
+
     def trainer(*words: str, name: str = "run", base: tuple[str, ...] = WORDS) -> loop.Trainer:
-        config = load([*base, "device=cuda", f"data_dir={tmp_path}", *words])
+        config = load([*base, "device=cuda", f"data_dir={data_dir}", *words])
         console = Console(tmp_path / "train.log")
         path = tmp_path / f"{name}.pt"
         made = build.trainer(config, split(), build.machine(config), console, path, lambda row: None)
@@ -164,6 +173,16 @@ def test_updates_of_an_epoch_do_not_wait_for_the_device(make: Any, monkeypatch: 
             run.step(len(run.batches) - 1)
 
 
+def test_after_a_capture_that_failed_runs_are_launched_one_by_one_and_others_captured(make: Any) -> None:
+    plain = make("precision=bf16", "cuda_graphs=false", name="plain")
+    failing, later = (make("precision=bf16", name=name) for name in ("failing", "later"))
+    failing.network.register_forward_hook(lambda *_: failing.sgd.norm.item())
+    assert [run.run() for run in (plain, failing, later)] == ["done"] * 3
+    assert not failing.update.captures and later.update.captures
+    assert sum("no CUDA graphs" in line for line in make.said) == 1
+    assert result(failing) == result(later) == result(plain)
+
+
 def test_draws_are_those_of_the_cpu() -> None:
     clock = rng.Clock((1, 2), 3)
     for drop in (0.5, 0.2):
@@ -172,19 +191,20 @@ def test_draws_are_those_of_the_cpu() -> None:
     assert torch.equal(rng.permutation((1, 2), 3, 50_000), rng.permutation((1, 2), 3, 50_000, "cuda").cpu())
 
 
-@pytest.mark.parametrize("precision, images, near", [("fp32", 8, 2e-2), ("tf32", 64, 2e-1), ("bf16", 64, 4e-1)])
+@pytest.mark.parametrize("precision, images, near", [("fp32", 8, 4e-2), ("tf32", 64, 2e-1), ("bf16", 64, 4e-1)])
 def test_three_updates_are_those_of_the_cpu(
-    precision: str, images: int, near: float, make: Any, tmp_path: Path
+    precision: str, images: int, near: float, make: Any, tmp_path: Path, data_dir: Path
 ) -> None:
     """`near` bounds the distance of the weights' movement from that by torch's own layers in fp32, over the movement.
 
     Where a ReLU, or two pixels of a window, are so near to a tie that rounding decides where the gradient goes, two
-    ways to compute in fp32 on a CPU are up to 0.04 apart with 64 images, and with 8 either 0.00001 (no such tie) or
-    0.002 to 0.003; products rounded as in TF32 are 0.06 to 0.1 away with 8. On an H100 with 64 images the first layer
-    was 0.06 (TF32) and 0.16 (bf16) away.
+    ways to compute in fp32 are up to 0.04 apart with 64 images. With 8, outputs and gradients that are off by a share
+    of 5e-7, as in sums one by one, move them 0.0017 at most (40 draws on a CPU), by 2e-6, as by the fastest
+    convolutions, up to 0.023; products rounded as in TF32 are 0.06 to 0.1 away. On an H100 with 64 images the first
+    layer was 0.06 (TF32) and 0.16 (bf16) away.
     """
     words = f"optimizer.batch_size={images}"
-    config = load([*WORDS, words, "device=cpu", "fused=false", f"data_dir={tmp_path}"])
+    config = load([*WORDS, words, "device=cpu", "fused=false", f"data_dir={data_dir}"])
     with Console(tmp_path / "cpu.log") as console:
         cpu = build.trainer(config, split(), build.machine(config), console, tmp_path / "cpu.pt", lambda row: None)
     gpu = make(words, f"precision={precision}")
@@ -203,6 +223,11 @@ def test_three_updates_are_those_of_the_cpu(
 
 @pytest.mark.parametrize("base", [WORDS, PAPER], ids=["half as wide", "the paper's widths"])
 def test_our_kernels_are_as_near_to_fp32_as_torchs_layers_in_bf16(base: tuple[str, ...], make: Any) -> None:
+    """In all, to 10 %; of single tensors, such as the ten biases of a layer, luck decides which is the nearer one.
+
+    With both ways to round emulated on a CPU, ours was at most 1.04 times as far in all as torch's layers (84 draws of
+    biases), and of single tensors 2.03 times. What forgets a bias or a mask is five times as far or more.
+    """
     run = make("precision=bf16", base=base)
     torch.manual_seed(0)
     with torch.no_grad():  # fresh ones are zero, and kernels that forget them would pass
@@ -218,9 +243,12 @@ def test_our_kernels_are_as_near_to_fp32_as_torchs_layers_in_bf16(base: tuple[st
 
     assert run.network.fused
     exact, plain, ours, again = (gradients(*how) for how in ((False, False), (True, False), (True, True), (True, True)))
-    for one, other, mine, repeated in zip(exact, plain, ours, again, strict=True):
-        far, near = (torch.linalg.vector_norm(found - one) for found in (other, mine))
-        assert near < 1.2 * far and torch.equal(mine, repeated)
+    far, near = (
+        torch.stack([torch.linalg.vector_norm(found - one) for one, found in zip(exact, these, strict=True)])
+        for these in (plain, ours)
+    )
+    assert torch.linalg.vector_norm(near) < 1.1 * torch.linalg.vector_norm(far) and (near < 3 * far).all()
+    assert all(map(torch.equal, ours, again))
 
 
 def test_what_the_benchmark_times_is_captured() -> None:

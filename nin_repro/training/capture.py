@@ -23,6 +23,7 @@ Capture = Callable[[Body], Body]  # makes of some work a call that does the same
 WARM = 2  # times that work is launched one by one before it is captured: kernels are loaded and chosen on the way
 _one_at_a_time = threading.Lock()  # while one thread captures, no other may capture or drop what it captured
 _own = threading.local()
+_failed: list[torch.cuda.CUDAGraph] = []  # torch's allocator may go on asking a graph whose capture was broken off
 
 
 @contextlib.contextmanager
@@ -50,11 +51,14 @@ def own_stream(device: torch.device) -> Iterator[None]:
 def cuda_graph(body: Body) -> Body:
     """Capture what `body` launches on the current stream, which is not the default one. It is not executed yet."""
     graph = torch.cuda.CUDAGraph()
-    with (
-        _one_at_a_time,
-        torch.cuda.graph(graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"),
-    ):
-        body()
+    capturing = torch.cuda.graph(graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local")
+    with _one_at_a_time:
+        try:
+            with capturing:
+                body()
+        except RuntimeError:
+            _failed.append(graph)
+            raise
     return graph.replay
 
 
@@ -96,7 +100,8 @@ class Replay:
             self.captures += 1
         except RuntimeError as error:
             self.capture = None
-            self.refused(" ".join(str(error).split())[:200])
+            first = error.__context__ or error  # to end a capture that has failed raises once more
+            self.refused(" ".join(str(first).split())[:200])
 
     def forget(self) -> None:
         """Drop what was captured; it is captured again when it is next called."""
