@@ -26,8 +26,9 @@ from nin_repro.config.compose import in_order, load, parents, stand_ins
 from nin_repro.config.recipe import budget_name, family
 from nin_repro.files import UsageError
 from nin_repro.processes import gpus
+from nin_repro.results.changes import FP32
 from nin_repro.results.records import Record, read_all, tables_of
-from nin_repro.results.tables import AVX512, filled_by
+from nin_repro.results.tables import AVX512, FEWEST_RUNS, filled_by
 from nin_repro.schema import Config, Precision
 from nin_repro.training.environment import bf16_instructions, cores, processor
 from nin_repro.training.stop import listen
@@ -86,10 +87,20 @@ class Cell:
         free = [seed for seed in range(MOST * self.wanted) if seed not in tried]
         return free[: max(self.wanted - self.living, 0)]
 
+    def said(self, words: list[str]) -> list[str]:
+        """What to say on the command line for its runs, with words for all cells."""
+        rest = [word for word in words if not named([word])]
+        return [*f"experiment={self.name}".split(), *rest, f"precision={self.config.precision}"]
+
     def seconds(self, paces: dict[str, float]) -> float | None:
         """What all epochs of one run take here, and of its parents; None if the pace is not known."""
         pace = paces.get(self.config.precision)
         return None if pace is None else sum(map(on_a_core, (self.config, *self.parents))) / pace
+
+
+def named(words: list[str]) -> bool:
+    """Whether words name a precision."""
+    return any(word.startswith("precision=") for word in words)
 
 
 def overrides(name: str, words: list[str]) -> list[str]:
@@ -99,7 +110,7 @@ def overrides(name: str, words: list[str]) -> list[str]:
     faster there, as it is for maxout's networks, whose large kernels fp32 has a better way for.
     """
     said = [*f"experiment={name}".split(), *words]
-    if any(word.startswith("precision=") for word in said):
+    if named(said):
         return said
     faster = bool(gpus()) or (bf16_instructions() and cost.bf16_pays(load(said)))
     return [*said, f"precision={'bf16' if faster else 'fp32'}"]
@@ -115,16 +126,18 @@ def cells(records: list[Record], names: list[str], words: list[str], wanted: int
         shared = {parent for parent in before if parent in names and before[parent] == load(overrides(parent, words))}
         first = tuple(one for parent, one in before.items() if parent not in shared)
         budget = budget_name(config)
-        others, offered = stand_ins(config, asked), []
-        for key in map(family, (config, *others)):
-            runs = tuple(one for one in records if (one.family, one.budget) == (key, budget))
-            offered.append(Cell(name, config, runs, wanted, first))
-        # What has all its runs in another precision lacks none. Fewer count for nothing: a cell mixes no precisions.
-        best = offered[filled_by([one.living for one in offered], wanted)]
+        offered = []
+        for one in (config, *stand_ins(config, asked)):
+            runs = tuple(run for run in records if (run.family, run.budget) == (family(one), budget))
+            offered.append(Cell(name, one, runs, wanted, first))
+        # The tables mix no precisions: runs in another one than what fills the cell there would never be seen.
+        shown = sorted(offered, key=lambda one: one.config.precision != FP32)
+        best = shown[filled_by([one.living for one in shown])]
+        if best.living < min(wanted, FEWEST_RUNS) or (best.living < wanted and named(words)):
+            best = offered[0]
         if best.living < wanted:
-            counted = zip(others, offered[1:], strict=True)
-            apart = ", ".join(f"{one.living} in {other.precision}" for other, one in counted if one.living)
-            best = replace(offered[0], apart=apart)
+            others = [one for one in offered if one.living and one is not best]
+            best = replace(best, apart=", ".join(f"{one.living} in {one.config.precision}" for one in others))
         found.setdefault(family(config), best)
     return list(found.values())
 
@@ -245,7 +258,7 @@ def asked() -> argparse.Namespace:
     parser.add_argument(
         "words",
         nargs="*",
-        help="more words for all runs; without precision=..., what is fastest on this machine",
+        help="more words for all runs; without precision=..., that of the cell, or what is fastest on this machine",
     )
     options = parser.parse_intermixed_args()  # words after options too
     require_positive(minutes=options.minutes, seeds=options.seeds, at_once=options.at_once)
@@ -283,9 +296,9 @@ def train(
         ready = data_of(cell).exists()
         if ready:
             seeds = f"seed={','.join(map(str, cell.seeds))}"
-            code = run(["nin_repro.train", "-m", *overrides(cell.name, words), seeds, at_once], deadline)
+            code = run(["nin_repro.train", "-m", *cell.said(words), seeds, at_once], deadline)
         else:  # once, and not by each seed of each cell; they are trained in the next round
-            code = run(["nin_repro.prepare", *overrides(cell.name, words)], deadline)
+            code = run(["nin_repro.prepare", *cell.said(words)], deadline)
         if code is None:
             continue  # the time is up
         if code >= 128:

@@ -114,10 +114,10 @@ def test_what_is_reproduced_only_as_few_seeds_scatter_is_named_with_the_seeds_th
     # s = 0.3, n = 3: (a) is 4.3027 * 0.3 * sqrt(4/3) = 1.49; (b) is 0.60; d = 1
     runs = [record(seed=seed, error=error) for seed, error in enumerate((11.11, 11.41, 11.71))]
     text = page(stored(tmp_path / "a", *runs))
-    assert "too scattered" in text and "Reproduced only as" not in text  # (a) is over twice (b)
+    assert "too scattered" in text and "Reproduced only because" not in text  # (a) is over twice (b)
     runs = [record(seed=seed, error=error) for seed, error in enumerate((11.19, 11.41, 11.63))]  # (a) = 1.09
     text = page(stored(tmp_path / "b", *runs))
-    assert "Reproduced only as their seeds scatter, by more than the test images allow: `table1/nin`, `table5/" in text
+    assert "their seeds scatter; the test images alone would not allow it: `table1/nin`, `table5/" in text
     assert (
         "or more seeds: 4 with this mean and this scatter would make it *worse*." in text
     )  # 3.1824 * 0.22 * sqrt(5/4)

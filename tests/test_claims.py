@@ -188,12 +188,12 @@ def test_a_smaller_gap_by_a_worse_fit_is_no_regularisation(tmp_path: Path) -> No
     assert "hardly a training image" not in text and "+5.10 as its test error is lower" in text
     beside = runs(recipe(head="fc", head_dropout=0.5), [8.0, 8.1, 8.2], train=0.0)
     told = page(stored(tmp_path / "g", *alike, *beside)).gap_regularises().verdict
-    assert told.word == SUPPORTED and told.short == "beside FC + dropout test error higher"
+    assert told.word == SUPPORTED and told.short == "test error higher against FC + dropout"
     fitted = [*runs(recipe(head="fc"), [11.5, 11.6, 11.7], train=0.0), *runs(recipe(), [10.4, 10.5, 10.6], train=0.0)]
     other = runs(recipe(head="fc", head_dropout=0.5), [10.4, 10.5, 10.6], train=0.0)
     both = page(stored(tmp_path / "d", *fitted, *other)).gap_regularises().verdict
     assert both.word == SUPPORTED and both.text.count("as the test error is: hardly a training image is wrong") == 2
-    assert both.short == "beside FC + dropout no difference seen"
+    assert both.short == "no difference seen against FC + dropout"
     assert "; beside it, cifar10 nin" in both.text and "no difference seen (does not decide))" in both.text
     only = page(stored(tmp_path / "c", *dropped, *runs(recipe(), [10.4, 10.5, 10.6], train=4.0))).gap_regularises()
     assert only.verdict.word == NOT_ENOUGH and "as claimed (does not decide)" in str(only.tables)
@@ -225,6 +225,10 @@ def test_pooling_has_to_beat_both_other_heads(tmp_path: Path) -> None:
     as_is |= {"table5/fc": recipe(head="fc")}
     told = page(stored(tmp_path / "e", *row, *runs(recipe(), [10.4, 10.5, 10.6])), bases=as_is).gap_is_best()
     assert "% with GAP; the paper has 11.59 and 10.41 (d +1.10," in told.verdict.text
+    for name, spread_, room in (("f", 0.1, "leave no room for so much"), ("g", 1.0, "leave room for that difference")):
+        pooled = runs(recipe(), [11.6 - spread_, 11.6, 11.6 + spread_])
+        told = page(stored(tmp_path / name, *row, *pooled), bases=as_is).gap_is_best()
+        assert f"the paper has 11.59 and 10.41, and these seeds {room} (d +0.00," in told.verdict.text
     last = page(stored(tmp_path / "c", *fully, *dropped, *runs(recipe(), [11.4, 11.5, 11.6]))).gap_is_best()
     assert last.verdict.word == NOT_SUPPORTED and "the opposite" in last.verdict.text
 

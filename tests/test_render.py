@@ -79,7 +79,8 @@ def test_text_on_a_narrow_terminal_tells_in_words_what_has_no_column(report: Rep
     assert line.split() == ["table1/nin", "10.50", "±", "0.10", "3"]
     words = " ".join(text.split())
     assert (
-        "0.967 M parameters; 222 M multiply-adds; 28 s an epoch; 2.0 h a run; 1 dead; best 10.40; worst 10.60" in words
+        "0.967 M parameters; 222 M multiply-adds; 28 s an epoch; 2.0 h a run; 1 left out; best 10.40; worst 10.60"
+        in words
     )
     assert "26 epochs; 277 s an epoch" in words
 

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -48,6 +49,33 @@ def test_runs_in_another_precision_count_if_they_are_enough(
     runs = stored(tmp_path, *(record(seed=seed, family=key) for seed in range(living)))
     (cell,) = reproduce.cells(runs, ["table1/nin"], ["precision=fp32"], 3)
     assert (cell.seeds, cell.apart) == (seeds, apart)
+
+
+@pytest.mark.parametrize(
+    ("counts", "precision", "seeds", "apart"),
+    [
+        ({"fp32": 3}, "fp32", [3, 4], ""),
+        ({"fp32": 3, "bf16": 5}, "fp32", [3, 4], "5 in bf16"),  # the tables show fp32 as long as it has enough
+        ({"fp32": 2, "bf16": 1}, "bf16", [1, 2, 3, 4], "2 in fp32"),
+        ({"fp32": 2, "bf16": 4}, "bf16", [4], "2 in fp32"),
+        ({"fp32": 2, "bf16": 5}, "bf16", [], ""),
+        ({}, "bf16", [0, 1, 2, 3, 4], ""),
+    ],
+)
+def test_what_is_trained_is_what_the_tables_will_show(
+    counts: dict[str, int], precision: str, seeds: list[int], apart: str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(reproduce, "gpus", lambda: ["a GPU"])
+    keys = {name: family(load(["experiment=table1/nin", f"precision={name}"])) for name in ("fp32", "bf16")}
+    done = [(name, seed) for name, count in counts.items() for seed in range(count)]
+    runs = [record(seed=seed, family=keys[name]) for name, seed in done]
+    (cell,) = reproduce.cells(stored(tmp_path / "some", *runs), ["table1/nin"], ["threads=1"], 5)
+    assert (cell.config.precision, cell.seeds, cell.apart) == (precision, seeds, apart)
+    assert cell.said(["threads=1"]) == ["experiment=table1/nin", "threads=1", f"precision={precision}"]
+    runs += [record(seed=seed, family=keys[precision]) for seed in seeds]
+    report = build(stored(tmp_path / "all", *runs), cells({"table1/nin": load(["experiment=table1/nin"])}))
+    filled = [one for table in report.tables for row in table.rows for one in row.results if one.records]
+    assert [one.stats.n for one in filled] == [5]
 
 
 def test_a_run_takes_as_long_as_the_benchmark_says() -> None:

@@ -245,8 +245,11 @@ def test_the_summary_counts_verdicts(tmp_path: Path) -> None:
     runs = stored(tmp_path, *(record(seed=seed) for seed in range(3)), record("table5/fc"))
     own = {name: cell for name, cell in CELLS.items() if not name.startswith("extra/")}
     summary = tables.build(runs, own).summary
-    counts = "2 reproduced, 1 with too few runs, 12 without runs"
-    assert summary == f"15 cells to measure are of the authors' own systems: {counts}; 5 of others: 5 without runs."
+    counts = "2 reproduced, 1 with too few runs, 12 without runs"  # of which two ask for the same runs
+    assert summary == (
+        f"Of the authors' own systems 15 cells to measure, 3 with runs, of 2 recipes: {counts}; "
+        "of others' 5 cells to measure: 5 without runs."
+    )
 
 
 def test_where_nothing_was_published_there_is_a_value_and_no_verdict(tmp_path: Path) -> None:

@@ -110,19 +110,23 @@ def _short(
     few = [one for one in own if _by_scatter(one)]
     if few:
         names = ", ".join(code(one.result.cell.experiment) for one in few)
-        lines.append(f"- Reproduced only as their seeds scatter, by more than the test images allow: {names}.")
+        lines.append(
+            f"- Reproduced only because their seeds scatter; the test images alone would not allow it: {names}."
+        )
     if claims:
         verdicts = Counter(claim.verdict.word for claim in claims)
         told = ", ".join(f"{count} {word}" for word, count in verdicts.most_common())
         lines.append(f"- Claims beside the tables: {told}.")
     whole = [one for one in starts if one.about.budget == PAPER_BUDGET and not one.about.changes]
+    whole = [one for one in whole if one.about.experiment in VALUES]
     if whole:
         losing = [one for one in whole if one.share.count]
         safe = sum(one.share.of for one in whole) - sum(one.share.of for one in losing)
         told = ", ".join(f"{one.share.count} of {one.share.of} of {code(one.about.experiment)}" for one in losing)
         lines.append(
-            f"- Starts that died, of experiments as they are and at their full length: {told or 'none'}; of the other "
-            f"{len(whole) - len(losing)} none of {safe}. What changes that stands [below](#the-seed-lottery)."
+            f"- Starts that died, of the tables' experiments as they are and at their full length: {told or 'none'}; "
+            f"of the other {len(whole) - len(losing)} with runs of their own none of {safe}. What changes that stands "
+            "[below](#the-seed-lottery)."
         )
     tested = [one for one in compared if one.unclaimed]
     if tested:

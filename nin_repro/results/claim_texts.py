@@ -134,6 +134,6 @@ COST = Text(
     f"the same precision (fp32 where the machine is named without one), at least {FEWEST_RUNS} runs of each. Where a "
     "recipe leaves the number of epochs open, it is the median of the seconds that whole runs took; what goes on from "
     "a parent takes the parent's time too. Parameters, multiply-adds and the work of the whole training are counted "
-    "from the layers; times are from records of whatever budget, without evaluations, and are what else ran on the "
-    "machine let them be.",
+    "from the layers; times are from records of whatever budget, without evaluations, and hang on what else ran on "
+    "the machine. Where sizes decide, pairs of equal sizes are one.",
 )

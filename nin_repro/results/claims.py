@@ -211,9 +211,7 @@ class Page:
         arms, judged, rows = self.tested(), [], []
         for full, pooled, _ in head_pairs(arms):
             found = Comparison(full, pooled)
-            words = f"{full.shown()} % with {head_name(full)}, {pooled.shown()} % with GAP"
-            printed = [error(self._printed(arm)) for arm in (full, pooled)]
-            words += f"; the paper has {' and '.join(printed)}" if all(printed) else ""
+            words = f"{full.shown()} % with {head_name(full)}, {pooled.shown()} % with GAP{self._beside(found)}"
             judged.append(self._judge(found, words))
             shown = [full.shown(), _both(full), pooled.shown(), _both(pooled), *_numbers(found), _seen(found)]
             runs = f"{self._runs(full)} / {self._runs(pooled)}"
@@ -225,6 +223,18 @@ class Page:
             ((names, "lrllrrrrrrll", rows),),
             commands=TRAIN_HEADS,
         )
+
+    def _beside(self, found: Comparison) -> str:
+        """What the paper has of two arms that re-run rows of it, and whether these runs leave room for as much."""
+        first, second = (self._printed(arm) for arm in (found.first, found.second))
+        if first is None or second is None:
+            return ""
+        words = f"; the paper has {error(first)} and {error(second)}"
+        if found.difference is not None and found.limit is not None and found.sign == 0:
+            low, high = found.difference - found.limit, found.difference + found.limit
+            room = "leave room for that difference" if low <= first - second <= high else "leave no room for so much"
+            words += f", and these seeds {room}"
+        return words
 
     def dropout(self) -> Claim:
         nin = self.tested()
@@ -331,7 +341,7 @@ class Page:
         if found.first.measured_in != arm.measured_in:
             words += f", measured in {found.first.measured_in} and {arm.measured_in}"
         limits = f"{words} (d {found.difference:+.2f}, limit {found.limit:.2f}: {_seen(found, decides, signs)})"
-        aside = f"beside {head_name(found.first)} {seen or signs[found.sign]}"
+        aside = f"{seen or signs[found.sign]} against {head_name(found.first)}"
         return Judged(name, found.sign if sign is None else sign, found.full, limits, arm.dataset, aside)
 
     def _measured(self) -> tuple[str, ...]:

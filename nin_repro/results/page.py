@@ -181,7 +181,7 @@ def _overview(report: Report) -> _Markup:
 
 
 def _table(table: Table) -> _Markup:
-    names = ("Method", "Paper|", "Ours|", "n|", "Dead|", "Difference|", "Verdict")
+    names = ("Method", "Paper|", "Ours|", "n|", "Left out|", "Difference|", "Verdict")
     rows = [line for row in table.rows for line in _rows(row)]
     size = f"Test error in %, {table.paper.test_set_size:,} test images"
     notes = [_tag("li", note) for note in table.paper.notes]
@@ -292,7 +292,7 @@ def _typical(lines: list[tuple[str, list[tuple[int, float]]]]) -> float:
 
 
 def _groups(groups: Sequence[Group]) -> _Markup:
-    title, names = "Runs that fill no cell", ("Experiment", "Error|", "n|", "Dead|", "Budget", "Epochs|", "What")
+    title, names = "Runs that fill no cell", ("Experiment", "Error|", "n|", "Left out|", "Budget", "Epochs|", "What")
 
     rows = []
     for one in groups:

@@ -98,6 +98,8 @@ def _measured(result: Result, folder: Path) -> list[str]:
     """An experiment, its error, the seeds, and the verdict."""
     seeds = ", ".join(link(f"{record.seed}", record.path, folder) for record in result.records)
     died, verdict = result.stats.died.total(), result.verdict.text if result.records else ""
+    if result.near:
+        verdict += f"; as near to {', '.join(result.near)}"
     if died:
         verdict += f"; {died} of {sum(len(record.attempts) for record in result.records)} starts died"
     return [code(result.cell.experiment), spread(result.stats), seeds, plain(verdict)]

@@ -159,7 +159,13 @@ _WIDE = {"": 22, "params": 7, "mult-adds": 9, "epoch": 8, "run": 7, "paper": 6, 
 _WIDE |= {"best": 6, "worst": 6, "diff": 6}
 _NARROW = {"": 50, "paper": 6, "ours": 14, "n": 2}
 _WORDS = {"params": "{} parameters", "mult-adds": "{} multiply-adds", "epoch": "{} an epoch", "run": "{} a run"}
-_WORDS |= {"dead": "{} dead", "best": "best {}", "worst": "worst {}", "diff": "difference {}", "epochs": "{} epochs"}
+_WORDS |= {
+    "dead": "{} left out",
+    "best": "best {}",
+    "worst": "worst {}",
+    "diff": "difference {}",
+    "epochs": "{} epochs",
+}
 
 _UNKNOWN = {"params": "", "mult-adds": ""}  # of groups
 
@@ -283,7 +289,9 @@ def markdown(report: Report, folder: Path) -> str:
     for table in report.tables:
         lines += _md_table(table, folder)
     for heading, groups in _apart(report):
-        names = "Experiment|Budget|Epochs|Steps|Error|n|Dead|Best|Worst|Paper, for orientation|An epoch|A run|Machine"
+        names = (
+            "Experiment|Budget|Epochs|Steps|Error|n|Left out|Best|Worst|Paper, for orientation|An epoch|A run|Machine"
+        )
         rows = (_md_group(group, folder) for group in groups)
         lines += ["", f"## {heading}", "", *grid(f"{names}|Recipe|What|Records", "llrrrrrrrrrrllll", rows)]
     lines += ["", "## How a verdict is reached", "", plain(RULE)]
@@ -295,7 +303,7 @@ def markdown(report: Report, folder: Path) -> str:
 def _md_table(table: Table, folder: Path) -> list[str]:
     results = [result for row in table.rows for result in row.results]
     rows = [line for row in table.rows for line in _md_row(table, row, folder)]
-    names = "Method|Reference|Paper|Experiment|Ours|n|Dead|Best|Worst|Difference|Verdict"
+    names = "Method|Reference|Paper|Experiment|Ours|n|Left out|Best|Worst|Difference|Verdict"
     names += "|Parameters|Multiply-adds|An epoch|A run"
     lines = ["", f"## {plain(table.paper.heading)}", "", f"{table.paper.test_set_size:,} test images.", ""]
     lines += [*grid(names, "llrlrrrrrrlrrrr", rows), "", *(f"- {plain(note)}" for note in table.paper.notes)]

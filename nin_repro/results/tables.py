@@ -13,6 +13,7 @@ from nin_repro.results import paper
 from nin_repro.results.changes import FP32, all_changes, precision
 from nin_repro.results.luck import luck_of_images, luck_of_run
 from nin_repro.results.records import Record
+from nin_repro.words import counted
 
 PAPER_BUDGET = "paper"
 AVX2, AVX512, H200 = "1 core (AVX2)", "1 core (AVX-512)", "1 H200"  # machines that costs are told of
@@ -29,8 +30,8 @@ RULE = (
     "none; other rows of the table that lie within the limit of our mean are named, as these runs cannot be told from "
     "them either. If d lies within (a) but (a) is more than twice (b), the runs scatter too much to judge; so "
     "'reproduced' always means at most twice (b) away. Fewer than 3 runs are not judged. Runs that died, ended with a "
-    "dead class, or tell the training images apart no better than by guessing, are counted but kept out of mean and "
-    "spread."
+    "dead class, or tell the training images apart no better than by guessing, are counted (left out) but kept out of "
+    "mean and spread."
 )
 
 
@@ -219,17 +220,20 @@ class Report:
     @property
     def summary(self) -> str:
         """One sentence: how many of the rows' cells are filled, and what the verdicts are, the authors' own first."""
-        words: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
+        cells: dict[bool, list[Result]] = {True: [], False: []}
         for row in (row for table in self.tables for row in table.rows):
-            words[row.paper.own].update(one.verdict.word for one in row.results)
-        own, others = words[True], words[False]
-        return (
-            f"{own.total()} cells to measure are of the authors' own systems: {verdict_counts(own) or 'none'}; "
-            f"{others.total()} of others: {verdict_counts(others) or 'none'}."
-        )
+            cells[row.paper.own] += row.results
+        told = []
+        for whose, found in (("Of the authors' own systems", cells[True]), ("of others'", cells[False])):
+            run = [one.cell.family for one in found if one.records]
+            recipes = f", {len(run)} with runs, of {counted(len(set(run)), 'recipe')}" * (len(set(run)) < len(run))
+            verdicts = verdict_counts(Counter(one.verdict.word for one in found)) or "none"
+            told.append(f"{whose} {counted(len(found), 'cell')} to measure{recipes}: {verdicts}")
+        return "; ".join(told) + "."
 
 
-WORDS = {"reproduced": "reproduced", "better": "better than the paper", "worse": "worse than the paper"}
+WORDS = {"reproduced": "reproduced"}
+WORDS |= {word: f"not reproduced ({word} than the paper)" for word in ("better", "worse")}
 WORDS |= {"too scattered": "too scattered to judge", "too few": "with too few runs", "died": "with dead runs only"}
 WORDS |= {"no runs": "without runs", "unpublished": "with nothing to compare"}
 
