@@ -124,6 +124,7 @@ def _publish(config: Config, record: dict[str, Any]) -> str | None:
 
 def ended(config: Config, run: Path, record: dict[str, Any], already: bool, say: Say = print) -> Outcome:
     """Publish the record, say how the run ended and what to do next."""
+    kept_before = Path(config.records_dir).is_dir()
     unpublished = _publish(config, record)
     words = verdict(record)
     say(
@@ -131,6 +132,8 @@ def ended(config: Config, run: Path, record: dict[str, Any], already: bool, say:
         f"{record['images_per_second']:,.0f} images/s, training error {record['train_error']:.2f} %"
     )
     say(f"run directory {run}")
+    if unpublished == "" and not kept_before:
+        say(f"its record is the first in {Path(config.records_dir).absolute()}, which was not there before")
     tables = records.tables_of(Path(config.records_dir))
     known = records.stored(Path(config.records_dir), record["experiment"], record["key"])
     left_out = unpublished is None and known is None
@@ -151,7 +154,8 @@ def verdict(record: dict[str, Any]) -> str:
     if record["status"] == "dead":
         return f"dead in all of its {len(record['attempts'])} starts; {words}"
     if record["dead_classes"]:
-        return f"classes {record['dead_classes']} are silent, so no sample of any table; {words}"
+        briefly = " (so short a training may end so)" * (record["budget"] != "paper")
+        return f"classes {record['dead_classes']} are silent{briefly}, and this counts in no mean; {words}"
     return words
 
 

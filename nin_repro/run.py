@@ -25,6 +25,7 @@ from nin_repro.training.console import Console
 from nin_repro.training.environment import environment, lacks
 from nin_repro.training.rundir import TIME, RunDirectory, why
 from nin_repro.training.stop import STOP, Interrupted, NotFinite, held, interruption, signal_of
+from nin_repro.words import counted
 
 if TYPE_CHECKING:
     from nin_repro.build import Ancestor, Machine
@@ -278,7 +279,7 @@ def _to_the_end(
     config = request.config
     started = time.strftime(TIME)
     work = trainer(config, split, found, console, run.checkpoint, record_row, _ancestor(request))
-    console.line(f"run {key(config)} in {run.path}, on {found.words}, {found.threads} CPU threads")
+    console.line(f"run {key(config)} in {run.path}, on {found.words}, {counted(found.threads, 'CPU thread')}")
     console.line(f"{config.dataset.name}: {len(work.batches.labels):,} training images, {split.provenance}")
     if lacks(found.device.type, config.precision):  # tf32 was refused before
         console.line("this CPU has no instructions for bf16: precision=fp32 is faster here")

@@ -10,7 +10,7 @@ from typing import Any
 
 from nin_repro.command import Parser, as_command, given_place
 from nin_repro.files import UsageError
-from nin_repro.outcome import ENDED
+from nin_repro.outcome import ENDED, verdict
 from nin_repro.progress import Row
 from nin_repro.results.records import judged
 from nin_repro.training.rundir import TIME, RunDirectory, why
@@ -47,8 +47,8 @@ class Found:
     def words(self) -> str:
         """How it ended, or how far it is, and where."""
         if self.record is not None:
-            images, error = judged(self.record)
-            return f"{images} error {error:.2f} %" if isinstance(error, int | float) else "no error in its record"
+            _, error = judged(self.record)
+            return verdict(self.record) if isinstance(error, int | float) else "no error in its record"
         if self.state == "running":
             row = " ".join(cell for cell in Row.of("", "", self.told).cells() if cell)
             return f"{row or 'starting'} ({self.told.get('host')}, process {self.told.get('pid')})"

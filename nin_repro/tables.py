@@ -25,7 +25,7 @@ from nin_repro.results.claim_texts import Claim
 from nin_repro.results.export import write_all, write_page
 from nin_repro.results.page import Prices, html
 from nin_repro.results.paper import VALUES
-from nin_repro.results.readme import brief, renew
+from nin_repro.results.readme import MARKS, brief, renew
 from nin_repro.results.render import WIDTH, clean, text
 from nin_repro.results.tables import Cell, build
 from nin_repro.schema import Config
@@ -130,6 +130,8 @@ def main() -> None:
         sys.exit(1)
     if out == RESULTS and renew(readme, brief(report, readme.parent, out / "tables", judged)):
         print(f"{readme}: Table 1 as it stands")
+    elif out == RESULTS and readme.exists():
+        print(f"warning: {readme} is left as it is: it has no lines {' and '.join(MARKS)}", file=sys.stderr)
 
 
 def _price(word: str) -> float:

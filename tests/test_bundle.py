@@ -228,7 +228,7 @@ def test_words_are_checked_before_anything_is_packed(words: list[str], said: str
 
 def test_all_members_and_what_they_start_from_are_packed() -> None:
     found = bundle.configurations(["-m", "experiment=search/cifar10", "seed=0,1", "budget=smoke"])
-    assert len(found) == 36, "9 choices by 2 seeds, and each as it would be trained in the end"
+    assert len(found) == 48, "12 choices by 2 seeds, and each as it would be trained in the end"
     assert {config.protocol for config in found.values()} == {"validate", "final"}
     assert len(bundle.configurations(["experiment=extra/staged/v2"])) == 3
     sets = bundle.configurations(["-m", "experiment=glob(table5/*)", "dataset=digits,mnist", "architecture=nin_small"])

@@ -62,6 +62,7 @@ BAD_OVERRIDES = {
     "seed=[0,1]": "seed=0,1,2",
     "optimizer.lr=fast": "number",
     "optimizer.lr=null": "number",
+    "optimizer.clip_norm=none": "optimizer.clip_norm=null",
     "optimizer.schedule.drops=200": "list",
     "dataset.augment.flip=3": "true or false",
     "optimizer=0.1": "sgd",

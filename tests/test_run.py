@@ -107,6 +107,7 @@ def test_first_call_trains_and_second_repeats_the_result(command: Command, data:
 
     third = command("train", *SMALL, data, "record=always")
     assert third.returncode == 0 and "already done" in third.stdout
+    assert f"the first in {tmp_path}/results/records, which was not there before" in third.stdout
     assert [path.stem for path in (tmp_path / "results/records").rglob("*.json")] == [record["key"]]
 
     fourth = command("train", *SMALL, data, "record=always", "runs_dir=again")

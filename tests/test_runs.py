@@ -46,6 +46,8 @@ def test_each_run_is_listed_with_what_became_of_it_and_how_to_go_on(
     bare = make(folder, "bare", "running")
     (bare / "status.json").unlink()
     (bare / "config.yaml").write_text("# python -m nin_repro.train wandb.mode=disabled th")  # cut
+    shutil.copytree(folder / "finished", folder / "altered")
+    (folder / "altered" / "result.json").write_text("{")
     with locked(folder / "busy" / "lock"):
         shown = command("runs", "--runs", str(folder)).stdout
     lines = {line.split()[0]: " ".join(line.split()[1:]) for line in shown.splitlines() if line.strip()}
@@ -55,12 +57,13 @@ def test_each_run_is_listed_with_what_became_of_it_and_how_to_go_on(
     assert lines["gone"].startswith("lost") and "ended without a word" in lines["gone"]
     assert lines["half"].startswith("not begun")
     assert lines["bare"].startswith("lost") and "does not say how it ended" in lines["bare"]
+    assert lines["altered"].startswith("lost") and "its result.json is gone, or not as it was" in lines["altered"]
     commands = [line.split()[-1] for line in shown.splitlines() if line.startswith("  python")]
-    assert sorted(commands) == ["broken", "gone", "stopped"]
+    assert {"broken", "gone", "stopped"} < {*commands} and len(commands) == 4
     assert f"unknown: {folder}/bare/config.yaml cannot be read" in shown
     told = command("runs", "--runs", str(folder), "--commands", "--state", "done").stdout.splitlines()
     assert told[1].startswith("    python -m nin_repro.train ") and "1 run in" in told[-1]
-    assert "7 runs in" in shown and "1 running, 2 lost, 1 interrupted, 1 failed, 1 not begun, 1 done" in shown
+    assert "8 runs in" in shown and "1 running, 3 lost, 1 interrupted, 1 failed, 1 not begun, 1 done" in shown
 
 
 def test_checkpoints_of_finished_runs_go_when_asked_and_nothing_else(

@@ -88,6 +88,15 @@ def test_the_readme_is_not_made_of_a_part_of_the_records(tmp_path: Path, command
     assert (tmp_path / "README.md").read_text() == before
 
 
+def test_a_readme_without_a_place_for_the_tables_is_left_and_that_is_said(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "README.md").write_text("<!-- table 1: python -m nin_repro.tables -->\n")
+    stored(tmp_path / "results/records", record("table1/nin"))
+    done = command("tables")
+    assert done.returncode == 0 and done.stderr.count("\n") == 1
+    assert "README.md is left as it is: it has no lines <!-- table 1" in done.stderr
+    assert (tmp_path / "README.md").read_text().count("\n") == 1
+
+
 @pytest.mark.parametrize("name", ["tables", "claims", "figures"])
 def test_other_records_do_not_take_the_place_of_the_projects_own(name: str, tmp_path: Path, command: Command) -> None:
     stored(tmp_path / "mine", record("table1/nin"))

@@ -112,7 +112,12 @@ def _union(kinds: tuple[Any, ...], value: Any, path: str) -> Any:
         return None
     others = [kind for kind in kinds if kind is not types.NoneType]
     if len(others) == 1:
-        return convert(others[0], value, path)
+        try:
+            return convert(others[0], value, path)
+        except UsageError:
+            if isinstance(value, str) and value.lower() in ("", "none", "nil", "off", "no"):
+                raise UsageError(f"{path}={value} has the wrong type: none is written {path}=null; {WHERE}") from None
+            raise
     if isinstance(value, Mapping) and all(map(dataclasses.is_dataclass, others)):
         choices = {get_args(hints(kind)["kind"])[0]: kind for kind in others if kind is not Own}
         own = own_kinds() if Own in others else []

@@ -20,6 +20,8 @@ def why(state: str, told: Mapping[str, Any]) -> str:
     """What kept a run that is not finished, of this state and status.json, from going on; empty if nothing did."""
     if state != "lost":
         return str(told.get("why", ""))
+    if told.get("state") in ("done", "dead"):
+        return "its result.json is gone, or not as it was written"
     if told.get("state") != "running":
         return "its status.json does not say how it ended"
     return f"its process {told.get('pid')} on {told.get('host')} ended without a word"
