@@ -292,7 +292,7 @@ def test_the_true_map_has_the_frame_and_a_row_one_scale() -> None:
     bare = draw_figure4([replace(one, image=7) for one in rows], ["cat", "dog", "ship"], "title", "caption")
     columns = np.array(bare.axes).reshape(3, 4)
     assert [[text.get_text() for text in row[0].texts] for row in columns] == [["7"]] * 3
-    assert not columns[0, 0].get_images() and columns[0, 0].get_title() == "number"
+    assert not columns[0, 0].get_images() and columns[0, 0].get_title() == "image no."
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

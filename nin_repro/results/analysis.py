@@ -287,7 +287,7 @@ def _starts(starts: Sequence[Lottery]) -> list[str]:
         cells = [code(about.experiment), plain(about.conditions), str(one.epochs), choice]
         cells += [percent(one.share), f"{one.share.count} of {one.share.of}", how(one.died), versus(one, starts)]
         rows.append([*cells, f"{one.lost} of {one.runs}"])
-    names = "Experiment|Budget|Epochs|Choice|Starts that died|Count|How|Than the experiment's own|Runs lost"
+    names = "Experiment|Budget|Epochs|Choice|Starts that died|Count|How|Beside the experiment's own|Runs lost"
     safe = sum(one.share.of for one in starts) - sum(one.share.of for one in shown)
     others = f"The other {len(starts) - len(shown)} recipes lost none of their {safe} starts."
     lines += [

@@ -35,8 +35,12 @@ def draw_translation(arms: Sequence[Arm], bases: Bases) -> Figure:
     Arms' values: the mean increase, then the error at each shift.
     """
     found = panels(arms)
-    figure = Figure(figsize=(4.2 * max(1, len(found)), 3.4), layout="constrained")
-    for axes, panel in zip(figure.subplots(1, max(1, len(found)), squeeze=False)[0], found, strict=False):
+    across, down = min(2, max(1, len(found))), max(1, -(-len(found) // 2))
+    figure = Figure(figsize=(4.2 * across, 3.4 * down), layout="constrained")
+    grid = figure.subplots(down, across, squeeze=False).flatten()
+    for axes in grid[len(found) :]:
+        axes.set_visible(False)
+    for axes, panel in zip(grid, found, strict=False):
         for arm in panel:
             if not arm.n:
                 continue
@@ -59,7 +63,7 @@ def draw_translation(arms: Sequence[Arm], bases: Bases) -> Figure:
 def draw_fits(fits: Mapping[str, Any]) -> Figure:
     """A row for each function: itself, the best maxout unit and the best perceptron, grey values with contours."""
     columns = ("target", "maxout", "perceptron")
-    figure = Figure(figsize=(4.2, 1.5 * len(fits)), layout="constrained")
+    figure = Figure(figsize=(4.2, 1.5 * len(fits) + 0.3), layout="constrained")
     grid = figure.subplots(len(fits), len(columns), squeeze=False)
     for row, (name, target) in zip(grid, fits.items(), strict=True):
         for axes, column in zip(row, columns, strict=True):
@@ -68,7 +72,10 @@ def draw_fits(fits: Mapping[str, Any]) -> Figure:
             if max(map(max, values)) - min(map(min, values)) > 0.05:
                 levels = [i / 10 for i in range(1, 10)]
                 axes.contour(values, levels, colors="#d55e00", linewidths=0.7, extent=(-1, 1, -1, 1))
-            title = name if column == "target" else f"{column}, error {min(target[column]['errors']):.2f}"
+            title = name if column == "target" else f"{column}, best: {min(target[column]['errors']):.2f}"
             axes.set_title(title)
             axes.set(xticks=[], yticks=[])
+    seeds = counted(min(len(one["maxout"]["errors"]) for one in fits.values()), "seed")
+    told = f"Over x and y from -1 to 1: 0 is black, 1 white, a line each tenth.\nThe best of {seeds}, with its error."
+    figure.supxlabel(told, fontsize=8, linespacing=1.4)
     return figure

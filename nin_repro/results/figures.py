@@ -146,6 +146,8 @@ def _title(comparison: Comparison) -> str:
 def _notes(comparison: Comparison) -> str:
     """What the figure lacks and how to get it, and what was left out of it."""
     lines = []
+    if any(run.epochs > paper.EPOCHS[-1] for run in comparison.alive):
+        lines.append("The paper's curves end where the rate first drops; ours go on from there, and are not drawn.")
     for dropout, runs in comparison.runs.items():
         which = f"{'with' if dropout else 'without'} dropout"
         if not runs.alive:
@@ -215,7 +217,7 @@ def draw_figure4(exemplars: Sequence[Exemplar], names: Sequence[str], title: str
             axis.spines[:].set(edgecolor="red" if true else "0.45", linewidth=2.4 if true else 0.4, zorder=3)
     for axis, name in zip(grid[0, 1:], names, strict=True):
         axis.set_title(name, fontsize=8, pad=3)
-    grid[0, 0].set_title("image" if images else "number", fontsize=8, pad=3)
+    grid[0, 0].set_title("image" if images else "image no.", fontsize=8, pad=3)
     figure.text(0.5, 1 - 0.1 / height, title, ha="center", va="top", fontsize=9)
     figure.text(0.5, 0.08 / height, caption, ha="center", va="bottom", fontsize=8)
     return figure
