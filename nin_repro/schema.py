@@ -27,7 +27,7 @@ class Range:
 
     def __str__(self) -> str:
         words = [
-            f"{word} {bound:g}"
+            f"{word} {bound:,.15g}"
             for word, bound in (
                 ("at least", self.least),
                 ("more than", self.above),

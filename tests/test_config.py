@@ -54,6 +54,7 @@ BAD_OVERRIDES = {
     "parent.fill=fresh": "parent is empty",
     "hydra.launcher.partition=gpu": "add hydra/launcher=slurm",
     "wandb.mod=online": "wandb.mode",
+    "model=nin": "did you mean 'architecture'",
     "dataset.augment.padding=4": "dataset.augment.pad",
     # wrong types
     "seed=one": "whole number",
@@ -68,7 +69,7 @@ BAD_OVERRIDES = {
     "optimizer=0.1": "sgd",
     "architecture.blocks=3": "group",
     # impossible values
-    "seed=-1": "at least 0",
+    "seed=-1": "at least 0 and less than 2,147,483,648;",
     "regularizer.dropout=1.5": "less than 1",
     "regularizer.dropout=-0.1": "at least 0",
     "optimizer.batch_size=0": "at least 1",

@@ -14,6 +14,10 @@ from nin_repro.files import UsageError
 from nin_repro.models.own import own_kinds, settings
 from nin_repro.schema import Config
 
+# What other programs call what is called otherwise here.
+ELSEWHERE = {"model": "architecture", "network": "architecture", "net": "architecture", "gpu": "device"}
+ELSEWHERE |= {"workers": "processes", "jobs": "processes"}
+
 
 def require_known(overrides: Sequence[str], sweep: bool = False) -> None:
     """Refuse overrides of groups, choices and keys that do not exist, `+key` and `~key` included; several values but
@@ -48,7 +52,7 @@ def require_known(overrides: Sequence[str], sweep: bool = False) -> None:
                 *_block_keys(name),
                 *_own_keys(name),
             ]
-            raise UsageError(f"there is no key or group {name}{nearest(name, known)}; {WHERE}")
+            raise UsageError(f"there is no key or group {name}{nearest(ELSEWHERE.get(name, name), known)}; {WHERE}")
 
 
 def _name_and_values(text: str, sweep: bool) -> tuple[str, list[str] | None]:
