@@ -190,7 +190,7 @@ def test_effects_are_called_so_only_beyond_their_limit_and_count_for_the_contrad
     assert row.endswith("| raises the error | CAFFE, D2L (X3) |")
     line = next(line for line in text.splitlines() if line.startswith("| X3."))
     assert "convention=inverted: +1.00, limit 0.23" in line
-    assert text.count("not yet") == 13 and text.count("nothing to run") == 1  # of 16 contradictions
+    assert text.count("not yet") == 14 and text.count("nothing to run") == 1  # of 17 contradictions
     assert text.count("one reading cannot be run") == 1
 
 
