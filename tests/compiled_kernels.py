@@ -44,13 +44,14 @@ def calls_of_an_update() -> list[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
     own = {name: value for name, value in vars(kernels).items() if isinstance(value, JITFunction)}
     vars(kernels).update({name: Noted(kernel, calls) for name, kernel in own.items()})
     gpu.kernels = lambda device: kernels
-    config = load(["experiment=table1/nin_aug"])
     crop_and_flip(torch.zeros(2, 32, 32, 3), Augment(pad=4, flip=True), Clock())
-    network: Any = build.network(config, Shape(3, 32, 32), 10).to(memory_format=torch.channels_last)
-    network.bf16 = network.fused = True
-    optimizer = build.optimizer(config, network)
-    for rows in (fused.LARGE, 1):
-        fused.LARGE = rows  # gradients in two passes over so few images as there are here, and in one
+    # Gradients in two passes over so few images as there are here, and in one; one random bit an element, and 16.
+    for rows, dropout in ((fused.LARGE, 0.5), (1, 0.5), (1, 0.2)):
+        config = load(["experiment=table1/nin_aug", f"regularizer.dropout={dropout}"])
+        network: Any = build.network(config, Shape(3, 32, 32), 10).to(memory_format=torch.channels_last)
+        network.bf16 = network.fused = True
+        optimizer = build.optimizer(config, network)
+        fused.LARGE = rows
         images, labels = torch.zeros(2, 3, 32, 32), torch.zeros(2, dtype=torch.int64)
         loss, wrong = backward(network(images.to(memory_format=torch.channels_last)), labels)
         optimizer.step(loss)
