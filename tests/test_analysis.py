@@ -233,6 +233,20 @@ def test_a_choice_is_about_the_contradictions_of_its_experiment_whose_side_it_ta
     }
 
 
+def test_a_choice_beside_dead_runs_tells_its_own_error(tmp_path: Path) -> None:
+    base = {"dataset": {"preprocessing": {"gcn": 55.0, "zca": 0.1, "mean": "none"}}, "budget": {"epochs": 3}}
+    bytes_ = base | {"dataset": {"preprocessing": {"gcn": None, "zca": None, "mean": "pixel"}}}
+    values, name = {"table2/nin_released": base}, "table2/nin_released"
+    runs = stored(
+        tmp_path,
+        record(name, budget="short", recipe=base, family=digest("dead"), status="dead", error=99.0),
+        record(name, budget="short", recipe=bytes_, family=digest("lives"), error=84.5),
+    )
+    text = analysis.markdown(tables.build(runs, CELLS), ablations.choices(runs, values), [], runs, values)
+    (line,) = [line for line in text.splitlines() if line.startswith("| X17.")]
+    assert ": 84.50 %, where no run of the experiment itself lives, n=1: too few runs |" in line
+
+
 def test_runs_that_scatter_far_more_than_the_others_are_not_said_to_show_nothing(tmp_path: Path) -> None:
     values = [run(1.0 + seed / 10, with_(seed, 3)) for seed in range(5)]
     values += [run((1.5, 2.0, 3.0, 12.0, 13.0)[seed], with_(seed, 3, clip_norm=None)) for seed in range(5)]

@@ -378,7 +378,10 @@ def _measured(one: Contradiction, compared: Sequence[Choice], own: Sequence[Own]
             length = f"{about.conditions}, {choice.epochs} epochs" + " only" * (about.budget != PAPER_BUDGET)
             what = f"{about.experiment}, {length}, {about.changed}"
             limit = f"limit {error(choice.limit)}" if choice.limit is not None else f"n={choice.stats.n}: {choice.seen}"
-            found.append(f"{what}: {f'{difference(choice.effect)}, {limit}' if choice.stats.n else choice.seen}")
+            effect = (
+                difference(choice.effect) or f"{spread(choice.stats)} %, where no run of the experiment itself lives"
+            )
+            found.append(f"{what}: {f'{effect}, {limit}' if choice.stats.n else choice.seen}")
     return plain("; ".join(found)) or "not yet"
 
 
