@@ -124,7 +124,8 @@ def _publish(config: Config, record: dict[str, Any]) -> str | None:
 
 def ended(config: Config, run: Path, record: dict[str, Any], already: bool, say: Say = print) -> Outcome:
     """Publish the record, say how the run ended and what to do next."""
-    kept_before = Path(config.records_dir).is_dir()
+    store = Path(config.records_dir)
+    kept_before = store.is_dir()
     unpublished = _publish(config, record)
     words = verdict(record)
     say(
@@ -133,9 +134,9 @@ def ended(config: Config, run: Path, record: dict[str, Any], already: bool, say:
     )
     say(f"run directory {run}")
     if unpublished == "" and not kept_before:
-        say(f"its record is the first in {Path(config.records_dir).absolute()}, which was not there before")
-    tables = records.tables_of(Path(config.records_dir))
-    known = records.stored(Path(config.records_dir), record["experiment"], record["key"])
+        say(f"its record is the first in {store.absolute()}, which was not there before")
+    tables = records.tables_of(store)
+    known = records.stored(store, record["experiment"], record["key"])
     left_out = unpublished is None and known is None
     say(f"next: {tables}" + "   (this run is in them if it is given record=always)" * left_out)
     say(f"      python -m nin_repro.describe {_described(record)}")

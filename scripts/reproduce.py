@@ -90,7 +90,7 @@ class Cell:
     def said(self, words: list[str]) -> list[str]:
         """What to say on the command line for its runs, with words for all cells."""
         rest = [word for word in words if not named([word])]
-        return [*f"experiment={self.name}".split(), *rest, f"precision={self.config.precision}"]
+        return overrides(self.name, [*rest, f"precision={self.config.precision}"])
 
     def seconds(self, paces: dict[str, float]) -> float | None:
         """What all epochs of one run take here, and of its parents; None if the pace is not known."""

@@ -191,7 +191,7 @@ def test_draws_are_those_of_the_cpu() -> None:
     assert torch.equal(rng.permutation((1, 2), 3, 50_000), rng.permutation((1, 2), 3, 50_000, "cuda").cpu())
 
 
-@pytest.mark.parametrize("precision, images, near", [("fp32", 8, 4e-2), ("tf32", 64, 2e-1), ("bf16", 64, 4e-1)])
+@pytest.mark.parametrize("precision, images, near", [("fp32", 8, 2e-2), ("tf32", 64, 2e-1), ("bf16", 64, 4e-1)])
 def test_three_updates_are_those_of_the_cpu(
     precision: str, images: int, near: float, make: Any, tmp_path: Path, data_dir: Path
 ) -> None:
@@ -199,9 +199,8 @@ def test_three_updates_are_those_of_the_cpu(
 
     Where a ReLU, or two pixels of a window, are so near to a tie that rounding decides where the gradient goes, two
     ways to compute in fp32 are up to 0.04 apart with 64 images. With 8, outputs and gradients that are off by a share
-    of 5e-7, as in sums one by one, move them 0.0017 at most (40 draws on a CPU), by 2e-6, as by the fastest
-    convolutions, up to 0.023; products rounded as in TF32 are 0.06 to 0.1 away. On an H100 with 64 images the first
-    layer was 0.06 (TF32) and 0.16 (bf16) away.
+    of 5e-7, as in sums one by one, move them 0.0017 at most (40 draws on a CPU), by 2e-6 up to 0.023; products rounded
+    as in TF32 are 0.06 to 0.1 away. On an H100 with 64 images the first layer was 0.06 (TF32) and 0.16 (bf16) away.
     """
     words = f"optimizer.batch_size={images}"
     config = load([*WORDS, words, "device=cpu", "fused=false", f"data_dir={data_dir}"])
@@ -223,16 +222,13 @@ def test_three_updates_are_those_of_the_cpu(
 
 @pytest.mark.parametrize("base", [WORDS, PAPER], ids=["half as wide", "the paper's widths"])
 def test_our_kernels_are_as_near_to_fp32_as_torchs_layers_in_bf16(base: tuple[str, ...], make: Any) -> None:
-    """In all, to 10 %; of single tensors, such as the ten biases of a layer, luck decides which is the nearer one.
+    """Over 16 draws of biases, as in one luck decides which of two ways to round is the nearer for the few of a layer.
 
-    With both ways to round emulated on a CPU, ours was at most 1.04 times as far in all as torch's layers (84 draws of
-    biases), and of single tensors 2.03 times. What forgets a bias or a mask is five times as far or more.
+    With both ways emulated on a CPU, single draws had a tensor up to 2.03 times as far (128 draws), and 16 together up
+    to 1.06 times.
     """
     run = make("precision=bf16", base=base)
     torch.manual_seed(0)
-    with torch.no_grad():  # fresh ones are zero, and kernels that forget them would pass
-        for layer in run.network.convolutions():
-            layer.bias.normal_(std=0.1)
     images, labels = run.batches.gather(run.now[1:], 64, run.network.clock)
 
     def gradients(bf16: bool, fused: bool) -> list[torch.Tensor]:
@@ -241,14 +237,22 @@ def test_our_kernels_are_as_near_to_fp32_as_torchs_layers_in_bf16(base: tuple[st
         torch.nn.functional.cross_entropy(run.network(images), labels).backward()
         return [parameter.grad.clone() for parameter in run.network.parameters()]
 
+    def distances(found: list[torch.Tensor], exact: list[torch.Tensor]) -> torch.Tensor:
+        norm = torch.linalg.vector_norm
+        return torch.stack([norm(one - other) / norm(other) for one, other in zip(found, exact, strict=True)])
+
     assert run.network.fused
-    exact, plain, ours, again = (gradients(*how) for how in ((False, False), (True, False), (True, True), (True, True)))
-    far, near = (
-        torch.stack([torch.linalg.vector_norm(found - one) for one, found in zip(exact, these, strict=True)])
-        for these in (plain, ours)
-    )
-    assert torch.linalg.vector_norm(near) < 1.1 * torch.linalg.vector_norm(far) and (near < 3 * far).all()
-    assert all(map(torch.equal, ours, again))
+    far, near = [], []
+    for _ in range(16):
+        with torch.no_grad():  # fresh ones are zero, and kernels that forget them would pass
+            for layer in run.network.convolutions():
+                layer.bias.normal_(std=0.1)
+        exact, plain = gradients(False, False), gradients(True, False)
+        ours, again = gradients(True, True), gradients(True, True)
+        assert all(map(torch.equal, ours, again))
+        far.append(distances(plain, exact))
+        near.append(distances(ours, exact))
+    assert (torch.stack(near).norm(dim=0) < 1.2 * torch.stack(far).norm(dim=0)).all()
 
 
 def test_what_the_benchmark_times_is_captured() -> None:

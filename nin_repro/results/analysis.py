@@ -117,8 +117,8 @@ def _short(
         verdicts = Counter(claim.verdict.word for claim in claims)
         told = ", ".join(f"{count} {word}" for word, count in verdicts.most_common())
         lines.append(f"- Claims beside the tables: {told}.")
-    whole = [one for one in starts if one.about.budget == PAPER_BUDGET and not one.about.changes]
-    whole = [one for one in whole if one.about.experiment in VALUES]
+    ours = [one for one in starts if one.about.experiment in VALUES]
+    whole = [one for one in ours if one.about.budget == PAPER_BUDGET and not one.about.changes]
     if whole:
         losing = [one for one in whole if one.share.count]
         safe = sum(one.share.of for one in whole) - sum(one.share.of for one in losing)
