@@ -87,6 +87,7 @@ BAD_OVERRIDES = {
     "threads=0": "at least 1",
     "dataset.augment.pad=40": "at most 16",
     "budget.train_images=50000": "cifar10 has 50,000 of them",
+    "optimizer.batch_size=50001": "cifar10 has 50,000 images",
     "runs_dir=": "runs_dir is empty",
     "data_dir=": "data_dir is empty",
     # fine one by one, no sense together
@@ -106,6 +107,7 @@ BAD_OVERRIDES = {
     "architecture.blocks.mlpconv3.kernel=11": "mlpconv3",
     "dataset.preprocessing.mean=pixel": "zca",
     "dataset.preprocessing.gcn_std_bias=10": "set one of them to null",
+    "dataset.name=cifar100": "choose dataset=cifar100",  # the preprocessing would stay that of cifar10
     # without effect beside the others, but part of the recipe
     "regularizer.fc_std=0.1": "leave it out, or choose a fully connected head",
     "regularizer.fc_lr_factor=1": "regularizer=fc",

@@ -169,6 +169,7 @@ GOES_WITH = {
 def _require_effect(config: Config, plain: Mapping[str, Any], words: Sequence[str]) -> None:
     """Refuse a word of these keys that does nothing beside the others: it would make another recipe, whose runs fill
     no cell. That files have such values is no fault, and networks and heads that are not built in may mean others.
+    Refuse likewise the name of a data set that is given the preprocessing of another by no word.
 
     Raises:
         UsageError: names what the key goes with.
@@ -179,6 +180,13 @@ def _require_effect(config: Config, plain: Mapping[str, Any], words: Sequence[st
         return
     patterns = idle(config)
     own = conf.composed([word for word, name in zip(words, names, strict=True) if name in choices()])
+    chosen, asked = _at(own, "dataset.name"), config.dataset.name
+    alone = "dataset.name" in names and not any(name.startswith("dataset.preprocessing") for name in names)
+    if alone and chosen not in (None, asked) and asked in choices()["dataset"]:
+        raise UsageError(
+            f"dataset.name={asked} alone leaves the preprocessing that is of {chosen}: choose dataset={asked}, or set "
+            "dataset.preprocessing too"
+        )
     for name in names:
         goes_with = next((what for key, what in GOES_WITH.items() if fnmatchcase(name, key)), None)
         idles = goes_with and any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -107,6 +107,11 @@ def require_sense(config: Config) -> None:
             f"budget.train_images={asked}: {config.dataset.name} has {images:,} of them: give fewer, or "
             "budget.train_images=null"
         )
+    if config.optimizer.batch_size > images:
+        raise UsageError(
+            f"optimizer.batch_size={config.optimizer.batch_size}: {config.dataset.name} has {images:,} images to train "
+            "on: give at most that"
+        )
     for name in ("data_dir", "runs_dir", "records_dir"):
         if not getattr(config, name).strip():
             raise UsageError(f"{name} is empty: give a directory, or leave it out")
