@@ -247,6 +247,17 @@ def test_a_choice_beside_dead_runs_tells_its_own_error(tmp_path: Path) -> None:
     assert ": 84.50 %, where no run of the experiment itself lives, n=1: too few runs |" in line
 
 
+def test_readings_that_are_experiments_of_their_own_stand_side_by_side_once_one_has_runs(tmp_path: Path) -> None:
+    names = ("table2/nin", "table2/nin_released")
+    two = stored(tmp_path, *(record(name, error=error) for name, error in zip(names, (35.5, 36.5), strict=True)))
+    both = "experiment=table2/nin: 35.50; experiment=table2/nin\\_released: 36.50"
+    alone = "experiment=table2/nin: 35.50; experiment=table2/nin\\_released: not yet"
+    for found, expected in (([], "not yet"), ([one for one in two if one.experiment == names[0]], alone), (two, both)):
+        text = analysis.markdown(tables.build(found, CELLS), [], [], found, {})
+        (line,) = [line for line in text.splitlines() if line.startswith("| X2.")]
+        assert line.endswith(f"| {expected} |")
+
+
 def test_runs_that_scatter_far_more_than_the_others_are_not_said_to_show_nothing(tmp_path: Path) -> None:
     values = [run(1.0 + seed / 10, with_(seed, 3)) for seed in range(5)]
     values += [run((1.5, 2.0, 3.0, 12.0, 13.0)[seed], with_(seed, 3, clip_norm=None)) for seed in range(5)]

@@ -364,14 +364,14 @@ def _contradictions(compared: Sequence[Choice], own: Sequence[Own]) -> list[str]
 def _measured(one: Contradiction, compared: Sequence[Choice], own: Sequence[Own]) -> str:
     """The effects of choices that take one side of a contradiction and change nothing else.
 
-    Where each side is an experiment of its own: the errors of both.
+    Where each side is an experiment of its own: the errors of both, once one has runs.
     """
     sides = [side for side in one.sides if side.keys]
     if len(sides) < 2:
         return "one reading cannot be run" if sides else "nothing to run"
     cells = {f"experiment={result.cell.experiment}": result.stats for _, result, _ in own if result.records}
     found = [f"{side.words}: {spread(cells[side.words])}" for side in sides if side.words in cells]
-    found = found if len(found) == len(sides) else []
+    found += [f"{side.words}: not yet" for side in sides if found and side.words not in cells]
     for choice in sorted(compared, key=lambda choice: not _whole(choice)):
         about = choice.about
         if about.changes and one.concerns(about.experiment) and any(side.holds(about.changes) for side in one.sides):
