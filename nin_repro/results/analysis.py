@@ -138,9 +138,9 @@ def _short(
         )
         if found and not any(one.sign and _whole(one) for one in tested):
             lines.append("- None of these effects is of a network of the paper at its full length.")
-    twice = _at_both_lengths(compared)
-    if twice:
-        lines.append(f"- Choices tried both early and at full length: {'; '.join(twice)}.")
+    several = _at_lengths(compared)
+    if several:
+        lines.append(f"- Choices tried at several lengths: {'; '.join(several)}.")
     return [*lines, ""]
 
 
@@ -157,18 +157,23 @@ def _whole(one: Choice) -> bool:
     return one.about.budget == PAPER_BUDGET and one.about.experiment in VALUES
 
 
-def _at_both_lengths(compared: Sequence[Choice]) -> list[str]:
-    """Choices that were judged after a few epochs and at full length, with both effects."""
-    judged = [one for one in _judged(compared) if one.about.experiment in VALUES]
+def _at_lengths(compared: Sequence[Choice]) -> list[str]:
+    """Choices that were judged after few epochs and after more or at full length, with each effect, shortest first."""
+    found: dict[tuple[str, tuple[str, ...]], list[Choice]] = {}
+    for one in _judged(compared):
+        if one.about.experiment in VALUES:
+            found.setdefault((one.about.experiment, one.about.changes), []).append(one)
     told = []
-    for whole in filter(_whole, judged):
-        what = whole.about.experiment, whole.about.changes
-        same = [one for one in judged if not _whole(one) and (one.about.experiment, one.about.changes) == what]
-        effects = [f"{difference(one.effect)} after {one.epochs} epochs (limit {error(one.limit)})" for one in same]
-        if effects:
-            ends = f"{difference(whole.effect)} at full length (limit {error(whole.limit)})"
-            told.append(f"{code(whole.changed)} of {plain(whole.about.experiment)} {', '.join([*effects, ends])}")
+    for (experiment, changed), some in found.items():
+        if len({(_whole(one), one.epochs) for one in some}) > 1:
+            some.sort(key=lambda one: (_whole(one), int(one.epochs.partition("-")[0])))
+            effects = ", ".join(f"{difference(one.effect)} {_when(one)} (limit {error(one.limit)})" for one in some)
+            told.append(f"{code(' '.join(changed))} of {plain(experiment)} {effects}")
     return told
+
+
+def _when(one: Choice) -> str:
+    return "at full length" if _whole(one) else f"after {one.epochs} epochs"
 
 
 def _where(one: Choice) -> str:
