@@ -98,7 +98,7 @@ def test_dropout_must_cut_a_fifth_beyond_luck(tmp_path: Path) -> None:
         return verdict.word, verdict.text
 
     word, text = judged("a", [10.3, 10.4, 10.5])
-    assert word == SUPPORTED and "-28.3 %" in text and "n=3 and 3" in text
+    assert word == SUPPORTED and "-28.3 %" in text and "n=3 (without) and 3 (with)" in text
     assert judged("b", [11.4, 11.6, 11.5])[0] == UNDECIDED  # a fifth, but not more than luck says
     assert judged("c", [14.4, 14.5, 14.6])[0] == NOT_SUPPORTED
     assert judged("d", [10.3, 10.4])[0] == NOT_ENOUGH
@@ -140,7 +140,7 @@ def test_dead_runs_are_counted_and_no_samples(tmp_path: Path) -> None:
     values[3] |= {"status": "dead"}
     values[7] |= {"dead_classes": [3]}
     claim = page(stored(tmp_path, *values)).dropout()
-    assert claim.verdict.word == SUPPORTED and "n=3 and 3" in claim.verdict.text
+    assert claim.verdict.word == SUPPORTED and "n=3 (without) and 3 (with)" in claim.verdict.text
     ((_, _, (row,)),) = claim.tables
     assert row.count("3 (1)") == 2 and "(dead)" in row[-1]
 
@@ -225,10 +225,12 @@ def test_pooling_has_to_beat_both_other_heads(tmp_path: Path) -> None:
     as_is |= {"table5/fc": recipe(head="fc")}
     told = page(stored(tmp_path / "e", *row, *runs(recipe(), [10.4, 10.5, 10.6])), bases=as_is).gap_is_best()
     assert "% with GAP; the paper has 11.59 and 10.41 (d +1.10," in told.verdict.text
-    for name, spread_, room in (("f", 0.1, "leave no room for so much"), ("g", 1.0, "leave room for that difference")):
+    for name, spread_, words in (("f", 0.1, "would hardly differ by so much"), ("g", 1.0, "may differ by so much")):
         pooled = runs(recipe(), [11.6 - spread_, 11.6, 11.6 + spread_])
         told = page(stored(tmp_path / name, *row, *pooled), bases=as_is).gap_is_best()
-        assert f"the paper has 11.59 and 10.41, and these seeds {room} (d +0.00," in told.verdict.text
+        assert (
+            f"the paper has 11.59 and 10.41, and one more run of each {words} (prediction +0.00 ±" in told.verdict.text
+        )
     last = page(stored(tmp_path / "c", *fully, *dropped, *runs(recipe(), [11.4, 11.5, 11.6]))).gap_is_best()
     assert last.verdict.word == NOT_SUPPORTED and "the opposite" in last.verdict.text
 

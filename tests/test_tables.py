@@ -51,13 +51,15 @@ def test_t_quantiles() -> None:
 
 def test_how_likely_luck_is() -> None:
     scipy = pytest.importorskip("scipy.stats")
-    for df in [*range(1, 30), 100]:
+    for df in [*range(1, 30), 2.4, 7.9, 100]:
         for t in (0.0, 0.5, -1.3, 2.2, 7.0):
             assert luck.beyond(t, df) == pytest.approx(2 * scipy.t.sf(abs(t), df), abs=1e-12)
     stds, counts = (0.3, 0.5), (3, 5)
-    limit = luck.luck_of_means(stds, counts)
-    assert luck.chance_of_means(limit, stds, counts) == pytest.approx(0.05, abs=1e-4)
-    assert luck.chance_of_means(-1.1 * limit, stds, counts) < 0.05 < luck.chance_of_means(0.9 * limit, stds, counts)
+    for d in (0.0, 0.4, -0.9):
+        welch = scipy.ttest_ind_from_stats(d, stds[0], 3, 0.0, stds[1], 5, equal_var=False).pvalue
+        assert luck.chance_of_means(d, stds, counts) == pytest.approx(welch, abs=1e-12)
+    assert luck.chance_of_means(luck.luck_of_means(stds, counts), stds, counts) < 0.05  # whose degrees are rounded down
+    assert luck.luck_of_pair((0.1, 0.1), (3, 3)) == pytest.approx(2.7764 * math.sqrt(0.01 * 4 / 3 * 2), abs=1e-4)
 
 
 def test_which_of_several_findings_hold() -> None:
@@ -235,20 +237,22 @@ def test_degrees_of_freedom_are_rounded_down() -> None:
     assert luck.luck_of_means((2.0, 1.0), (3, 3)) == pytest.approx(4.3027 * math.sqrt(5 / 3), rel=1e-4)
 
 
-def test_rows_as_near_are_those_within_the_limit(tmp_path: Path) -> None:
+def test_other_values_within_the_limit_are_named_and_which_of_them_are_nearer(tmp_path: Path) -> None:
     runs = stored(tmp_path, *(record(seed=seed, error=10.3 + seed / 10) for seed in range(3)))
     found = results(tables.build(runs, CELLS))["table5/gap"]  # 10.40, and the limit 0.60
     assert found.near == ("mlpconv + Fully Connected + Dropout (10.88)",)
+    runs = stored(tmp_path / "b", *(record(seed=seed, error=10.6 + seed / 10) for seed in range(3)))
+    found = results(tables.build(runs, CELLS))["table5/gap"]  # 10.70 is nearer to 10.88 than to 10.41
+    assert found.near == ("mlpconv + Fully Connected + Dropout (10.88, nearer)",)
 
 
 def test_the_summary_counts_verdicts(tmp_path: Path) -> None:
     runs = stored(tmp_path, *(record(seed=seed) for seed in range(3)), record("table5/fc"))
     own = {name: cell for name, cell in CELLS.items() if not name.startswith("extra/")}
     summary = tables.build(runs, own).summary
-    counts = "2 reproduced, 1 with too few runs, 12 without runs"  # of which two ask for the same runs
+    counts = "2 reproduced (1 recipe), 1 with too few runs, 12 without runs"  # two ask for the same runs
     assert summary == (
-        f"Of the authors' own systems 15 cells to measure, 3 with runs, of 2 recipes: {counts}; "
-        "of others' 5 cells to measure: 5 without runs."
+        f"Of the authors' own systems 15 cells to measure: {counts}; of others' 5 cells to measure: 5 without runs."
     )
 
 

@@ -78,6 +78,15 @@ class Choice:
         return 0 if abs(self.effect) <= self.limit else 1 if self.effect > 0 else -1
 
     @property
+    def share(self) -> str:
+        """The effect and its limit in percent of the error it is compared with: such as "+9 ± 44"; an effect in
+        points shrinks with the error, as runs get longer.
+        """
+        if self.effect is None or self.limit is None or not (theirs := (self.stats.mean or 0.0) - self.effect):
+            return ""
+        return f"{100 * self.effect / theirs:+.0f} ± {100 * self.limit / theirs:.0f}"
+
+    @property
     def seen(self) -> str:
         """What the runs say of the effect, in words; empty where there is nothing to compare with."""
         if self.beside is None:
@@ -159,23 +168,35 @@ def markdown(found: list[Choice]) -> str:
         "Runs that differ from an experiment in a few keys, beside that experiment's own runs at the same budget and "
         "in the same precision, fp32 where none is named; the own runs in another precision stand beside those in "
         "fp32. Test errors in percent, mean ± standard deviation over n seeds, without those that died or learned "
-        "nothing (the dead runs); *effect* is the "
-        f"difference of the means in points, and counts as one if it is larger than its 95 % limit (Welch's), given "
-        f"{FEWEST_RUNS} living runs on each side. Where it is not, and the limit is over twice what it would be if the "
-        "changed runs lay as close together as the others, they are too scattered to judge. The budget `paper` is an "
-        f"experiment's full length. {QUICKSTART} Runs that are compared may be of different machines and versions, "
-        "which their records name and which round otherwise. Written by `python -m nin_repro.tables`.",
+        "nothing (the dead runs); *effect* is the difference of the means in points, and counts as one if it is "
+        f"larger than its 95 % limit (Welch's), given {FEWEST_RUNS} living runs on each side. Where it is not, and "
+        "the limit is over twice what it would be if the changed runs lay as close together as the others, they are "
+        "too scattered to judge. *In %*: effect and limit in percent of the error they are compared with, to set "
+        "lengths beside each other: as a run goes on, its error falls, and with it what a choice can do in points. "
+        "*p*: how likely luck alone makes such an effect or a larger one (Welch's test, two-sided, of this comparison "
+        "by itself; degrees of freedom not rounded, for the limit rounded down). Runs with the same seed start from "
+        "the same weights and draw the same batches, wherever the choice leaves these as they are; limit and p take "
+        "no account of it and are, if anything, too large. The budget `paper` is an experiment's full length. "
+        f"{QUICKSTART} Runs that are compared may be of different machines and versions, which their records name and "
+        "which round otherwise. Written by `python -m nin_repro.tables`.",
         "",
     ]
     if not found:
         lines.append("No records of such runs yet.")
-    names = "Experiment|Budget|Epochs|Choice|Error|Effect|Limit|Seen|n|Dead runs|Starts that died|How"
+    names = "Experiment|Budget|Epochs|Choice|Error|Effect|Limit|In %|p|Seen|n|Dead runs|Starts that died|How"
     rows = [
         [
             *(plain(one.about.experiment), plain(one.about.conditions), one.epochs, plain(one.name)),
-            *(spread(one.stats), difference(one.effect), error(one.limit), one.seen),
+            *(spread(one.stats), difference(one.effect), error(one.limit), one.share, _chance(one), one.seen),
             *(str(one.stats.n), str(one.stats.dead), f"{one.stats.died.total()} of {one.starts}", how(one.stats.died)),
         ]
         for one in found
     ]
-    return "\n".join([*lines, *(grid(names, "llrlrrrlrrrl", rows) if rows else [])]) + "\n"
+    return "\n".join([*lines, *(grid(names, "llrlrrrrrlrrrl", rows) if rows else [])]) + "\n"
+
+
+def _chance(one: Choice) -> str:
+    """Such as "0.03", or "2e-05" where two places would not show it."""
+    if one.chance is None:
+        return ""
+    return f"{one.chance:.2f}" if one.chance >= 0.01 else f"{one.chance:.0e}"

@@ -15,7 +15,7 @@ from nin_repro.results.claim_page import in_short
 from nin_repro.results.claim_texts import TITLE, Claim
 from nin_repro.results.contradictions import CONTRADICTIONS, Contradiction
 from nin_repro.results.lottery import Lottery, lottery, percent, versus
-from nin_repro.results.luck import hold, luck_of_images, luck_of_run
+from nin_repro.results.luck import hold, luck_of_run
 from nin_repro.results.paper import VALUES
 from nin_repro.results.records import Record
 from nin_repro.results.render import DEVIATE, code, difference, error, grid, how, plain, reservations, spread
@@ -97,21 +97,21 @@ def _not_used(report: Report) -> list[str]:
 def _short(
     own: Sequence[Own], claims: Sequence[Claim], starts: Sequence[Lottery], compared: Sequence[Choice]
 ) -> list[str]:
-    words = Counter(one.verdict.word for _, one, _ in own if one.records)
-    told = verdict_counts(words) or "none of them has run"
-    recipes = len({one.cell.family for _, one, _ in own if one.records})
-    same = f" They rest on {counted(recipes, 'recipe')}: what two cells ask for is run once."
-    same *= recipes < words.total()
+    run = [one for _, one, _ in own if one.records]
+    told = verdict_counts(run) or "none of them has run"
+    recipes = len({one.cell.family for one in run})
+    same = f" They rest on {counted(recipes, 'recipe')}: what two cells ask for is run once." * (recipes < len(run))
     values = len({id(one.row) for one in own})
     lines = [
         f"- Values that the paper gives of its own systems: {values}, run by {len(own)} cells, as some can be read in "
-        f"more than one way; with runs at the paper's budget: {words.total()} ({told}).{same}"
+        f"more than one way; with runs at the paper's budget: {len(run)}: {told}.{same}"
     ]
-    few = [one for one in own if _by_scatter(one)]
+    few = [one for one in own if one.result.verdict.wide]
     if few:
-        names = ", ".join(code(one.result.cell.experiment) for one in few)
+        names = ", ".join(f"{code(one.result.cell.experiment)} (n={one.result.stats.n})" for one in few)
         lines.append(
-            f"- Reproduced only because their seeds scatter; the test images alone would not allow it: {names}."
+            "- Reproduced only as the limit of few seeds is wide: farther off than the test images alone would allow: "
+            f"{names}."
         )
     if claims:
         verdicts = Counter(claim.verdict.word for claim in claims)
@@ -140,16 +140,11 @@ def _short(
             lines.append("- None of these effects is of a network of the paper at its full length.")
     several = _at_lengths(compared)
     if several:
-        lines.append(f"- Choices tried at several lengths: {'; '.join(several)}.")
+        lines.append(
+            "- Choices tried at several lengths, in brackets effect and limit in percent of the error without the "
+            f"choice: {'; '.join(several)}."
+        )
     return [*lines, ""]
-
-
-def _by_scatter(one: Own) -> bool:
-    """Whether it is called reproduced though it lies farther off than the test images allow."""
-    value, verdict = one.row.paper.value, one.result.verdict
-    if verdict.word != "reproduced" or value is None or one.result.difference is None:
-        return False
-    return abs(one.result.difference) > luck_of_images(value, one.images)
 
 
 def _whole(one: Choice) -> bool:
@@ -167,7 +162,7 @@ def _at_lengths(compared: Sequence[Choice]) -> list[str]:
     for (experiment, changed), some in found.items():
         if len({(_whole(one), one.epochs) for one in some}) > 1:
             some.sort(key=lambda one: (_whole(one), int(one.epochs.partition("-")[0])))
-            effects = ", ".join(f"{difference(one.effect)} {_when(one)} (limit {error(one.limit)})" for one in some)
+            effects = ", ".join(f"{difference(one.effect)} {_when(one)} ({one.share} %)" for one in some)
             told.append(f"{code(' '.join(changed))} of {plain(experiment)} {effects}")
     return told
 
@@ -196,8 +191,8 @@ def _corrected(compared: Sequence[Choice]) -> str:
     names = ", ".join(f"{code(one.changed)} ({_where(one)})" for one in kept) or "none"
     return (
         f" Of all {len([one for one in compared if one.changed])} comparisons, with those of dropout and the last "
-        f"layer, {len(measured)} have runs enough to say how likely luck alone is; corrected for so many (Holm, 5 %), "
-        f"these effects are left: {names}."
+        f"layer, {len(measured)} have runs enough to say how likely luck alone is ([p](tables/ablations.md)); "
+        f"corrected for so many (Holm, 5 %), these effects are left: {names}."
     )
 
 
@@ -213,12 +208,13 @@ def _reproduced(own: Sequence[Own]) -> list[str]:
             rows.append(cells)
     lines = ["## What reproduced and what did not", ""]
     if rows:
-        names = "Experiment|Method|Paper|Ours|n|Difference|Limit|Training error|Verdict|As near"
+        names = "Experiment|Method|Paper|Ours|n|Difference|Limit|Training error|Verdict|Also within the limit"
         lines += [
-            "A difference within the limit may be luck: *reproduced* says that none beyond it was seen, not that there "
-            "is none. *As near* are other rows of the same table within that of our mean, from which these runs cannot "
-            "be told either; how rows of ours differ from each other is judged by narrower limits, among the [claims]"
-            "(#claims-beside-the-tables). The training error is that of the final weights without dropout.",
+            "A difference within the limit may be luck: *reproduced* says that none beyond it was seen, not that "
+            "there is none. *Also within the limit* are other values of the same table, from which these runs cannot "
+            "be told either, *nearer* those that our mean is nearer to than to its own; how rows of ours differ from "
+            "each other is judged by narrower limits, among the [claims](#claims-beside-the-tables). The training "
+            "error is that of the final weights without dropout.",
             "",
             *grid(names, "llrrrrrrll", rows),
             "",
@@ -302,8 +298,8 @@ def _starts(starts: Sequence[Lottery]) -> list[str]:
         "only (an experiment's full length), as after a few epochs they may yet begin to learn. A run is lost when its "
         "last start died. In brackets: Wilson's interval. Where runs start anew until one lives, the share comes out "
         "somewhat too low. The last column but one compares with the experiment as it is, at the same budget and "
-        "in the same precision, by Newcombe's interval of the difference; where it hangs on single "
-        "classes, it says so. Each row is judged by itself: nothing is corrected for how many there are.",
+        "in the same precision, by Newcombe's interval of the difference, in points of the share; where it hangs on "
+        "single classes, it says so. Each row is judged by itself: nothing is corrected for how many there are.",
         "",
         *(grid(names, "llrlrrllr", rows) if rows else []),
         *([""] * bool(rows)),
@@ -393,7 +389,7 @@ def _measured(one: Contradiction, compared: Sequence[Choice], own: Sequence[Own]
 def _seeds_change(one: Own) -> str:
     """What of the seeds, their mean being what it is, would lead to another verdict, in words."""
     stats, difference = one.result.stats, one.result.difference or 0.0
-    if _by_scatter(one):
+    if one.result.verdict.wide:
         need = next((n for n in range(stats.n + 1, 100) if abs(difference) > luck_of_run(n, stats.std or 0.0)), None)
         word = "worse" if difference > 0 else "better"
         if need:
@@ -428,11 +424,12 @@ def _change(own: Sequence[Own], compared: Sequence[Choice], starts: Sequence[Lot
             "each claim: nothing is corrected for how many they are."
         )
     compared = [one for one in compared if one.changed]
-    judged = len(_judged(compared))
-    if judged:
+    tested = sum(one.sign is not None for one in compared)
+    if tested:
         lines.append(
-            f"- {judged} of [{len(compared)} comparisons of choices](tables/ablations.md) were judged, each "
-            f"at 95 %: of so many without any effect, {judged / 20:.1f} would be expected to show one by luck alone."
+            f"- {tested} of [{len(compared)} comparisons of choices](tables/ablations.md) have runs enough, each "
+            f"tested at 95 %: of so many without any effect, {tested / 20:.1f} would be expected to show one by luck "
+            "alone. Those that share the experiment's own runs share their luck."
         )
     short = [one for one in compared if one.sign is None]
     wide = [one for one in compared if one.sign == 0]
@@ -441,7 +438,7 @@ def _change(own: Sequence[Own], compared: Sequence[Choice], starts: Sequence[Lot
         lines.append(
             "- Where no effect of a choice was seen, one smaller than its limit may exist; the finest of these limits "
             f"is {error(finest.limit)} points ({code(finest.changed)} of {plain(finest.about.experiment)}), and four "
-            "times the seeds would about halve it."
+            "times the seeds would at least halve it, if they scatter alike."
         )
     dead = sum(not one.stats.n for one in short)
     if len(short) > dead:

@@ -35,14 +35,13 @@ RULE = (
     "runs. A claim is supported if every comparison that could be judged supports it, not supported if one speaks "
     "against it, and else undecided. Comparisons at the paper's budget on the data set that the paper says it of "
     "outrank those on its other data sets, and these all others; a verdict that does not rest on the first kind says "
-    "so. Limits are two-sided, though claims name a side: where there is no difference, a comparison supports "
-    "its claim in 2.5 % of cases. On 26 November 2026 the word for a claim that no comparison speaks against, and not "
-    "all support, was changed from not supported to undecided. By then the results of claim 5, and of claims 3 and 4 "
-    "on MNIST, were known, and their verdicts changed with it. "
-    "Runs are added up to five seeds a recipe while verdicts are shown already: with three seeds of the convolutional "
-    "network with FC (28 November 2026) claim 1 was undecided for it (d 0.51, limit 0.66), with five it is supported. "
-    "Runs that died, ended with a dead class or only guess are counted and otherwise left out. All runs are tested on "
-    "the same images: the verdicts are about these."
+    "so. Limits are two-sided, though claims name a side: where there is no difference, a comparison supports its "
+    "claim in 2.5 % of cases, at one look. On 26 November 2026 the word for a claim that no comparison speaks against, "
+    "and not all support, was changed from not supported to undecided. By then the results of claim 5, and of claims 3 "
+    "and 4 on MNIST, were known, and their verdicts changed with it. Runs are added up to five seeds a recipe while "
+    "verdicts are shown already: with three seeds of the convolutional network with FC (28 November 2026) claim 1 was "
+    "undecided for it (d 0.51, limit 0.66), with five it is supported. Runs that died, ended with a dead class or only "
+    "guess are counted and otherwise left out. All runs are tested on the same images: the verdicts are about these."
 )
 
 TRANSLATION = Text(

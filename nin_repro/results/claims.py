@@ -33,7 +33,7 @@ from nin_repro.results.arms import (
 from nin_repro.results.changes import changes, precision
 from nin_repro.results.claim_costs import Cost, judge_cost
 from nin_repro.results.claim_texts import SAME, Claim
-from nin_repro.results.luck import t975
+from nin_repro.results.luck import luck_of_pair, t975
 from nin_repro.results.measurements import SHIFTS, Measurement
 from nin_repro.results.paper import VALUES
 from nin_repro.results.records import Record
@@ -225,15 +225,18 @@ class Page:
         )
 
     def _beside(self, found: Comparison) -> str:
-        """What the paper has of two arms that re-run rows of it, and whether these runs leave room for as much."""
+        """What the paper has of two arms that re-run rows of it, and whether one run of each may differ as its did."""
         first, second = (self._printed(arm) for arm in (found.first, found.second))
         if first is None or second is None:
             return ""
         words = f"; the paper has {error(first)} and {error(second)}"
-        if found.difference is not None and found.limit is not None and found.sign == 0:
-            low, high = found.difference - found.limit, found.difference + found.limit
-            room = "leave room for that difference" if low <= first - second <= high else "leave no room for so much"
-            words += f", and these seeds {room}"
+        if found.difference is not None and found.sign == 0:
+            stds = [arm.std() or 0.0 for arm in (found.first, found.second)]
+            room = luck_of_pair(stds, (found.first.n, found.second.n))
+            may = "may" if abs(first - second - found.difference) <= room else "would hardly"
+            words += (
+                f", and one more run of each {may} differ by so much (prediction {found.difference:+.2f} ± {room:.2f})"
+            )
         return words
 
     def dropout(self) -> Claim:
@@ -331,7 +334,10 @@ class Page:
     ) -> Judged:
         """What a comparison says of its claim. `seen`: in a few words, where its own sign does not say it."""
         arm = found.second
-        seeds = f"n={found.first.n} and {found.second.n}"
+        sides = [head_name(found.first), head_name(arm)]
+        if sides[0] == sides[1]:
+            sides = ["without", "with"]
+        seeds = f"n={found.first.n} ({sides[0]}) and {arm.n} ({sides[1]})"
         long = label(arm, self.bases)
         if found.first.epochs != arm.epochs:
             long = f"{kind(arm, self.bases)}, {found.first.epochs} and {arm.epochs} epochs"

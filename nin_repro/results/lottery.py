@@ -74,13 +74,14 @@ def versus(one: Lottery, others: Iterable[Lottery]) -> str:
     own = next((other for other in others if other.about == one.about._replace(changes=())), one)
     if own is one:
         return ""
-    seen, certain = _beside(one.share, own.share), _beside(one.certain, own.certain)
-    return seen if seen in (certain, NONE_SEEN) else f"{seen}, if silent classes count"
-
-
-def _beside(one: Share, other: Share) -> str:
-    low, high = one.above(other)
-    return "more" if low > 0 else "fewer" if high < 0 else NONE_SEEN
+    low, high = one.share.above(own.share)
+    if low <= 0 <= high:
+        return NONE_SEEN
+    word, least, most = ("more", low, high) if low > 0 else ("fewer", -high, -low)
+    told = f"{word}, by {100 * least:.0f} to {100 * most:.0f} points"
+    low, high = one.certain.above(own.certain)
+    same = low > 0 if word == "more" else high < 0
+    return told if same else f"{told}, if silent classes count"
 
 
 def percent(share: Share) -> str:

@@ -17,18 +17,16 @@ def t975(df: int) -> float:
     return _T975.get(df) or z + first / df + second / df**2 + third / df**3
 
 
-def beyond(t: float, df: int) -> float:
-    """How likely Student's t with `df` >= 1 degrees of freedom is farther from 0 than `t`, to either side.
-
-    The finite sums for whole degrees of freedom: Abramowitz & Stegun 26.7.3 and 26.7.4.
+def beyond(t: float, df: float) -> float:
+    """How likely Student's t with `df` >= 1 degrees of freedom, whole or not, is farther from 0 than `t`, to either
+    side: its density integrated by the exp-sinh rule (Takahasi & Mori 1974), to 12 digits.
     """
-    angle = math.atan(abs(t) / math.sqrt(df))
-    term, total, cosine = 1.0, 0.0, math.cos(angle)
-    for k in range(df // 2):
-        total += term
-        term *= cosine**2 * ((2 * k + 2) / (2 * k + 3) if df % 2 else (2 * k + 1) / (2 * k + 2))
-    total *= math.sin(angle)
-    return max(0.0, 1 - (2 / math.pi * (angle + cosine * total) if df % 2 else total))
+    total = 0.0
+    for step in range(-128, 129):
+        further = math.exp(math.pi / 2 * math.sinh(step / 32))
+        total += (1 + (abs(t) + further) ** 2 / df) ** (-(df + 1) / 2) * further * math.cosh(step / 32)
+    scale = math.exp(math.lgamma((df + 1) / 2) - math.lgamma(df / 2)) / math.sqrt(df * math.pi)
+    return 2 * scale * total * math.pi / 2 / 32
 
 
 def luck_of_run(n: int, std: float) -> float:
@@ -44,22 +42,30 @@ def luck_of_means(stds: Sequence[float], counts: Sequence[int]) -> float:
         stds: sample standard deviations of the two groups.
         counts: how many runs they have, at least 3 each.
     """
-    error, freedom = _welch(stds, counts)
-    return t975(freedom) * error
+    error, freedom = _welch([std**2 / n for std, n in zip(stds, counts, strict=True)], counts)
+    return t975(int(freedom * (1 + 1e-12))) * error
+
+
+def luck_of_pair(stds: Sequence[float], counts: Sequence[int]) -> float:
+    """How far the difference of one more run of each group may lie from that of the means, in points, at 95%: the
+    prediction interval that goes with `luck_of_means`, with the same arguments.
+    """
+    error, freedom = _welch([std**2 * (1 + 1 / n) for std, n in zip(stds, counts, strict=True)], counts)
+    return t975(int(freedom * (1 + 1e-12))) * error
 
 
 def chance_of_means(difference: float, stds: Sequence[float], counts: Sequence[int]) -> float:
-    """How likely luck alone parts two means by more than `difference` points: the p-value of the same, both sides."""
-    error, freedom = _welch(stds, counts)
+    """How likely luck alone parts two means by more than `difference` points: the p-value of Welch's test, both
+    sides, its degrees of freedom not rounded.
+    """
+    error, freedom = _welch([std**2 / n for std, n in zip(stds, counts, strict=True)], counts)
     return beyond(difference / error, freedom) if error else float(difference == 0)
 
 
-def _welch(stds: Sequence[float], counts: Sequence[int]) -> tuple[float, int]:
-    """The standard error of the difference of two means, and its degrees of freedom."""
-    parts = [std**2 / n for std, n in zip(stds, counts, strict=True)]
+def _welch(parts: Sequence[float], counts: Sequence[int]) -> tuple[float, float]:
+    """The root of a sum of two variances, and its degrees of freedom (Satterthwaite's)."""
     below = sum(part**2 / (n - 1) for part, n in zip(parts, counts, strict=True))
-    freedom = int(sum(parts) ** 2 / below * (1 + 1e-12)) if below else min(counts) - 1
-    return math.sqrt(sum(parts)), freedom
+    return math.sqrt(sum(parts)), sum(parts) ** 2 / below if below else min(counts) - 1
 
 
 def luck_of_images(error: float, images: int) -> float:

@@ -52,10 +52,12 @@ def brief(report: Report, folder: Path, tables: Path, claims: Sequence[Claim] = 
     lines += [
         "",
         "*Ours* is the test error in percent of the final weights, mean ± sample standard deviation over seeds; the "
-        f"numbers of the seeds lead to their records. *Reproduced*: our mean differs from the paper's value by at most "
+        "numbers of the seeds lead to their records. *Reproduced*: our mean differs from the paper's value by at most "
         f"{rule}, the larger of the 95 % prediction interval for one more of our runs and the 95 % binomial interval "
-        "of the test set. That no difference was seen does not prove that there is none. *k of n starts died*: so many "
-        "initialisations failed to train and were replaced ([how](#networks-that-die)).",
+        "of the test set. That no difference was seen does not prove that there is none. *Also within the limit*: "
+        "other values of the same table that these runs cannot be told from either, *nearer* where our mean is nearer "
+        "to them. *k of n starts died*: so many initialisations failed to train and were replaced "
+        "([how](#networks-that-die)).",
     ]
     if claims:
         judged = link("The rules and numbers behind these verdicts", tables.parent / "claims" / "claims.md", folder)
@@ -99,7 +101,7 @@ def _measured(result: Result, folder: Path) -> list[str]:
     seeds = ", ".join(link(f"{record.seed}", record.path, folder) for record in result.records)
     died, verdict = result.stats.died.total(), result.verdict.text if result.records else ""
     if result.near:
-        verdict += f"; as near to {', '.join(result.near)}"
+        verdict += f"; also within the limit: {', '.join(result.near)}"
     if died:
         verdict += f"; {died} of {sum(len(record.attempts) for record in result.records)} starts died"
     return [code(result.cell.experiment), spread(result.stats), seeds, plain(verdict)]

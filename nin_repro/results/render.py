@@ -116,7 +116,7 @@ def remarks(result: Result) -> list[str]:
     modified = sum(record.dirty for record in result.records)
     files = {str(record.data.get("digest")) for record in result.records}
     died, count = result.stats.died, result.cell.assumed
-    notes = [f"as near to our mean: {', '.join(result.near)}" if result.near else "", *result.reservations]
+    notes = [f"also within the limit: {', '.join(result.near)}" if result.near else "", *result.reservations]
     notes.append(f"{count} assumed values" if count else "")
     notes += [f"{_starts(died.total())} ({how(died)})" if died else ""]
     notes.append(f"{modified} of {len(result.records)} runs from modified code" if modified else "")

@@ -31,7 +31,8 @@ RULE = (
     "them either. If d lies within (a) but (a) is more than twice (b), the runs scatter too much to judge; so "
     "'reproduced' always means at most twice (b) away. Fewer than 3 runs are not judged. Runs that died, ended with a "
     "dead class, or tell the training images apart no better than by guessing, are counted (left out) but kept out of "
-    "mean and spread."
+    "mean and spread. (a) takes the errors of seeds to be normally distributed, which so few cannot show. Seeds were "
+    "added, up to five, while verdicts were shown already: no number of them was fixed beforehand."
 )
 
 
@@ -109,6 +110,7 @@ class Verdict:
     text: str
     limit: float | None = None
     short: str = ""  # where there is little room: of a cell instead of the text, of a claim what belongs to the word
+    wide: bool = False  # of what is reproduced: farther off than (b) of the rule, not than (a)
 
 
 NO_RUNS = Verdict("no runs", "no runs yet")
@@ -125,7 +127,7 @@ class Result:
     difference: float | None  # our mean minus the paper's value, in points
     verdict: Verdict
     timings: tuple[Timing, ...] = ()  # of `records`; without any, of the same recipe at a reduced budget
-    near: tuple[str, ...] = ()  # other rows of the table whose values lie within the verdict's limit of our mean
+    near: tuple[str, ...] = ()  # other rows of the table whose values lie within the verdict's limit of our mean, too
 
     @property
     def reservations(self) -> tuple[str, ...]:
@@ -225,10 +227,7 @@ class Report:
             cells[row.paper.own] += row.results
         told = []
         for whose, found in (("Of the authors' own systems", cells[True]), ("of others'", cells[False])):
-            run = [one.cell.family for one in found if one.records]
-            recipes = f", {len(run)} with runs, of {counted(len(set(run)), 'recipe')}" * (len(set(run)) < len(run))
-            verdicts = verdict_counts(Counter(one.verdict.word for one in found)) or "none"
-            told.append(f"{whose} {counted(len(found), 'cell')} to measure{recipes}: {verdicts}")
+            told.append(f"{whose} {counted(len(found), 'cell')} to measure: {verdict_counts(found) or 'none'}")
         return "; ".join(told) + "."
 
 
@@ -238,9 +237,18 @@ WORDS |= {"too scattered": "too scattered to judge", "too few": "with too few ru
 WORDS |= {"no runs": "without runs", "unpublished": "with nothing to compare"}
 
 
-def verdict_counts(words: Mapping[str, int]) -> str:
-    """Verdicts by their words: such as "6 reproduced, 2 with too few runs"."""
-    return ", ".join(f"{words[word]} {name}" for word, name in WORDS.items() if words.get(word))
+def verdict_counts(results: Iterable[Result]) -> str:
+    """Verdicts by their words: such as "6 reproduced (5 recipes; 1 only as ...), 2 with too few runs"."""
+    by_word: dict[str, list[Result]] = defaultdict(list)
+    for one in results:
+        by_word[one.verdict.word].append(one)
+    told = [f"{len(by_word[word])} {name}" for word, name in WORDS.items() if word in by_word]
+    if same := by_word.get("reproduced"):
+        recipes, wide = len({one.cell.family for one in same}), sum(one.verdict.wide for one in same)
+        notes = [counted(recipes, "recipe")] * (recipes < len(same))
+        notes += [f"{wide} only as few seeds leave a wide limit"] * bool(wide)
+        told[0] += f" ({'; '.join(notes)})" if notes else ""
+    return ", ".join(told)
 
 
 def statistics(records: Iterable[Record]) -> Stats:
@@ -317,15 +325,22 @@ def judge(stats: Stats, value: float | None, images: int) -> Verdict:
         beyond = f" (scatter of seeds alone: {run:.2f})"
     elif abs(difference) > images_limit:
         beyond = f" (test images alone: {images_limit:.2f})"
-    return Verdict("reproduced", short + beyond, limit, short)
+    return Verdict("reproduced", short + beyond, limit, short, wide=abs(difference) > images_limit)
 
 
 def _near(printed: paper.Row, table: paper.Table, mean: float | None, limit: float | None) -> tuple[str, ...]:
-    """`Result.near` of one row: such as "Stochastic Pooling (0.47)"."""
-    if mean is None or limit is None:
+    """`Result.near` of one row: such as "Stochastic Pooling (0.47)", and of those that our mean is nearer to than to
+    its own value "Conv. maxout + Dropout (0.45, nearer)".
+    """
+    if mean is None or limit is None or printed.value is None:
         return ()
-    others = [(one.method, one.value) for one in table.rows if one is not printed and one.value is not None]
-    return tuple(f"{method} ({value:.2f})" for method, value in others if abs(value - mean) <= limit)
+    others = [(one.method, one.value, abs(one.value - mean)) for one in table.rows if one.value is not None]
+    own = abs(printed.value - mean)
+    return tuple(
+        f"{method} ({value:.2f}{', nearer' * (away < own)})"
+        for method, value, away in others
+        if away <= limit and (method, value) != (printed.method, printed.value)
+    )
 
 
 def filled_by(living: Sequence[int], enough: int = FEWEST_RUNS) -> int:
