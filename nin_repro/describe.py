@@ -5,6 +5,7 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from nin_repro.command import as_command
@@ -40,7 +41,7 @@ def layer_table(config: Config) -> str:
 
 
 def state(config: Config) -> str:
-    """Whether the run is done, running, to be resumed or not begun."""
+    """Whether the run is done, running, to be resumed or not begun; and of the last, whether it is on record."""
     run = RunDirectory(directory(config))
     record = run.result()
     if record is not None:
@@ -54,7 +55,8 @@ def state(config: Config) -> str:
     if found == "running":
         return f"being trained; {run.log} follows it"
     if found == "not begun":
-        return found
+        known = next(Path(config.records_dir).rglob(f"{key(config)}.json"), None)
+        return f"{found} here; on record: {known}" if known else found
     reason = why(found, run.status())
     again = "the same command goes on" if run.checkpoint.exists() else "nothing is saved, the same command begins anew"
     return f"{found}{f' ({reason})' if reason else ''}; {again}"
@@ -90,6 +92,7 @@ def describe(config: Config, words: list[str]) -> str:
     ]
     for title, lines in (("assumed", about.assumptions), ("deviates", about.deviations)):
         parts += [f"{title if not i else '':11}{line}" for i, line in enumerate(lines)]
+    parts.append("sources    of every value, and which are assumed: results/fidelity.md")
     return "\n".join(
         [*parts, "", layer_table(config), "", "recipe (all that decides the result)", *recipe_lines(config)]
     )

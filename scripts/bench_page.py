@@ -275,10 +275,11 @@ def _ceiling(found: dict[str, Any]) -> list[str]:
         "",
         *_table(["", "measured"], rows),
         "Large matrix products; copy counts bytes read and written; layers are torch's convolutions forward, in what "
-        "our fast mode computes in. "
-        f"Ours reaches {_words(found['share_of_ceiling'])} of the best, {found['ceiling_is']}.",
+        f"our fast mode computes in. Ours reaches {_words(found['share_of_ceiling'])} of the best, "
+        f"{found['ceiling_is']}; in fp32 on a CPU that can be more than all of it, as our convolutions multiply at "
+        "frequencies, which takes fewer products.",
         "",
-        f"An epoch of {epoch['images']:,} images is {epoch['tflop']:g} TFLOP: at the ceiling "
+        f"An epoch of {epoch['images']:,} images is {epoch['tflop']:g} TFLOP: at that rate "
         f"{epoch['floor_seconds']:g} s, with ours {epoch['seconds']:g} s, without evaluation.",
         "",
     ]

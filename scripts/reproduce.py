@@ -12,6 +12,7 @@ import json
 import math
 import shlex
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -32,7 +33,7 @@ from nin_repro.results.tables import AVX512, FEWEST_RUNS, filled_by
 from nin_repro.schema import Config, Precision
 from nin_repro.training.environment import bf16_instructions, cores, processor
 from nin_repro.training.stop import listen
-from nin_repro.words import duration
+from nin_repro.words import counted, duration
 
 ROOT = Path(__file__).resolve().parents[1]
 # In this order: experiments, and words that change one.
@@ -93,7 +94,12 @@ class Cell:
         return overrides(self.name, [*rest, f"precision={self.config.precision}"])
 
     def seconds(self, paces: dict[str, float]) -> float | None:
-        """What all epochs of one run take here, and of its parents; None if the pace is not known."""
+        """What all epochs of one run take here, and of its parents; None if the pace is not known.
+
+        Where no run lives, what those that died took: they end early, wherever they run.
+        """
+        if self.records and not self.living:
+            return statistics.median(record.seconds for record in self.records)
         pace = paces.get(self.config.precision)
         return None if pace is None else sum(map(on_a_core, (self.config, *self.parents))) / pace
 
@@ -180,18 +186,20 @@ def in_words(seconds: float | None) -> str:
     return "not measured: python scripts/bench.py" if seconds is None else duration(seconds)
 
 
-def show_plan(todo: list[Cell], paces: dict[str, float]) -> None:
+def show_plan(todo: list[Cell], paces: dict[str, float], machine: str, at_once: int) -> None:
     """What is missing, and what it costs here: the whole machine's time, if it does nothing else."""
+    print(f"{machine}, {at_once} at a time. Time in h:mm:ss of the whole machine, as if one run had all of it.")
     width = max(len(cell.name) for cell in todo)
-    print(f"{'cell':{width}}  living  seeds to train  machine time a run  up to here")
+    print(f"{'experiment, choice':{width}}  living  seeds to train  precision  time a run  up to here")
     total: float | None = 0.0
     for cell in todo:
         one = cell.seconds(paces)
         total = None if total is None or one is None else total + one * len(cell.seeds)
         seeds = ",".join(map(str, cell.seeds)) or "-"
         counts = f"{cell.living}/{cell.wanted:<4}  {seeds:14}"
-        apart = f"  (and {cell.apart}, which are not mixed with these)" if cell.apart else ""
-        print(f"{cell.name:{width}}  {counts}  {in_words(one):>18}  {in_words(total)}{apart}")
+        note = f"  (and {cell.apart}, which are not mixed with these)" if cell.apart else ""
+        note += f"  (none of {counted(len(cell.records), 'run')} lives)" * bool(cell.records and not cell.living)
+        print(f"{cell.name:{width}}  {counts}  {cell.config.precision:9}  {in_words(one):>10}  {in_words(total)}{note}")
 
 
 def check_gpu(deadline: float) -> None:
@@ -337,7 +345,7 @@ def main() -> None:
 
     machine = this_machine()
     paces = measured_paces(machine)
-    show_plan(todo(), paces)
+    show_plan(todo(), paces, machine, count)
     if options.plan:
         return
     if gpu and not paces and not options.unchecked:

@@ -118,7 +118,7 @@ def test_what_is_reproduced_only_as_few_seeds_scatter_is_named_with_the_seeds_th
     assert "too scattered" in text and "Reproduced only" not in text  # (a) is over twice (b)
     runs = [record(seed=seed, error=error) for seed, error in enumerate((11.19, 11.41, 11.63))]  # (a) = 1.09
     text = page(stored(tmp_path / "b", *runs))
-    assert "2 reproduced (1 recipe; 2 only as few seeds leave a wide limit)" in text
+    assert "2 reproduced (1 recipe; 2 only by the limit of our own seeds)" in text
     assert "farther off than the test images alone would allow: `table1/nin` (n=3), `table5/gap` (n=3)." in text
     assert (
         "or more seeds: 4 with this mean and this scatter would make it *worse*." in text
@@ -136,7 +136,8 @@ def test_choices_tried_at_several_lengths_are_set_side_by_side_the_shortest_firs
     text = page(stored(tmp_path, *values))
     assert "- None of these effects is of a network of the paper at its full length." in text
     # The limit is 0.23 points, of errors of 2.1, 1.1 and 0.5 %.
-    told = "+3.00 after 3 epochs (+143 ± 11 %), +0.10 after 16 epochs (+9 ± 21 %), +0.00 at full length (+0 ± 45 %)"
+    told = "+3.00 after 3 epochs (fp32, n=3; +143 ± 11 %), +0.10 after 16 epochs (fp32, n=3; +9 ± 21 %), "
+    told += "+0.00 at full length (fp32, n=3; +0 ± 45 %)"
     assert f"in percent of the error without the choice: `optimizer.lr=0.2` of table4/nin {told}." in text
 
 

@@ -78,6 +78,18 @@ def test_what_is_trained_is_what_the_tables_will_show(
     assert [one.stats.n for one in filled] == [5]
 
 
+def test_a_cell_of_which_no_run_lives_costs_what_its_runs_took_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = family(load(["experiment=table2/nin_released", "precision=bf16"]))
+    dead = [record(seed=seed, family=key, status="dead") | {"seconds": 600.0 + seed} for seed in range(3)]
+    todo = reproduce.cells(stored(tmp_path, *dead), ["table2/nin_released"], ["precision=bf16"], 5)
+    reproduce.show_plan(todo, {"bf16": 1.0}, "2 x a CPU", 2)
+    machine, _, row = capsys.readouterr().out.splitlines()
+    assert machine.startswith("2 x a CPU, 2 at a time.")
+    assert row.split()[1:6] == ["0/5", "3,4,5,6,7", "bf16", "10:01", "50:05"] and row.endswith("(none of 3 runs lives)")
+
+
 def test_a_run_takes_as_long_as_the_benchmark_says() -> None:
     pages = [json.loads(path.read_text()) for path in (ROOT / "results/benchmarks").glob("cpu-*.json")]
     measured = [

@@ -110,7 +110,8 @@ def _short(
     if few:
         names = ", ".join(f"{code(one.result.cell.experiment)} (n={one.result.stats.n})" for one in few)
         lines.append(
-            "- Reproduced only as the limit of few seeds is wide: farther off than the test images alone would allow: "
+            "- Reproduced only by the limit of our own seeds, wide where they scatter or are few, and farther off than "
+            "the test images alone would allow: "
             f"{names}."
         )
     if claims:
@@ -162,13 +163,15 @@ def _at_lengths(compared: Sequence[Choice]) -> list[str]:
     for (experiment, changed), some in found.items():
         if len({(_whole(one), one.epochs) for one in some}) > 1:
             some.sort(key=lambda one: (_whole(one), int(one.epochs.partition("-")[0])))
-            effects = ", ".join(f"{difference(one.effect)} {_when(one)} ({one.share} %)" for one in some)
+            effects = ", ".join(f"{difference(one.effect)} {_when(one)}; {one.share} %)" for one in some)
             told.append(f"{code(' '.join(changed))} of {plain(experiment)} {effects}")
     return told
 
 
 def _when(one: Choice) -> str:
-    return "at full length" if _whole(one) else f"after {one.epochs} epochs"
+    """Such as "after 16 epochs (bf16, n=3", for more to follow."""
+    length = "at full length" if _whole(one) else f"after {one.epochs} epochs"
+    return f"{length} ({one.about.precision}, n={one.stats.n}"
 
 
 def _where(one: Choice) -> str:

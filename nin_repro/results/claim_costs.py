@@ -60,6 +60,7 @@ class Cost:
 def judge_cost(costs: Sequence[Cost]) -> Claim:
     """Whether NIN has fewer parameters than the others and takes longer to train."""
     judged, rows, compared, larger = [], [], [], set()
+    kinds: dict[str, set[str]] = {"more": set(), "fewer": set()}  # of networks than which NIN has so many parameters
     for one in costs:
         machines = sorted(one.times) or [""]
         counts = [f"{one.parameters:,}", f"{one.multiply_adds / 1e6:,.1f} M"]
@@ -82,14 +83,17 @@ def judge_cost(costs: Sequence[Cost]) -> Claim:
             sizes = nin.dataset, nin.parameters, other.parameters
             if nin.parameters < other.parameters or sizes not in larger:  # whose sizes decide is judged once
                 judged.append(Judged(name, sign, True, why, nin.dataset))
+                word = "fewer" if nin.parameters < other.parameters else "more"
+                kinds[word].add("the CNN" if other.kind == "cnn" else other.kind)
             larger.add(sizes)
             share = f"{nin.parameters / other.parameters:.2f}"
             pair = [plain(nin.experiments[0]), plain(other.experiments[0])]
             compared.append([nin.dataset, *pair, share, f"{work:.2f}", why])
     verdict = decide(judged, takes=f"{FEWEST_RUNS} timed runs of both on one machine")
     untimed = sum(one.sign is None for one in judged)
+    known = ", ".join(f"{word} parameters than {' and '.join(sorted(some))}" for word, some in kinds.items() if some)
     if untimed and verdict.word != NOT_ENOUGH:
-        verdict = replace(verdict, short=f"{counted(untimed, 'other pair')} not timed yet")
+        verdict = replace(verdict, short=f"{known}; {counted(untimed, 'pair')} not timed yet")
     names = "Data set|Network|Experiments|Parameters|Multiply-adds forward|Epochs|PFLOP|Machine|Runs|Seconds an epoch|"
     return Claim(
         texts.COST,

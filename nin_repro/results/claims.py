@@ -260,7 +260,7 @@ class Page:
             decide(judged, SHOWN_ON),
             ((names, "lrllrrrrrrrll", rows),),
             commands=(
-                "python -m nin_repro.train -m experiment=text/nin_no_dropout,table1/nin seed=0,1,2,3,4",
+                "python -m nin_repro.train -m experiment=text/nin_no_dropout,table1/nin precision=bf16 seed=0,1,2,3,4",
                 "python -m nin_repro.figures",
             ),
         )
@@ -403,7 +403,9 @@ class Page:
 
 ABOUT = "Network|Epochs|Experiment"
 CONTROL = "bowl"
-TRAIN_HEADS = ("python -m nin_repro.train -m experiment=table5/gap,table5/fc,table5/fc_dropout seed=0,1,2,3,4",)
+TRAIN_HEADS = (
+    "python -m nin_repro.train -m experiment=table5/gap,table5/fc,table5/fc_dropout precision=bf16 seed=0,1,2,3,4",
+)
 MEASURE = ("python -m nin_repro.claims --measure runs/cifar10-nin-seed*", "python -m nin_repro.claims")
 
 

@@ -73,7 +73,7 @@ CONTRADICTIONS = (
                 "experiment=table2/nin_released",
             ),
         ),
-        "Both are run: nothing tells which of them gave 35.68.",
+        "Each is an experiment of its own: nothing tells which of them gave 35.68.",
     ),
     Contradiction(
         "X3",

@@ -29,7 +29,7 @@ SOURCES = {
     "CC": "A. Krizhevsky's own configurations of cuda-convnet, repository dnouri/cuda-convnet, example-layers: that of "
     "18 % on CIFAR-10, for initial weights of local layers that of 13 %",
     "D2L": 'A. Zhang et al., "Dive into Deep Learning", d2l.ai, chapter "Network in Network", repository d2l-ai/d2l-en',
-    "NOTES": "notes on NiN without author or title that describe the networks of `extra/nin_224` and `extra/staged`",
+    "NOTES": "unpublished notes on NiN, without author or title: the networks of `extra/nin_224` and `extra/staged`",
     "assumed": "no source says it; the words after it say by what it was chosen",
     "deviates": "a source says otherwise, as the words after it tell",
 }
@@ -252,10 +252,10 @@ def page(provenances: Mapping[str, Provenance], configs: Mapping[str, Config]) -
         "# Where the numbers come from",
         "",
         f"The {sum(name in cells for name in found)} experiments that re-run a row of the tables have {total.total()} "
-        f"values that do something: {sum(published.values())} are published ({by}), {total['assumed']} are assumed, "
-        f"and {total['deviates']} deviate from the source that speaks of that row. Where the paper and its code differ "
-        "and one of them is followed, a value counts for that one; lines marked **deviates** below name these, too. "
-        "First stages, at the end of the table, are in no count.",
+        f"values that do something: {sum(published.values())} stand in a source ({by}), {total['assumed']} are "
+        f"assumed, and {total['deviates']} deviate from the source that speaks of that row. Where the paper and its "
+        "code differ and one of them is followed, a value counts for that one; lines marked **deviates** below name "
+        "these, too. First stages, at the end of the table, are in no count.",
         "",
         "Names of sources are explained [at the end](#sources). Written by `python -m nin_repro.tables` from the files "
         "under conf/, whose comments name the source of each value.",

@@ -54,10 +54,10 @@ def brief(report: Report, folder: Path, tables: Path, claims: Sequence[Claim] = 
         "*Ours* is the test error in percent of the final weights, mean ± sample standard deviation over seeds; the "
         "numbers of the seeds lead to their records. *Reproduced*: our mean differs from the paper's value by at most "
         f"{rule}, the larger of the 95 % prediction interval for one more of our runs and the 95 % binomial interval "
-        "of the test set. That no difference was seen does not prove that there is none. *Also within the limit*: "
-        "other values of the same table that these runs cannot be told from either, *nearer* where our mean is nearer "
-        "to them. *k of n starts died*: so many initialisations failed to train and were replaced "
-        "([how](#networks-that-die)).",
+        "of the test set; where our mean lies beyond one of the two, that one stands in brackets. That no difference "
+        "was seen does not prove that there is none. *Also within the limit*: other values of the same table that "
+        "these runs cannot be told from either, *nearer* where our mean is nearer to them. *k of n starts died*: so "
+        "many initialisations failed to train and were replaced ([how](#networks-that-die)).",
     ]
     if claims:
         judged = link("The rules and numbers behind these verdicts", tables.parent / "claims" / "claims.md", folder)

@@ -22,10 +22,10 @@ PICTURED = "Our test errors relative to the paper's"
 KINDS = {"network": "whole network", "classes": "single classes", "diverged": "diverged"}  # as `Attempt.died` has them
 
 COSTS = (
-    "weights and biases, and multiply-adds of one image forward, are counted; the time of an epoch and of a run is "
-    "the median wall time of our runs, with evaluations and starts that died, on the machine named beside (2 x: on two "
-    "threads of it), whatever else ran there. A row without runs has its epoch from runs of the same recipe at a "
-    "reduced budget."
+    "weights and biases, and multiply-adds of one image forward, are counted; the time of an epoch and of a run is the "
+    "median wall time of our runs, with evaluations and starts that died, on the machine named beside (2 x: on two "
+    "threads of it; of the earliest runs its instructions, in brackets for the others, are not known), whatever else "
+    "ran there. A row without runs has its epoch from runs of the same recipe at a reduced budget."
 )
 
 
@@ -303,7 +303,8 @@ def markdown(report: Report, folder: Path) -> str:
 def _md_table(table: Table, folder: Path) -> list[str]:
     results = [result for row in table.rows for result in row.results]
     rows = [line for row in table.rows for line in _md_row(table, row, folder)]
-    names = "Method|Reference|Paper|Experiment|Ours|n|Left out|Best|Worst|Difference|Verdict"
+    source = "Paper" if any(row.paper.own for row in table.rows) else "Source"
+    names = f"Method|Reference|{source}|Experiment|Ours|n|Left out|Best|Worst|Difference|Verdict"
     names += "|Parameters|Multiply-adds|An epoch|A run"
     lines = ["", f"## {plain(table.paper.heading)}", "", f"{table.paper.test_set_size:,} test images.", ""]
     lines += [*grid(names, "llrlrrrrrrlrrrr", rows), "", *(f"- {plain(note)}" for note in table.paper.notes)]
@@ -317,7 +318,7 @@ def _md_table(table: Table, folder: Path) -> list[str]:
     for result in results:
         if result.records:
             lines += ["", f'<a id="{_anchor(table, result)}"></a>Runs of {code(result.cell.experiment)}:', ""]
-            names = "Seed|Test error|Train error|State|Record|Commit|Device|Hours|Command"
+            names = "Seed|Test error|Train error|State|Record|Commit|Device|Time|Command"
             lines += grid(names, "rrrllllrl", (_md_record(record, folder) for record in result.records))
     return lines
 
@@ -357,9 +358,8 @@ def _md_record(record: Record, folder: Path) -> list[str]:
     commit = code(commit_of(record.commit, record.dirty))
     commit += "".join(f"; {plain(words)}" for words in record.earlier)
     numbers = [str(record.seed), error(record.error), error(record.train_error)]
-    hours = f"{record.seconds / 3600:.1f}"
     file = _link(record.key, record, folder)
-    return [*numbers, state(record), file, commit, plain(record.device), hours, code(record.command)]
+    return [*numbers, state(record), file, commit, plain(record.device), span(record.seconds), code(record.command)]
 
 
 def _md_group(group: Group, folder: Path) -> list[str]:

@@ -226,7 +226,7 @@ class Report:
         for row in (row for table in self.tables for row in table.rows):
             cells[row.paper.own] += row.results
         told = []
-        for whose, found in (("Of the authors' own systems", cells[True]), ("of others'", cells[False])):
+        for whose, found in (("Of the authors' own systems", cells[True]), ("of other systems", cells[False])):
             told.append(f"{whose} {counted(len(found), 'cell')} to measure: {verdict_counts(found) or 'none'}")
         return "; ".join(told) + "."
 
@@ -246,7 +246,7 @@ def verdict_counts(results: Iterable[Result]) -> str:
     if same := by_word.get("reproduced"):
         recipes, wide = len({one.cell.family for one in same}), sum(one.verdict.wide for one in same)
         notes = [counted(recipes, "recipe")] * (recipes < len(same))
-        notes += [f"{wide} only as few seeds leave a wide limit"] * bool(wide)
+        notes += [f"{wide} only by the limit of our own seeds"] * bool(wide)
         told[0] += f" ({'; '.join(notes)})" if notes else ""
     return ", ".join(told)
 
