@@ -97,6 +97,14 @@ def test_single_classes_after_a_few_epochs_do_not_make_more_deaths_by_themselves
         assert spread(choice.stats) == "all died" and choice.seen == "no run lives"
 
 
+def test_a_choice_with_which_fewer_starts_die_is_called_so(tmp_path: Path) -> None:
+    own = (run(90.0, with_(seed, 3), status="dead", attempts=DIED[:1]) for seed in range(8))
+    others = (run(1.0, with_(seed, 3, clip_norm=None), attempts=LIVED) for seed in range(10))
+    found = lottery(stored(tmp_path, *own, *others), BASES)
+    # Of 8 of 8 and 0 of 10: Wilson's 67.6 to 100 % and 0 to 27.8 %; Newcombe: 1 - sqrt(0.324^2 + 0.278^2) = 0.57
+    assert [versus(one, found) for one in found] == ["", "fewer, by 57 to 100 points"]
+
+
 def test_a_verdict_says_what_would_overturn_it_and_too_few_runs_are_not_judged(tmp_path: Path) -> None:
     reproduced = page(stored(tmp_path / "a", *(record(seed=seed, error=10.4 + seed / 10) for seed in range(5))))
     assert "with runs at the paper's budget: 2: 2 reproduced (1 recipe)." in reproduced  # Table 1's row and Table 5's
