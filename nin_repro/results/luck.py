@@ -42,16 +42,14 @@ def luck_of_means(stds: Sequence[float], counts: Sequence[int]) -> float:
         stds: sample standard deviations of the two groups.
         counts: how many runs they have, at least 3 each.
     """
-    error, freedom = _welch([std**2 / n for std, n in zip(stds, counts, strict=True)], counts)
-    return t975(int(freedom * (1 + 1e-12))) * error
+    return _limit([std**2 / n for std, n in zip(stds, counts, strict=True)], counts)
 
 
 def luck_of_pair(stds: Sequence[float], counts: Sequence[int]) -> float:
     """How far the difference of one more run of each group may lie from that of the means, in points, at 95%: the
     prediction interval that goes with `luck_of_means`, with the same arguments.
     """
-    error, freedom = _welch([std**2 * (1 + 1 / n) for std, n in zip(stds, counts, strict=True)], counts)
-    return t975(int(freedom * (1 + 1e-12))) * error
+    return _limit([std**2 * (1 + 1 / n) for std, n in zip(stds, counts, strict=True)], counts)
 
 
 def chance_of_means(difference: float, stds: Sequence[float], counts: Sequence[int]) -> float:
@@ -60,6 +58,11 @@ def chance_of_means(difference: float, stds: Sequence[float], counts: Sequence[i
     """
     error, freedom = _welch([std**2 / n for std, n in zip(stds, counts, strict=True)], counts)
     return beyond(difference / error, freedom) if error else float(difference == 0)
+
+
+def _limit(parts: Sequence[float], counts: Sequence[int]) -> float:
+    error, freedom = _welch(parts, counts)
+    return t975(int(freedom * (1 + 1e-12))) * error  # a whole number that came out 1e-16 less is not rounded down
 
 
 def _welch(parts: Sequence[float], counts: Sequence[int]) -> tuple[float, float]:
