@@ -2,7 +2,8 @@
 
 import sys
 
-if sys.argv[:1] == ["-m"]:  # a command of this package, of which nothing else has been imported yet
+# A command of this package, of which nothing else has been imported yet.
+if sys.argv[:1] == ["-m"] or sys.argv[0].endswith("nin-train"):
     import importlib.util
 
     _missing = [name for name in ("numpy", "omegaconf", "hydra", "torch") if importlib.util.find_spec(name) is None]

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nin_repro.command import Parser, as_command, given_place
+from nin_repro.command import Parser, as_command, given_place, require_there
 from nin_repro.config.compose import load, load_all, stand_ins
 from nin_repro.config.recipe import budget_name, family, key, recipe, require_device
 from nin_repro.cost import images_seen, open_ended
@@ -66,7 +66,7 @@ def measure(paths: list[Path], out: Path, images: int | None, data_dir: Path | N
         target = out / f"{record['key']}.json"
         size = min(images or DATASETS[config.dataset.name].sizes["test"], DATASETS[config.dataset.name].sizes["test"])
         if _measured(target, record, size):
-            print(f"  already measured on {size:,} images: {target}")
+            print(f"  already measured on {size:,} images or more: {target}")
             continue
         config = dataclasses.replace(config, device=device, data_dir=str(data_dir or config.data_dir))
         write_json(target, measured(path, config, record, size))
@@ -78,7 +78,7 @@ def _measured(path: Path, record: dict[str, Any], images: int) -> bool:
         found = measurements.read(path)
     except (OSError, ValueError):  # there is none, or none that can be used
         return False
-    return (found.weights_sha256, found.images) == (record.get("weights_sha256"), images)
+    return found.weights_sha256 == record.get("weights_sha256") and found.images >= images
 
 
 def measured(path: Path, config: Config, record: dict[str, Any], images: int) -> dict[str, Any]:
@@ -309,6 +309,9 @@ def main() -> None:
     parser.add_argument("--records", type=given_place, default=records.STORE, help="records (default %(default)s)")
     parser.add_argument("--out", type=given_place, default=OUT, help="where files go (default %(default)s)")
     options = parser.parse_args()
+    if options.images is not None and not options.measure:
+        raise UsageError("--images says how many to measure runs on: name them with --measure")
+    require_there(options.data_dir)
     if options.measure:
         require_place(options.out / MEASURED)
         measure(options.measure, options.out / MEASURED, options.images, options.data_dir, options.device)

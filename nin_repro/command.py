@@ -85,7 +85,9 @@ class Parser(argparse.ArgumentParser):
         from nin_repro.config.check import nearest
 
         unknown = message.removeprefix("unrecognized arguments: ").split("=")[0]
-        near = nearest(unknown, self._option_string_actions) if unknown != message and unknown[:1] == "-" else ""
+        near = ""
+        if unknown != message and (unknown[:1] == "-" or "=" in message):
+            near = nearest(unknown if unknown[:1] == "-" else f"--{unknown}", self._option_string_actions)
         raise UsageError(f"{message}{near}; --help tells all")
 
 
@@ -94,6 +96,16 @@ def given_place(word: str) -> Path:
     if not word.strip():
         raise argparse.ArgumentTypeError("it is empty: name a place, or leave it out")
     return Path(word)
+
+
+def require_there(folder: Path | None) -> None:
+    """Refuse an option's data_dir that is no directory, which would be made and filled; None: it was not given.
+
+    Raises:
+        UsageError: it is not there.
+    """
+    if folder is not None and not folder.is_dir():
+        raise UsageError(f"--data-dir {folder} is no directory: name that which holds the data sets, or leave it out")
 
 
 def require_positive(**options: float | None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nin_repro.command import as_command
-from nin_repro.config.compose import SWEEP, expand, in_order, load, load_all, parents
+from nin_repro.config.compose import SWEEP, expand, in_order, load, load_all, parents, require_run
 from nin_repro.config.recipe import budget_name, directory, family, key, recipe
 from nin_repro.cost import in_words
 from nin_repro.files import UsageError
@@ -118,6 +118,7 @@ def main() -> None:
     words = expand(in_order(sys.argv[1:]))
     if words[0] in SWEEP:
         raise UsageError(f"{words[0]}: one run is described, not a sweep; leave it out")
+    require_run(words)
     print(describe(load(words), words))
 
 

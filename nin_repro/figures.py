@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nin_repro.command import Parser, as_command, given_place
+from nin_repro.command import Parser, as_command, given_place, require_there
 from nin_repro.config.compose import load, stand_ins
 from nin_repro.config.recipe import budget_name, directory, family
 from nin_repro.cost import in_words
@@ -148,6 +148,7 @@ def main() -> None:
     )
     parser.add_argument("--data-dir", type=given_place, help="where the run's data set is, if it has moved")
     options = parser.parse_args()
+    require_there(options.data_dir)
     if options.run is not None:
         open_run(options.run)  # refused before anything is drawn
     from nin_repro.results.figures import draw_figure3, save  # not before the options are known to be right

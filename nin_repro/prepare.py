@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from nin_repro.command import as_command
-from nin_repro.config.compose import SWEEP, expand, in_order, load
+from nin_repro.config.compose import SWEEP, expand, in_order, load, require_run
 from nin_repro.files import UsageError
 from nin_repro.training.stop import held, listen
 
@@ -23,6 +23,7 @@ def main() -> None:
     words = expand(in_order(sys.argv[1:]))
     if words[0] in SWEEP:
         raise UsageError(f"{words[0]}: one run's data are prepared, not a sweep's; leave it out")
+    require_run(words)
     config = load(words)
     with held():
         from nin_repro.data.preprocess import preprocess  # not before the words are known to be right

@@ -5,14 +5,15 @@ from its checkpoint. Processes are forked from one that has torch imported: a me
 """
 
 import contextlib
-import ctypes
 import os
+import select
 import signal
 import sys
+import threading
 import time
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from multiprocessing import connection, get_context
+from multiprocessing import connection, forkserver, get_context, resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,6 @@ from nin_repro.training.rundir import RunDirectory
 from nin_repro.training.stop import STOP, listen, signal_of
 
 TRIES = 3  # starts of a member that is killed each time before it gets to another checkpoint
-PDEATHSIG = 1  # of prctl: the signal that a process gets when its parent ends
 
 
 @dataclass
@@ -77,6 +77,7 @@ def train(requests: dict[str, Request], at_once: int, folder: Path) -> list[Outc
     table = Table([member.name for member in members])
     context = get_context("forkserver")
     context.set_forkserver_preload(["nin_repro.build"])
+    _serve_forks()
     forwarded = None
     with STOP.listening():
         while any(member.outcome is None for member in members):
@@ -95,6 +96,17 @@ def train(requests: dict[str, Request], at_once: int, folder: Path) -> list[Outc
                 _pass_on([member for member in members if member.process is not None], signal.SIGINT)
         table.show([_row(member) for member in members], last=True)
     return [member.outcome for member in members if member.outcome is not None]
+
+
+def _serve_forks() -> None:
+    """Start the process that members are forked from, deaf to Ctrl-C: it has the terminal in common with this one, and
+    would end while it imports torch. Here the signal waits meanwhile."""
+    resource_tracker.ensure_running()  # which would let it through
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _start(members: list[Member], at_once: int, context: Any) -> None:
@@ -185,7 +197,7 @@ def _row(member: Member) -> Row:
 def _member(pipe: Any, request: Request, output: Path, gpu: str | None) -> None:
     """What a member's process does: the run, its output into a file, its outcome into the pipe."""
     os.setsid()  # Ctrl-C in the terminal is for the parent, which passes it on once
-    _end_with_parent()
+    _end_with_sweep(pipe)
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     with open(output, "a", buffering=1, errors="backslashreplace") as file:
@@ -194,14 +206,22 @@ def _member(pipe: Any, request: Request, output: Path, gpu: str | None) -> None:
         sys.stdout = sys.stderr = file
         print(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {request.command}", flush=True)
         try:
+            # Blocked where this was forked from: one that was passed on meanwhile comes now.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             outcome = attempt(request, where=True)
         except KeyboardInterrupt as stop:
             outcome = Outcome("interrupted", 128 + signal_of(stop), "stopped before training began")
         pipe.send(outcome)
 
 
-def _end_with_parent() -> None:
-    """Ask the kernel to stop this process, by SIGTERM, when the one it was forked from ends, as with its sweep."""
+def _end_with_sweep(pipe: Any) -> None:
+    """Have this process stopped, by SIGTERM, when the sweep that holds the other end of its pipe is killed."""
     listen()
-    with contextlib.suppress(OSError, AttributeError):  # Linux only
-        ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGTERM)
+
+    def watch() -> None:
+        end = select.poll()
+        end.register(pipe.fileno(), 0)  # that nobody can read any more is told all the same
+        end.poll()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -152,11 +152,18 @@ class Outcomes(Callback):
         except UsageError as error:
             raise SystemExit(fail(error)) from None  # Hydra makes a warning of any other exception
         begun = config
-        for number, words in enumerate(_planned(config), start=1):  # now, not when days have gone into those before it
+        planned = _planned(config)
+        refused = {}  # now, not when days have gone into those before it
+        for number, words in enumerate(planned, start=1):
             try:
                 load(words)
             except UsageError as error:
-                print(f"{number}. will be refused: {error}", flush=True)
+                refused[number] = str(error)
+        if refused and len(refused) == len(planned):
+            others = f" (and so are the other {len(planned) - 1} of this sweep refused)" if len(planned) > 1 else ""
+            raise SystemExit(fail(UsageError(f"{refused[1]}{others}")))
+        for number, why in refused.items():
+            print(f"{number}. will be refused: {why}", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Show a table of the members, and keep them for the process."""

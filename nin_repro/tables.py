@@ -99,15 +99,9 @@ def main() -> None:
     report = build(found, cells(configs, facts), problems)
     recipes = {name: recipe(config) for name, config in configs.items()}
     compared = ablations.choices(found, recipes)
-    print(text(report, shutil.get_terminal_size((WIDTH, 24)).columns))
-    print(ablations.text(compared))
     out: Path = options.out
     written = write_all(report, compared, out / "tables")
-    print(
-        f"{len(written)} files in {out / 'tables'}: tables.md, overview.svg, ablations.md, each table as CSV and LaTeX"
-    )
     write_page(out / "fidelity.md", fidelity.page(facts, configs))
-    print(f"{out / 'fidelity.md'}: where the numbers of every experiment come from")
     numbers = kept_numbers(CLAIMS / LAYER_FILE)
     judged: list[Claim] = []
     if numbers:  # `python -m nin_repro.claims` makes them, and pictures
@@ -116,21 +110,29 @@ def main() -> None:
         if out / "claims" == CLAIMS:  # where its pictures are
             write_page(CLAIMS / "claims.md", claim_page.markdown(judged, gathered.problems))
     write_page(out / "analysis.md", analysis.markdown(report, compared, judged, found, recipes))
-    print(f"{out / 'analysis.md'}: what follows from it")
     prices = Prices(options.gpu_hour, options.core_hour)
     ours_to_publish = ("figure3*.png", "figure4-digits-*.png", "figure4-maps-*.png")
     drawn = (path for names in ours_to_publish for path in FIGURES.glob(names))
     figures = sorted(drawn, key=lambda path: path.stem)  # that at the paper's budget first
     write_page(out / "report.html", html(report, compared, judged, figures, found, recipes, prices))
+    readme = Path("README.md")  # which many read, and which is not made of a part
+    renewed = out == RESULTS and not problems and renew(readme, brief(report, readme.parent, out / "tables", judged))
+    # All is written now, and who reads no more than the first lines of what follows cuts nothing off.
+    print(text(report, shutil.get_terminal_size((WIDTH, 24)).columns))
+    print(ablations.text(compared))
+    print(
+        f"{len(written)} files in {out / 'tables'}: tables.md, overview.svg, ablations.md, each table as CSV and LaTeX"
+    )
+    print(f"{out / 'fidelity.md'}: where the numbers of every experiment come from")
+    print(f"{out / 'analysis.md'}: what follows from it")
     print(f"{out / 'report.html'}: all of it as one page, with curves")
-    readme = Path("README.md")
-    if problems:  # seen above by those who read it all; what many read is not made of a part
+    if renewed:
+        print(f"{readme}: Table 1 as it stands")
+    if problems:  # seen above by those who read it all
         left = [f"so {readme} is left as it is"] * (out == RESULTS)
         print("\n".join([*map(clean, problems), *left]), file=sys.stderr)
         sys.exit(1)
-    if out == RESULTS and renew(readme, brief(report, readme.parent, out / "tables", judged)):
-        print(f"{readme}: Table 1 as it stands")
-    elif out == RESULTS and readme.exists():
+    if out == RESULTS and not renewed and readme.exists():
         print(f"warning: {readme} is left as it is: it has no lines {' and '.join(MARKS)}", file=sys.stderr)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nin_repro.command import Lossy, fail, settle_output
 from nin_repro.config.compose import (
+    OPTIONS,
     SWEEP,
     checked,
     expand,
@@ -21,6 +22,7 @@ from nin_repro.config.compose import (
     offer_own,
     refuse_early,
     require_known,
+    require_run,
     to_yaml,
 )
 from nin_repro.config.conf import CONF, help_text
@@ -229,11 +231,12 @@ def _main() -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here instead of being printed over many lines
     try:
         if not {"-sc", "--shell-completion"} & set(sys.argv):  # its words look like overrides
-            sys.argv[1:] = expand(in_order(sys.argv[1:]))
+            sys.argv[1:] = expand(in_order(sys.argv[1:], OPTIONS))
             known = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
             require_known(known, sweep=sys.argv[1] in SWEEP)
             if shown_help():
                 return 0
+            require_run(sys.argv[1:])
             refuse_early(sys.argv[1:])
         return composed_and_run()
     except (Exception, KeyboardInterrupt) as error:

@@ -329,7 +329,11 @@ def main() -> None:
     options = asked()
     listen()
     began, gpu = time.monotonic(), bool(gpus())
-    names = options.only.split(",") if options.only else [name for stage in STAGES.values() for name in stage]
+    names = [name for stage in STAGES.values() for name in stage]
+    if options.only is not None:
+        names = options.only.split(",")
+        if "" in names:
+            raise UsageError(f"--only {options.only!r} has an empty name: give experiments with a comma between two")
     words = options.words
     count = options.at_once or (5 if gpu else cores())
     seconds = 60 * options.minutes

@@ -431,8 +431,12 @@ def test_a_run_is_measured_once_and_its_error_is_the_records(
     assert "already measured" not in capsys.readouterr().out
     command_module.measure([trained], tmp_path, None, data, "cpu")
     assert "already measured on 359 images" in capsys.readouterr().out
-    command_module.measure([trained], tmp_path, 50, data, "cpu")
-    assert measurements.read_all(tmp_path)[0][0].images == 50
+    command_module.measure([trained], tmp_path, 50, data, "cpu")  # of fewer images less is known
+    assert measurements.read_all(tmp_path)[0][0].images == 359
+    command_module.measure([trained], tmp_path / "few", 50, data, "cpu")
+    assert measurements.read_all(tmp_path / "few")[0][0].images == 50
+    command_module.measure([trained], tmp_path / "few", None, data, "cpu")
+    assert measurements.read_all(tmp_path / "few")[0][0].images == 359
 
 
 @pytest.mark.parametrize(

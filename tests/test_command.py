@@ -83,6 +83,13 @@ def test_names_that_the_terminal_has_no_signs_for_are_no_fault(command: str, dat
         ("tables --gpu-hour nan", "no price in USD"),
         ("runs --state doen", "'done'"),
         ("claims extra", "extra"),
+        ("claims --images 5", "name them with --measure"),
+        ("claims --data-dir nowhere", "--data-dir nowhere is no directory"),
+        ("figures --data-dir nowhere", "--data-dir nowhere is no directory"),
+        ("describe --info", "there is no option --info"),
+        ("describe seed=3", "no run is named"),
+        ("prepare seed=3", "no run is named"),
+        ("tables out=x", "did you mean '--out'?"),
     ],
 )
 def test_an_option_that_there_is_not_is_one_line(words: str, said: str, tmp_path: Path) -> None:

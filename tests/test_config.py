@@ -122,6 +122,14 @@ BAD_OVERRIDES = {
     "quickstart": "experiment=quickstart",
     "table1/nim": "experiment=table1/nin",
     "--hepl": "--help",
+    "--seed": "no dashes: seed=...",
+    "--multirun=3": "there is no option --multirun=3",
+    "--cfg": "--cfg needs job or hydra or all after it",
+    "--cfg=jab": "--cfg needs job or hydra or all after it",
+    "=3": "=3 is not of the form",
+    "+": "+ is not of the form",
+    "learning_rate=0.1": "did you mean 'optimizer.lr'?",
+    "runs_dir=my runs/\u00fcber": "is quoted twice, 'runs_dir=\"my runs/\u00fcber\"'",
     "--experiment": "experiment=...",
     "--experiment=table1/nin": "no dashes: experiment=table1/nin",
     "experiment=glob(table9/*)": "table1/nin",
@@ -148,10 +156,11 @@ def test_bad_override_is_one_line_with_the_way_out(
     word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    line = refusal(monkeypatch, capsys, word)
+    words = [word] if word.startswith(compose.RUN) else [word, "experiment=table1/nin"]
+    line = refusal(monkeypatch, capsys, *words)
     assert BAD_OVERRIDES[word] in line.removeprefix("error: ").replace(f"key {word}", "")
     monkeypatch.setattr(conf, "word", lambda text: None)  # so that Hydra reads it
-    assert refusal(monkeypatch, capsys, word) == line
+    assert refusal(monkeypatch, capsys, *words) == line
     assert list(tmp_path.iterdir()) == []
 
 
@@ -161,6 +170,7 @@ def test_a_command_line_without_a_word_trains_nothing(
     monkeypatch.chdir(tmp_path)
     assert "no run is named: experiment=quickstart" in refusal(monkeypatch, capsys)
     assert "no run is named: experiment=quickstart" in refusal(monkeypatch, capsys, "-m")
+    assert "no run is named: experiment=quickstart" in refusal(monkeypatch, capsys, "seed=3", "budget=smoke")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -189,13 +199,14 @@ def test_a_late_ctrl_c_does_not_say_that_nothing_was_trained(
         ("seed=0,1,0", "0 more than once"),
         ("seed=range(3,0)", "no values"),
         ("hydra.sweep.dir=", "name a folder"),
+        ("optimizer.lr=interval(0,1)", "list the values"),
     ],
 )
 def test_a_sweep_that_cannot_be_meant_is_refused_before_any_member(
     words: str, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert expected in refusal(monkeypatch, capsys, "-m", words)
+    assert expected in refusal(monkeypatch, capsys, "-m", "experiment=quickstart", *words.split())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -210,7 +221,8 @@ def test_a_launcher_that_is_not_installed_is_one_readable_line(
 def test_the_word_for_a_sweep_may_stand_anywhere() -> None:
     words = ["threads=1", "-m", "experiment=quickstart", "seed=0,1"]
     assert compose.in_order(words) == ["-m", "threads=1", "experiment=quickstart", "seed=0,1"]
-    assert compose.in_order(["--cfg", "job", "seed=1", "+a=1", "~b"]) == ["--cfg", "job", "seed=1", "+a=1", "~b"]
+    others = ["--cfg", "job", "seed=1", "+a=1", "~b"]
+    assert compose.in_order(others, compose.OPTIONS) == others
 
 
 @pytest.mark.parametrize(

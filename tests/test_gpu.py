@@ -177,7 +177,9 @@ def test_after_a_capture_that_failed_runs_are_launched_one_by_one_and_others_cap
     plain = make("precision=bf16", "cuda_graphs=false", name="plain")
     failing, later = (make("precision=bf16", name=name) for name in ("failing", "later"))
     failing.network.register_forward_hook(lambda *_: failing.sgd.norm.item())
-    assert [run.run() for run in (plain, failing, later)] == ["done"] * 3
+    assert [run.run() for run in (plain, failing)] == ["done"] * 2
+    torch.rand(1, device="cuda")  # as a network of one's own may, once it is launched one by one
+    assert later.run() == "done"
     assert not failing.update.captures and later.update.captures
     assert sum("no CUDA graphs" in line for line in make.said) == 1
     assert result(failing) == result(later) == result(plain)

@@ -53,6 +53,37 @@ def alive(pid: int) -> bool:
         return False
 
 
+def test_ctrl_c_before_members_begin_is_for_the_sweep_alone(tmp_path: Path) -> None:
+    words = command("processes=2", f"runs_dir={tmp_path}", f"data_dir={tmp_path}", "optimizer.schedule.epochs=500")
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0) as sweep:
+        children = Path(f"/proc/{sweep.pid}/task/{sweep.pid}/children")
+
+        def forked_from() -> bool:
+            """Whether the process is there that members are forked from, which imports torch yet."""
+            return any(
+                b"forkserver" in Path(f"/proc/{one}/cmdline").read_bytes() for one in children.read_text().split()
+            )
+
+        wait_for(forked_from, sweep)
+        os.killpg(sweep.pid, signal.SIGINT)  # as a terminal does
+        said, errors = sweep.communicate(timeout=60)
+    assert sweep.returncode == 130 and errors == "" and "the same command" in said
+
+
+def test_members_stop_and_save_when_their_sweep_is_killed(tmp_path: Path) -> None:
+    words = command("processes=2", f"runs_dir={tmp_path}", f"data_dir={tmp_path}", "optimizer.schedule.epochs=3000")
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as sweep:
+        wait_for(lambda: len([*tmp_path.glob("*/checkpoint.pt")]) == 2, sweep)
+        members = pids(tmp_path)
+        sweep.kill()
+    end = time.monotonic() + 60
+    while any(alive(one) for one in members.values()):
+        assert time.monotonic() < end, "members outlive their sweep"
+        time.sleep(0.05)
+    told = [json.loads((tmp_path / name / "status.json").read_text()) for name in members]
+    assert len(told) == 2 and {one["state"] for one in told} == {"interrupted"}
+
+
 def test_members_and_the_sweep_itself_are_killed_and_end_as_each_alone(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     shared = [f"data_dir={tmp_path / 'data'}", "budget.epochs=10", "budget.train_images=200"]

@@ -226,7 +226,7 @@ def test_what_failed_is_told_when_the_time_is_up_too(
 
 
 REFUSED = [["no.such=1"], ["--only", "table1/nothing"], ["records_dir=nowhere"], ["--minutes", "0"]]
-REFUSED += [["--minutes", "nan"], ["--seeds", "0"], ["--at-once", "-3"]]
+REFUSED += [["--only", ""], ["--only", "table1/nin,"], ["--minutes", "nan"], ["--seeds", "0"], ["--at-once", "-3"]]
 
 
 @pytest.mark.parametrize("words", REFUSED, ids=" ".join)

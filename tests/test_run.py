@@ -250,6 +250,9 @@ def test_sweep_skips_what_is_done_and_goes_on_after_a_failure(command: Command, 
     (blocked / "checkpoint.pt").rmdir()
     third = command("train", *words, "seed=2")  # a failed one is tried again by the same command
     assert third.returncode == 0
+    none = command("train", *words, "seed=-1,-2", "runs_dir=never")
+    assert none.returncode == 2 and none.stderr.startswith("error: seed=-1") and none.stdout == ""
+    assert "the other 1 of this sweep" in none.stderr and not (tmp_path / "never").exists()
 
 
 def test_a_sweep_that_is_stopped_shows_how_far_its_members_are(data: str, tmp_path: Path) -> None:

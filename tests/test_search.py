@@ -189,9 +189,9 @@ def test_a_folder_of_an_earlier_search_lends_it_nothing(command: Command, digits
 
 
 REFUSED = {
-    "one run": (["select=true", "protocol=validate"], "add -m"),
-    "one final run": (["select=true"], "set protocol=validate"),
-    "a choice by test error": (["-m", "select=true", "seed=0,1"], "set protocol=validate"),
+    "one run": (["dataset=digits", "select=true", "protocol=validate"], "add -m"),
+    "one final run": (["dataset=digits", "select=true"], "set protocol=validate"),
+    "a choice by test error": (["-m", "dataset=digits", "select=true", "seed=0,1"], "set protocol=validate"),
     "an even kernel": (["architecture.blocks.mlpconv1.kernel=4", "architecture.blocks.mlpconv1.pad=same"], "odd"),
     "a search alone": (["experiment=search/cifar10"], "add -m"),
 }

@@ -13,7 +13,7 @@ from nin_repro.config import conf
 from nin_repro.config.check import WHERE, convert, nearest
 from nin_repro.config.conf import CONF, choices
 from nin_repro.config.idle import idle
-from nin_repro.config.known import explain, listed, require_known
+from nin_repro.config.known import explain, is_key, listed, require_known
 from nin_repro.config.recipe import family, key, require_sense
 from nin_repro.files import UsageError
 from nin_repro.models.own import defaults, own_kinds
@@ -40,39 +40,73 @@ def offer_own() -> None:
         folder[f"{kind}.yaml"] = Offered(f"{kind}.yaml", DictConfig({}), "architecture", None, None)
 
 
-# Hydra's options, and those of them that another word belongs to.
+# Hydra's options, those of them that another word belongs to, and what that may be where little may.
 _PLACES = ("-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir")
 TAKE_ONE = (*_PLACES, "-c", "--cfg", "-p", "--package", "--experimental-rerun", "-i", "--info")
+_SHOWN, _TOLD = ("job", "hydra", "all"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+VALUES = {"-c": _SHOWN, "--cfg": _SHOWN, "-i": _TOLD, "--info": _TOLD}
 SWEEP = ("-m", "--multirun")
-OPTIONS = (*TAKE_ONE, *SWEEP, "-h", "--help", "--hydra-help", "--version", "--resolve", "-r", "--run")
+HELP = ("-h", "--help")
+OPTIONS = (*TAKE_ONE, *SWEEP, *HELP, "--hydra-help", "--version", "--resolve", "-r", "--run")
+RUN = ("experiment", "dataset", "architecture", "regularizer", "optimizer")  # which of them are meant says which run
+NO_RUN = "no run is named: experiment=quickstart takes half a minute, experiment=table1/nin is the paper's own; "
+NO_RUN += "--help lists all"
 
 
-def in_order(words: Sequence[str]) -> list[str]:
-    """A command line with `-m` before the rest, where Hydra wants it.
+def require_run(words: Sequence[str]) -> None:
+    """Refuse what a user gives for a run if nothing in it says which run it is.
 
     Raises:
-        UsageError: it is empty, or a word of it is neither an option nor key=value.
+        UsageError: that is so.
+    """
+    asks = any(word[:1] == "-" and word not in SWEEP for word in words)  # to be shown something
+    if not asks and not any(word.startswith(RUN) for word in words):
+        raise UsageError(NO_RUN)
+
+
+def in_order(words: Sequence[str], options: Sequence[str] = (*SWEEP, *HELP)) -> list[str]:
+    """A command line with `-m` before the rest, where Hydra wants it. `options`: that are taken.
+
+    Raises:
+        UsageError: it is empty, or a word of it is neither such an option nor key=value.
     """
     if not {*words} - {*SWEEP}:
-        raise UsageError(
-            "no run is named: experiment=quickstart takes half a minute, experiment=table1/nin is the "
-            "paper's own; --help lists all"
-        )
+        raise UsageError(NO_RUN)
     sweep = [word for word in words if word in SWEEP]
     others = [word for word in words if word not in SWEEP]
-    for before, word in zip(["", *others], others, strict=False):
-        name, equals, _ = word.partition("=")
-        if before in TAKE_ONE or name in OPTIONS or word[:1] in ("+", "~") or (equals and word[:1] != "-"):
-            continue
-        if equals:
-            raise UsageError(f"there is no option {name}; all else has no dashes: {word.lstrip('-')}")
-        if word.startswith("-"):
-            known = [*OPTIONS, *(f"{group}=..." for group in choices())]
-            raise UsageError(f"there is no option {word}{nearest(word, known)}; all else is given as key=value")
-        known = [f"{group}={name}" for group, names in choices().items() for name in names]
-        same = [choice for choice in known if choice.endswith(f"={word}")] or known
-        raise UsageError(f"{word} is not of the form key=value{nearest(word, same)}; {WHERE}")
+    for before, word in zip(["", *others], [*others, None], strict=True):
+        if before in TAKE_ONE and before in options:
+            _require_value(before, word or "")
+        elif word is None:
+            break
+        else:
+            _require_word(word, options)
     return [*sweep[:1], *others]
+
+
+def _require_value(option: str, value: str) -> None:
+    """Refuse an option that takes another word, and has none or not one of its own."""
+    allowed = VALUES.get(option, (value,))
+    if not value or value not in allowed:
+        raise UsageError(f"{option} needs {' or '.join(allowed) or 'a word'} after it")
+
+
+def _require_word(word: str, options: Sequence[str]) -> None:
+    """Refuse a word that is no option and not of the form key=value."""
+    name, equals, value = word.partition("=")
+    if word in options or (word[:1] in ("+", "~") and word.strip("+~")) or (equals and word[:1] not in ("-", "=")):
+        return
+    if equals and name in TAKE_ONE and name in options:
+        _require_value(name, value)
+        return
+    key = name.lstrip("-")
+    if word[:1] == "-" and (equals or key in choices() or is_key(key)):
+        raise UsageError(f"there is no option {word}; all else has no dashes: {key}={value or '...'}")
+    if word[:1] == "-":
+        raise UsageError(f"there is no option {word}{nearest(word, options)}; all else is given as key=value")
+    known = [f"{group}={name}" for group, names in choices().items() for name in names]
+    same = [choice for choice in known if choice.endswith(f"={word}")] or known
+    raise UsageError(f"{word or repr(word)} is not of the form key=value{nearest(word, same)}; {WHERE}")
 
 
 def experiments() -> list[str]:

@@ -16,7 +16,8 @@ from nin_repro.schema import Config
 
 # What other programs call what is called otherwise here.
 ELSEWHERE = {"model": "architecture", "network": "architecture", "net": "architecture", "gpu": "device"}
-ELSEWHERE |= {"workers": "processes", "jobs": "processes"}
+ELSEWHERE |= {"workers": "processes", "num_workers": "processes", "jobs": "processes"}
+ELSEWHERE |= {"learning_rate": "optimizer.lr", "bs": "optimizer.batch_size"}
 
 
 def require_known(overrides: Sequence[str], sweep: bool = False) -> None:
@@ -26,8 +27,11 @@ def require_known(overrides: Sequence[str], sweep: bool = False) -> None:
     Raises:
         UsageError: names the nearest valid word.
     """
+    usual = not any(text.startswith("hydra/sweeper=") for text in overrides)
     for text in overrides:
         name, values = _name_and_values(text, sweep)
+        if usual and "=interval(" in text:
+            raise UsageError(f"{text} is a range to draw from, and Hydra's own sweeper does not draw: list the values")
         if name == "hydra.job.chdir" and values != ["False"]:
             raise UsageError(f"{text} would give each run other places for data, runs and records: leave it out")
         if name in ("hydra.sweep.dir", "hydra.run.dir") and values in ([""], ["null"]):
@@ -72,9 +76,9 @@ def _name_and_values(text: str, sweep: bool) -> tuple[str, list[str] | None]:
     except HydraException as error:
         if text.endswith(","):
             raise UsageError(f"{text} ends in a comma, and no value follows: write {text.rstrip(',')}") from None
-        raise UsageError(
-            f"cannot read {text!r} as key=value: {_first_line(error)}; quote special characters; {WHERE}"
-        ) from None
+        name, _, value = text.partition("=")
+        quoted = f"what has spaces or signs is quoted twice, '{name}=\"{value}\"'" if value else "no value follows"
+        raise UsageError(f"cannot read {text!r} as key=value: {_first_line(error)}; {quoted}; {WHERE}") from None
     if override.is_delete():
         return override.key_or_group, None
     swept = override.is_sweep_override()
@@ -83,7 +87,7 @@ def _name_and_values(text: str, sweep: bool) -> tuple[str, list[str] | None]:
             f"{text} is more than one value, and so more than one run: python -m nin_repro.train -m {text} ... makes "
             "them all; a list is written [a,b]"
         )
-    if swept and not override.is_discrete_sweep():  # which values these are, the sweeper says
+    if swept and not override.is_discrete_sweep():  # which values these are, another sweeper than Hydra's own says
         return override.key_or_group, None
     values = [*override.sweep_string_iterator()] if swept else [_shown(override.value())]
     if not values:

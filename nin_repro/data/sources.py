@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
+import shlex
 import shutil
 import struct
 import warnings
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nin_repro.data.download import download, official_files, say
-from nin_repro.files import UsageError, atomic, locked
+from nin_repro.files import UsageError, atomic, locked, told
 from nin_repro.schema import JUDGED_ON, Protocol
 
 if TYPE_CHECKING:
@@ -254,6 +256,8 @@ def load(name: str, data_dir: Path, parts: Sequence[str]) -> Loaded:
     facts, path = DATASETS[name], data_dir / f"{name}.npz"
     if not path.exists():
         obtain(name, data_dir)
+    if not path.is_file():
+        raise UsageError(f"{path} is no file: move it away, or choose another data_dir")
     member, arrays, digests = "the archive", {}, {}
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -271,9 +275,10 @@ def load(name: str, data_dir: Path, parts: Sequence[str]) -> Loaded:
     # Whatever a parser meets in a damaged file: zip, header and number formats each raise their own errors.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        if "allow_pickle" in reason:  # numpy's advice, which would run what is in it
+        if "allow_pickle" in reason or isinstance(error, TypeError):  # numpy's advice would run it; or one array alone
             reason = "it is no file of arrays"
-        again = f"delete the file and run python -m nin_repro.prepare dataset={name} data_dir={path.parent}"
+        place = str(path.parent) if re.fullmatch(r"[\w./-]+", str(path.parent), re.ASCII) else f'"{path.parent}"'
+        again = f"delete it and run python -m nin_repro.prepare dataset={name} {shlex.quote(f'data_dir={place}')}"
         if facts.origin is None:
             again = f"DATASETS in {HERE} says what it holds, {_wanted(facts)}"
         raise UsageError(f"{path}: {member} is damaged or not the data set {name} ({reason}): {again}") from error
@@ -367,7 +372,7 @@ def obtain(name: str, data_dir: Path) -> None:
                 np.savez(file, **members)
             shutil.rmtree(downloads, ignore_errors=True)
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error}: free space there or choose another data_dir") from error
+        raise UsageError(f"cannot write {path}: {told(error)}: free space there or choose another data_dir") from error
 
 
 def _digits() -> dict[str, Array]:

@@ -58,8 +58,18 @@ def cuda_graph(body: Body) -> Body:
                 body()
         except RuntimeError:
             _failed.append(graph)
+            with contextlib.suppress(
+                RuntimeError
+            ):  # torch 2.11 refuses draws of its own until a capture has ended well
+                _capture_nothing()
             raise
     return graph.replay
+
+
+def _capture_nothing() -> None:
+    stream = torch.cuda.current_stream()
+    with torch.cuda.graph(torch.cuda.CUDAGraph(), stream=stream, capture_error_mode="thread_local"):
+        torch.zeros(1, device=stream.device)
 
 
 class Replay:
@@ -100,8 +110,8 @@ class Replay:
             self.captures += 1
         except RuntimeError as error:
             self.capture = None
-            first = error.__context__ or error  # to end a capture that has failed raises once more
-            self.refused(" ".join(str(first).split())[:200])
+            # To end a capture that has failed raises once more: the first says why.
+            self.refused(" ".join(str(error.__context__ or error).split())[:200])
 
     def forget(self) -> None:
         """Drop what was captured; it is captured again when it is next called."""
