@@ -54,7 +54,7 @@ def test_bad_file_is_one_line_that_says_where(name: str, tmp_path: Path) -> None
     path.write_text(change(path.read_text()))
     (tmp_path / "empty").mkdir()
     done = subprocess.run(
-        [sys.executable, "-m", "nin_repro.train", "threads=1"],
+        [sys.executable, "-m", "nin_repro.train", "architecture.last_relu=true"],
         cwd=tmp_path / "empty",
         env=os.environ | {"PYTHONPATH": str(tmp_path / "code")},
         capture_output=True,

@@ -278,7 +278,7 @@ def load(name: str, data_dir: Path, parts: Sequence[str]) -> Loaded:
         if "allow_pickle" in reason or isinstance(error, TypeError):  # numpy's advice would run it; or one array alone
             reason = "it is no file of arrays"
         place = str(path.parent) if re.fullmatch(r"[\w./-]+", str(path.parent), re.ASCII) else f'"{path.parent}"'
-        again = f"delete it and run python -m nin_repro.prepare dataset={name} {shlex.quote(f'data_dir={place}')}"
+        again = f"delete the file and run python -m nin_repro.prepare dataset={name} {shlex.quote(f'data_dir={place}')}"
         if facts.origin is None:
             again = f"DATASETS in {HERE} says what it holds, {_wanted(facts)}"
         raise UsageError(f"{path}: {member} is damaged or not the data set {name} ({reason}): {again}") from error
