@@ -197,7 +197,6 @@ def _row(member: Member) -> Row:
 def _member(pipe: Any, request: Request, output: Path, gpu: str | None) -> None:
     """What a member's process does: the run, its output into a file, its outcome into the pipe."""
     os.setsid()  # Ctrl-C in the terminal is for the parent, which passes it on once
-    _end_with_sweep(pipe)
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     with open(output, "a", buffering=1, errors="backslashreplace") as file:
@@ -205,13 +204,16 @@ def _member(pipe: Any, request: Request, output: Path, gpu: str | None) -> None:
         os.dup2(file.fileno(), 2)
         sys.stdout = sys.stderr = file
         print(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {request.command}", flush=True)
-        try:
-            # Blocked where this was forked from: one that was passed on meanwhile comes now.
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-            outcome = attempt(request, where=True)
-        except KeyboardInterrupt as stop:
-            outcome = Outcome("interrupted", 128 + signal_of(stop), "stopped before training began")
-        pipe.send(outcome)
+        with contextlib.suppress(KeyboardInterrupt):  # asked once more, as all is saved
+            try:
+                _end_with_sweep(pipe)
+                # Blocked where this was forked from: one that was passed on meanwhile comes now.
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+                outcome = attempt(request, where=True)
+            except KeyboardInterrupt as stop:
+                outcome = Outcome("interrupted", 128 + signal_of(stop), "stopped before training began")
+            with contextlib.suppress(BrokenPipeError):  # of a sweep that was killed; the run's directory tells the next
+                pipe.send(outcome)
 
 
 def _end_with_sweep(pipe: Any) -> None:
