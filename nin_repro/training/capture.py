@@ -58,15 +58,14 @@ def cuda_graph(body: Body) -> Body:
                 body()
         except RuntimeError:
             _failed.append(graph)
-            with contextlib.suppress(
-                RuntimeError
-            ):  # torch 2.11 refuses draws of its own until a capture has ended well
+            with contextlib.suppress(RuntimeError):
                 _capture_nothing()
             raise
     return graph.replay
 
 
 def _capture_nothing() -> None:
+    """After a capture that failed: torch 2.11 refuses draws of its own until another has ended well."""
     stream = torch.cuda.current_stream()
     with torch.cuda.graph(torch.cuda.CUDAGraph(), stream=stream, capture_error_mode="thread_local"):
         torch.zeros(1, device=stream.device)
