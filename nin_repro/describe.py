@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from nin_repro.command import as_command
-from nin_repro.config.compose import SWEEP, expand, in_order, load, load_all, parents, require_run
+from nin_repro.config.arguments import SWEEP, expand, in_order, require_run
+from nin_repro.config.compose import load, load_all, parents
 from nin_repro.config.recipe import budget_name, directory, family, key, recipe
 from nin_repro.cost import in_words
 from nin_repro.files import UsageError

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nin_repro.command import uncollected
-from nin_repro.config.compose import checked, explain
+from nin_repro.config.compose import checked
+from nin_repro.config.known import explain
 from nin_repro.config.recipe import key, recipe
 from nin_repro.data.sources import Split
 from nin_repro.files import UsageError

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from nin_repro.command import as_command
-from nin_repro.config.compose import SWEEP, expand, in_order, load, require_run
+from nin_repro.config.arguments import SWEEP, expand, in_order, require_run
+from nin_repro.config.compose import load
 from nin_repro.files import UsageError
 from nin_repro.training.stop import held, listen
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from nin_repro.claims import LAYER_FILE, gather, kept_numbers
 from nin_repro.command import Parser, as_command, given_place
-from nin_repro.config.compose import CONF, load_all, parents, stand_ins
+from nin_repro.config.compose import load_all, parents, stand_ins
+from nin_repro.config.conf import CONF
 from nin_repro.config.origins import active, provenance
 from nin_repro.config.recipe import family, recipe
 from nin_repro.cost import in_words, seconds

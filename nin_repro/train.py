@@ -9,23 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nin_repro.command import Lossy, fail, settle_output
-from nin_repro.config.compose import (
-    OPTIONS,
-    SWEEP,
-    checked,
-    expand,
-    experiments,
-    explain,
-    in_order,
-    load,
-    load_with_text,
-    offer_own,
-    refuse_early,
-    require_known,
-    require_run,
-    to_yaml,
-)
+from nin_repro.config.arguments import OPTIONS, SWEEP, expand, in_order, require_run
+from nin_repro.config.compose import checked, experiments, load, load_with_text, offer_own, refuse_early, to_yaml
 from nin_repro.config.conf import CONF, help_text
+from nin_repro.config.known import explain, require_known
 from nin_repro.files import UsageError, told, write_json
 from nin_repro.outcome import ENDED, Outcome, Request
 from nin_repro.run import attempt

@@ -23,7 +23,8 @@ from typing import get_args
 
 from nin_repro import cost
 from nin_repro.command import Parser, as_command, require_positive
-from nin_repro.config.compose import in_order, load, parents, stand_ins
+from nin_repro.config.arguments import in_order
+from nin_repro.config.compose import load, parents, stand_ins
 from nin_repro.config.recipe import budget_name, family
 from nin_repro.files import UsageError
 from nin_repro.processes import gpus

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from nin_repro import train
-from nin_repro.config import compose, conf, known
+from nin_repro.config import arguments, compose, conf, known
 from nin_repro.files import UsageError
 from nin_repro.models.own import own_kinds
 from nin_repro.training.stop import STOP
@@ -156,7 +156,7 @@ def test_bad_override_is_one_line_with_the_way_out(
     word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = [word] if word.startswith(compose.RUN) else [word, "experiment=table1/nin"]
+    words = [word] if word.startswith(arguments.RUN) else [word, "experiment=table1/nin"]
     line = refusal(monkeypatch, capsys, *words)
     assert BAD_OVERRIDES[word] in line.removeprefix("error: ").replace(f"key {word}", "")
     monkeypatch.setattr(conf, "word", lambda text: None)  # so that Hydra reads it
@@ -220,9 +220,9 @@ def test_a_launcher_that_is_not_installed_is_one_readable_line(
 
 def test_the_word_for_a_sweep_may_stand_anywhere() -> None:
     words = ["threads=1", "-m", "experiment=quickstart", "seed=0,1"]
-    assert compose.in_order(words) == ["-m", "threads=1", "experiment=quickstart", "seed=0,1"]
+    assert arguments.in_order(words) == ["-m", "threads=1", "experiment=quickstart", "seed=0,1"]
     others = ["--cfg", "job", "seed=1", "+a=1", "~b"]
-    assert compose.in_order(others, compose.OPTIONS) == others
+    assert arguments.in_order(others, arguments.OPTIONS) == others
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ PLAIN = [
 ]
 
 
-def hydras(words: str, folder: Path = compose.CONF) -> Any:
+def hydras(words: str, folder: Path = conf.CONF) -> Any:
     """What Hydra composes."""
     with initialize_config_dir(str(folder), version_base="1.3"):
         return OmegaConf.to_container(hydra.compose("train", words.split()), resolve=True)
@@ -432,8 +432,8 @@ def test_table_5_reads_off_the_names() -> None:
 
 
 def test_nested_choices_may_be_written_as_groups() -> None:
-    assert compose.expand(["experiment/table5=fc,gap", "seed=1"]) == ["experiment=table5/fc,table5/gap", "seed=1"]
-    assert compose.expand(["experiment/extra/staged=v1,v2"]) == ["experiment=extra/staged/v1,extra/staged/v2"]
+    assert arguments.expand(["experiment/table5=fc,gap", "seed=1"]) == ["experiment=table5/fc,table5/gap", "seed=1"]
+    assert arguments.expand(["experiment/extra/staged=v1,v2"]) == ["experiment=extra/staged/v1,extra/staged/v2"]
 
 
 def test_an_experiment_that_somebody_is_writing_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -446,4 +446,4 @@ def test_an_experiment_that_somebody_is_writing_is_in_nobodys_way(monkeypatch: p
 
 
 def test_glob_takes_all_matching_experiments() -> None:
-    assert compose.expand(["experiment=glob(table5/*)"]) == ["experiment=table5/fc,table5/fc_dropout,table5/gap"]
+    assert arguments.expand(["experiment=glob(table5/*)"]) == ["experiment=table5/fc,table5/fc_dropout,table5/gap"]

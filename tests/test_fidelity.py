@@ -223,7 +223,7 @@ IDLE = {
 
 @pytest.mark.parametrize("name", IDLE)
 def test_keys_that_the_page_leaves_out_do_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compose, "_require_effect", lambda *_: None)  # it refuses such words
+    monkeypatch.setattr(compose, "require_effect", lambda *_: None)  # it refuses such words
     base, without_effect, active = IDLE[name]
     for word in without_effect:
         assert any(fnmatchcase(word.partition("=")[0], pattern) for pattern in idle(config(*base))), word

@@ -18,7 +18,8 @@ from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nin_repro.config.compose import CONF, load, to_yaml
+from nin_repro.config.compose import load, to_yaml
+from nin_repro.config.conf import CONF
 from nin_repro.config.recipe import family, key
 from nin_repro.figures import EXPERIMENTS, compare, figure4, open_run
 from nin_repro.files import UsageError, read_json, write_json

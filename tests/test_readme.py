@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from nin_repro.config.compose import expand, load
+from nin_repro.config.arguments import expand
+from nin_repro.config.compose import load
 from nin_repro.config.recipe import key
 
 ROOT = Path(__file__).parents[1]

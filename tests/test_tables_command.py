@@ -11,7 +11,8 @@ from fake_records import record, stored
 from test_tables import CELLS
 
 from nin_repro import tables as main
-from nin_repro.config.compose import CONF, experiments, load
+from nin_repro.config.compose import experiments, load
+from nin_repro.config.conf import CONF
 from nin_repro.config.origins import active, provenance
 from nin_repro.results import tables
 from nin_repro.results.readme import brief, renew

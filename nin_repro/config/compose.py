@@ -4,20 +4,19 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable, Container, Mapping, Sequence
-from fnmatch import fnmatchcase
 from functools import cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any, get_args
 
 from nin_repro.config import conf
-from nin_repro.config.check import WHERE, convert, nearest
+from nin_repro.config.check import WHERE, convert
 from nin_repro.config.conf import CONF, choices
-from nin_repro.config.idle import idle
-from nin_repro.config.known import explain, is_key, listed, require_known
+from nin_repro.config.idle import require_effect
+from nin_repro.config.known import explain, require_known
 from nin_repro.config.recipe import family, key, require_sense
 from nin_repro.files import UsageError
 from nin_repro.models.own import defaults, own_kinds
-from nin_repro.schema import RECIPE, About, Config, Own, Parent, Precision
+from nin_repro.schema import RECIPE, About, Config, Parent, Precision
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -40,102 +39,9 @@ def offer_own() -> None:
         folder[f"{kind}.yaml"] = Offered(f"{kind}.yaml", DictConfig({}), "architecture", None, None)
 
 
-# Hydra's options, those of them that another word belongs to, and what that may be where little may.
-_PLACES = ("-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir")
-TAKE_ONE = (*_PLACES, "-c", "--cfg", "-p", "--package", "--experimental-rerun", "-i", "--info")
-_SHOWN, _TOLD = ("job", "hydra", "all"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-VALUES = {"-c": _SHOWN, "--cfg": _SHOWN, "-i": _TOLD, "--info": _TOLD}
-SWEEP = ("-m", "--multirun")
-HELP = ("-h", "--help")
-OPTIONS = (*TAKE_ONE, *SWEEP, *HELP, "--hydra-help", "--version", "--resolve", "-r", "--run")
-RUN = ("experiment", "dataset", "architecture", "regularizer", "optimizer")  # which of them are meant says which run
-NO_RUN = "no run is named: experiment=quickstart takes half a minute, experiment=table1/nin is the paper's own; "
-NO_RUN += "--help lists all"
-
-
-def require_run(words: Sequence[str]) -> None:
-    """Refuse what a user gives for a run if nothing in it says which run it is.
-
-    Raises:
-        UsageError: that is so.
-    """
-    asks = any(word[:1] == "-" and word not in SWEEP for word in words)  # to be shown something
-    if not asks and not any(word.startswith(RUN) for word in words):
-        raise UsageError(NO_RUN)
-
-
-def in_order(words: Sequence[str], options: Sequence[str] = (*SWEEP, *HELP)) -> list[str]:
-    """A command line with `-m` before the rest, where Hydra wants it. `options`: that are taken.
-
-    Raises:
-        UsageError: it is empty, or a word of it is neither such an option nor key=value.
-    """
-    if not {*words} - {*SWEEP}:
-        raise UsageError(NO_RUN)
-    sweep = [word for word in words if word in SWEEP]
-    others = [word for word in words if word not in SWEEP]
-    for before, word in zip(["", *others], [*others, None], strict=True):
-        if before in TAKE_ONE and before in options:
-            _require_value(before, word or "")
-        elif word is None:
-            break
-        else:
-            _require_word(word, options)
-    return [*sweep[:1], *others]
-
-
-def _require_value(option: str, value: str) -> None:
-    """Refuse an option that takes another word, and has none or not one of its own."""
-    allowed = VALUES.get(option, (value,))
-    if not value or value not in allowed:
-        raise UsageError(f"{option} needs {' or '.join(allowed) or 'a word'} after it")
-
-
-def _require_word(word: str, options: Sequence[str]) -> None:
-    """Refuse a word that is no option and not of the form key=value."""
-    name, equals, value = word.partition("=")
-    if word in options or (word[:1] in ("+", "~") and word.strip("+~")) or (equals and word[:1] not in ("-", "=")):
-        return
-    if equals and name in TAKE_ONE and name in options:
-        _require_value(name, value)
-        return
-    key = name.lstrip("-")
-    if word[:1] == "-" and (equals or key in choices() or is_key(key)):
-        raise UsageError(f"there is no option {word}; all else has no dashes: {key}={value or '...'}")
-    if word[:1] == "-":
-        raise UsageError(f"there is no option {word}{nearest(word, options)}; all else is given as key=value")
-    known = [f"{group}={name}" for group, names in choices().items() for name in names]
-    same = [choice for choice in known if choice.endswith(f"={word}")] or known
-    raise UsageError(f"{word or repr(word)} is not of the form key=value{nearest(word, same)}; {WHERE}")
-
-
 def experiments() -> list[str]:
     """Names of all experiment files, such as "table1/nin"."""
     return choices()["experiment"]
-
-
-def expand(overrides: Sequence[str]) -> list[str]:
-    """Write out what Hydra does not know of groups whose files lie in several directories, as the experiments do.
-
-    `experiment=glob(table5/*)` becomes the choices it matches, `*` matching "/" too; `experiment/table1=nin`, which
-    shells complete to, becomes `experiment=table1/nin`.
-
-    Raises:
-        UsageError: nothing matches.
-    """
-    expanded = []
-    for override in overrides:
-        nested = re.fullmatch(r"(\w+)/([\w/]+)=([\w,]+)", override)
-        if nested and nested[1] in choices():
-            override = f"{nested[1]}=" + ",".join(f"{nested[2]}/{name}" for name in nested[3].split(","))
-        match = re.fullmatch(r"(\w+)=glob\((.+)\)", override)
-        if match and match[1] in choices():
-            names = [name for name in choices()[match[1]] if fnmatchcase(name, match[2].strip("'\""))]
-            if not names:
-                raise UsageError(f"{override} matches none of {listed(match[1])}")
-            override = f"{match[1]}={','.join(names)}"
-        expanded.append(override)
-    return expanded
 
 
 def checked(composed: "DictConfig", words: Sequence[str] = ()) -> Config:
@@ -166,7 +72,7 @@ def _checked(plain: dict[str, Any], words: Sequence[str]) -> Config:
     config: Config = convert(Config, plain, "")
     config = dataclasses.replace(config, about=_still_true(config.about, plain, words))
     require_sense(config)
-    _require_effect(config, plain, words)
+    require_effect(config, plain, words)
     if config.parent is None or config.parent.key:
         return config
     parent = load(parent_words(config.parent, words))
@@ -183,59 +89,9 @@ def _still_true(about: About, plain: Mapping[str, Any], words: Sequence[str]) ->
     kept = []
     for line in about.deviations:
         text, _, path = line.rstrip("]").partition(" [")
-        if own is None or not path or _at(plain, path) == _at(own, path):
+        if own is None or not path or conf.at(plain, path) == conf.at(own, path):
             kept.append(text)
     return dataclasses.replace(about, deviations=kept)
-
-
-GOES_WITH = {
-    "regularizer.fc_*": "a fully connected head of nin or cnn, such as regularizer=fc",
-    "regularizer.convention": "dropout, such as regularizer=gap_dropout",
-    "optimizer.schedule.p*": "optimizer.schedule.kind=plateau",
-    "optimizer.schedule.decay_epochs": "optimizer.schedule.kind=linear",
-    "optimizer.schedule.floor": "optimizer.schedule.kind=exponential",
-    "optimizer.schedule.momentum_final": "optimizer.schedule.momentum_epochs",
-    "optimizer.schedule.stop_patience": "optimizer.schedule.stop=validation",
-    "architecture.blocks.*.pool_*": "pool=max or pool=avg in its block",
-}
-
-
-def _require_effect(config: Config, plain: Mapping[str, Any], words: Sequence[str]) -> None:
-    """Refuse a word of these keys that does nothing beside the others: it would make another recipe, whose runs fill
-    no cell. That files have such values is no fault, and networks and heads that are not built in may mean others.
-    Refuse likewise the name of a data set that is given the preprocessing of another by no word.
-
-    Raises:
-        UsageError: names what the key goes with.
-    """
-    names = [word.partition("=")[0] for word in words]
-    built_in = not isinstance(config.architecture, Own) and config.regularizer.head in ("gap", "fc")
-    if not built_in or "optimizer.kind" in names:  # which only a whole recipe has, as describe prints it
-        return
-    patterns = idle(config)
-    own = conf.composed([word for word, name in zip(words, names, strict=True) if name in choices()])
-    chosen, asked = _at(own, "dataset.name"), config.dataset.name
-    alone = "dataset.name" in names and not any(name.startswith("dataset.preprocessing") for name in names)
-    if alone and chosen not in (None, asked) and asked in choices()["dataset"]:
-        raise UsageError(
-            f"dataset.name={asked} alone leaves the preprocessing that is of {chosen}: choose dataset={asked}, or set "
-            "dataset.preprocessing too"
-        )
-    for name in names:
-        goes_with = next((what for key, what in GOES_WITH.items() if fnmatchcase(name, key)), None)
-        idles = goes_with and any(fnmatchcase(name, pattern) for pattern in patterns)
-        if idles and _at(own, name) not in (None, _at(plain, name)):
-            raise UsageError(
-                f"{name}={_at(plain, name)} does nothing here but make another recipe, which fills no cell: leave it "
-                f"out, or choose {goes_with}"
-            )
-
-
-def _at(config: Any, path: str) -> Any:
-    """What stands at a dotted key; None where there is no such key."""
-    for name in path.split("."):
-        config = config.get(name) if isinstance(config, dict) else None
-    return config
 
 
 def _require_like(parent: Config, child: Config) -> None:

@@ -245,3 +245,10 @@ def _plain(value: Any) -> Any:
     elif not (value is None or type(value) in (bool, int, float)):
         raise Doubt
     return value
+
+
+def at(config: Any, path: str) -> Any:
+    """What stands at a dotted key; None where there is no such key."""
+    for name in path.split("."):
+        config = config.get(name) if isinstance(config, dict) else None
+    return config
