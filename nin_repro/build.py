@@ -20,7 +20,8 @@ from nin_repro import gpu
 from nin_repro.config.recipe import budget_name, key
 from nin_repro.data.batches import Batches, Pictures, on_device
 from nin_repro.data.preprocess import preprocess
-from nin_repro.data.sources import DATASETS, Split
+from nin_repro.data.sources import DATASETS
+from nin_repro.data.splits import Split
 from nin_repro.files import UsageError
 from nin_repro.models.network import Fill, Inheritance, Network, Role, make_network, placed
 from nin_repro.models.own import BUILT_IN, BUILT_IN_HEADS

@@ -12,7 +12,7 @@ from nin_repro.command import uncollected
 from nin_repro.config.compose import checked
 from nin_repro.config.known import explain
 from nin_repro.config.recipe import key, recipe
-from nin_repro.data.sources import Split
+from nin_repro.data.splits import Split
 from nin_repro.files import UsageError
 from nin_repro.results.records import judged
 from nin_repro.schema import Config
@@ -94,7 +94,7 @@ def rebuilt(config: Config, weights: dict[str, "Tensor"]) -> tuple["Network", "T
     """
     with uncollected(), held():
         from nin_repro.build import machine, trainer
-    from nin_repro.data.sources import open_split
+    from nin_repro.data.splits import open_split
     from nin_repro.training.console import Console
 
     nowhere = Path(os.devnull)

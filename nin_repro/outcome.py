@@ -14,7 +14,7 @@ from nin_repro.schema import Config
 from nin_repro.words import counted, duration
 
 if TYPE_CHECKING:
-    from nin_repro.data.sources import Split
+    from nin_repro.data.splits import Split
     from nin_repro.training.loop import Trainer
 
 Say = Callable[[str], None]

@@ -28,7 +28,7 @@ def main() -> None:
     config = load(words)
     with held():
         from nin_repro.data.preprocess import preprocess  # not before the words are known to be right
-        from nin_repro.data.sources import open_split
+        from nin_repro.data.splits import open_split
 
     folder = Path(config.data_dir)
     split = open_split(config.dataset.name, folder, config.protocol)

@@ -29,7 +29,7 @@ from nin_repro.words import counted
 
 if TYPE_CHECKING:
     from nin_repro.build import Ancestor, Machine
-    from nin_repro.data.sources import Split
+    from nin_repro.data.splits import Split
     from nin_repro.training.loop import Trainer
     from nin_repro.training.tracking import Tracker
 
@@ -116,13 +116,13 @@ def _execute(request: Request) -> Outcome:
 
 def _images(config: Config) -> "Split":
     """The images of a run: those of another run of this process, as long as it has them."""
-    from nin_repro.data import sources
+    from nin_repro.data import splits
 
     asked = config.dataset.name, Path(config.data_dir), config.protocol
     with _opening:
         found = _opened.get(asked)
         if found is None:
-            found = _opened[asked] = sources.open_split(*asked)
+            found = _opened[asked] = splits.open_split(*asked)
         return found
 
 

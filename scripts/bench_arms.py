@@ -24,7 +24,7 @@ from bench_setting import Setting  # noqa: E402
 
 from nin_repro import build  # noqa: E402
 from nin_repro.config.compose import load  # noqa: E402
-from nin_repro.data import sources  # noqa: E402
+from nin_repro.data import archive  # noqa: E402
 from nin_repro.models.shape import Shape  # noqa: E402
 from nin_repro.models.spec import dropped, relu_ends, widths  # noqa: E402
 from nin_repro.rng import Clock  # noqa: E402
@@ -49,7 +49,7 @@ def pictures(setting: Setting) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
     """Training images uint8 [N, 32, 32, 3] and labels int64 [N], test images and labels: CIFAR-10 or random ones."""
 
     if setting.data_dir is not None:
-        found = sources.load("cifar10", Path(setting.data_dir), ("train", "test"))
+        found = archive.load("cifar10", Path(setting.data_dir), ("train", "test"))
         return found.images["train"], found.labels["train"], found.images["test"], found.labels["test"]
     draw = np.random.default_rng(0)
     images, labels = draw.integers(0, 256, (60_000, 32, 32, 3), np.uint8), draw.integers(0, 10, 60_000)

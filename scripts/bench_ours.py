@@ -17,7 +17,7 @@ from bench_setting import NOT_HERE
 from torch.nn import functional as F
 
 from nin_repro import build
-from nin_repro.data import sources
+from nin_repro.data.splits import Split
 from nin_repro.training.capture import WARM, own_stream
 from nin_repro.training.console import Console
 from nin_repro.training.environment import bf16_instructions
@@ -40,9 +40,9 @@ class Ours(Arm):
     def build(self, images: Any, labels: Any, test_images: Any, test_labels: Any) -> None:
         # A copy, as the training images are: a view would keep all random images in memory.
         test = np.array(test_images[: self.setting.evaluated]), test_labels[: self.setting.evaluated]
-        self.set_up(sources.Split(images, labels, *test, images, 10, "", "", "test"))
+        self.set_up(Split(images, labels, *test, images, 10, "", "", "test"))
 
-    def set_up(self, split: sources.Split) -> None:
+    def set_up(self, split: Split) -> None:
         console, nowhere = Console(Path(os.devnull)), Path(os.devnull)  # `WORDS` keep it from saving anything
         console.shown = math.inf  # no status lines between ours
         machine = build.machine(self.config)
@@ -150,7 +150,7 @@ class Seeds(OnGpu):
     ways: tuple[str, ...] = ("precision=bf16",)
     count = 5
 
-    def set_up(self, split: sources.Split) -> None:
+    def set_up(self, split: Split) -> None:
         self.members = []
         for seed in range(self.count):
             member = Ours.__new__(Ours)

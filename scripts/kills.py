@@ -34,7 +34,7 @@ from nin_repro import build  # noqa: E402, F401 - so that every start is a fork 
 from nin_repro.command import Parser, as_command, given_place, require_positive  # noqa: E402
 from nin_repro.config.compose import load_with_text  # noqa: E402
 from nin_repro.config.recipe import directory  # noqa: E402
-from nin_repro.data.sources import open_split  # noqa: E402
+from nin_repro.data.splits import open_split  # noqa: E402
 from nin_repro.files import read_json, require_file  # noqa: E402
 from nin_repro.outcome import Outcome, Request  # noqa: E402
 from nin_repro.results.export import write_page  # noqa: E402

@@ -15,7 +15,8 @@ from pathlib import Path
 from nin_repro import build
 from nin_repro.command import Parser, as_command
 from nin_repro.config.compose import experiments, load
-from nin_repro.data.sources import DATASETS, open_split
+from nin_repro.data.sources import DATASETS
+from nin_repro.data.splits import open_split
 from nin_repro.files import UsageError
 from nin_repro.training.console import Console
 from nin_repro.training.schedule import Reached

@@ -52,7 +52,7 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The word for a data directory with the digits in it."""
-    from nin_repro.data.sources import obtain
+    from nin_repro.data.archive import obtain
 
     folder = tmp_path_factory.mktemp("data")
     obtain("digits", folder)

@@ -19,7 +19,7 @@ from typing import Any, TextIO
 
 from nin_repro.config.compose import load
 from nin_repro.config.recipe import directory
-from nin_repro.data.sources import obtain
+from nin_repro.data.archive import obtain
 from nin_repro.training.rundir import RunDirectory
 
 ROOT = Path(__file__).parents[1]

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from nin_repro import build, rng
 from nin_repro.config.compose import load
 from nin_repro.data.batches import Scaled
-from nin_repro.data.sources import Split
+from nin_repro.data.splits import Split
 from nin_repro.training import checkpoint, loop
 from nin_repro.training.capture import WARM, Body, Replay
 from nin_repro.training.console import Console

@@ -17,7 +17,7 @@ import bench_ours
 
 from nin_repro import build, rng
 from nin_repro.config.compose import load
-from nin_repro.data.sources import Split
+from nin_repro.data.splits import Split
 from nin_repro.training import checkpoint, loop
 from nin_repro.training.capture import WARM
 from nin_repro.training.console import Console

@@ -10,9 +10,10 @@ from official_files import svhn
 from test_sources import small
 
 from nin_repro.config import compose
+from nin_repro.data.archive import load
 from nin_repro.data.lcn import local_contrast_normalised
 from nin_repro.data.preprocess import preprocess
-from nin_repro.data.sources import Rows, load, open_split
+from nin_repro.data.splits import Rows, open_split
 
 DATA = Path(__file__).parents[1] / "data"
 

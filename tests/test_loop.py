@@ -15,7 +15,7 @@ from near import distance
 
 from nin_repro import build, rng
 from nin_repro.config.compose import load
-from nin_repro.data.sources import Split
+from nin_repro.data.splits import Split
 from nin_repro.models.nin import NetworkInNetwork
 from nin_repro.schema import Config
 from nin_repro.training import checkpoint, evaluate

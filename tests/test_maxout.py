@@ -14,7 +14,8 @@ import torch
 from nin_repro import build
 from nin_repro.config.compose import experiments, load
 from nin_repro.config.recipe import key, recipe, require_sense
-from nin_repro.data.sources import DATASETS, Split
+from nin_repro.data.sources import DATASETS
+from nin_repro.data.splits import Split
 from nin_repro.files import UsageError
 from nin_repro.models.maxout import MaxoutConv2d, MaxoutLinear, MaxoutNetwork
 from nin_repro.models.network import Clock, Dropout, Role

@@ -23,7 +23,8 @@ from nin_repro.config import compose, known, origins
 from nin_repro.config.check import convert
 from nin_repro.config.recipe import key, recipe
 from nin_repro.data import sources
-from nin_repro.data.sources import DATASETS, open_split
+from nin_repro.data.sources import DATASETS
+from nin_repro.data.splits import open_split
 from nin_repro.files import UsageError
 from nin_repro.models import spec, trial
 from nin_repro.models.shape import Shape

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from test_lcn import reference as local_reference
 
 from nin_repro.data import preprocess as module
+from nin_repro.data.archive import load
 from nin_repro.data.preprocess import CHUNK, Bytes, preprocess
-from nin_repro.data.sources import Rows, load
+from nin_repro.data.splits import Rows
 from nin_repro.schema import Preprocessing
 
 DATA = Path(__file__).parents[1] / "data"

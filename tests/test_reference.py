@@ -12,7 +12,7 @@ from test_sgd import CudaConvnet
 
 from nin_repro import build, rng
 from nin_repro.config.compose import load
-from nin_repro.data.sources import Split
+from nin_repro.data.splits import Split
 from nin_repro.schema import Config, Mlpconv, Nin, Regularizer
 from nin_repro.training.console import Console
 from nin_repro.training.loop import Trainer

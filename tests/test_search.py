@@ -46,7 +46,7 @@ def member(kernel: int, seed: int, protocol: str) -> list[str]:
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data directory with the digits in it."""
-    from nin_repro.data.sources import obtain
+    from nin_repro.data.archive import obtain
 
     folder = tmp_path_factory.mktemp("data")
     obtain("digits", folder)

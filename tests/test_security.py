@@ -25,7 +25,7 @@ from fake_records import digest, record, stored
 
 from nin_repro import claims
 from nin_repro.data import preprocess
-from nin_repro.data.sources import load
+from nin_repro.data.archive import load
 from nin_repro.files import UsageError, read_json
 from nin_repro.finished import open_finished
 from nin_repro.results import ablations, analysis, claim_page, export, readme, records, render, tables

@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from official_files import FORMATS, NOWHERE, Server, md5
 
 from nin_repro.data import download, sources
-from nin_repro.data.sources import DATASETS, load, open_split, parts_for
+from nin_repro.data.archive import Loaded, load
+from nin_repro.data.sources import DATASETS
+from nin_repro.data.splits import Rows, open_split, parts_for
 from nin_repro.files import UsageError
 
 ROOT = Path(__file__).parents[1]
@@ -73,7 +75,7 @@ def official(server: Server, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
     return serve
 
 
-def same(found: sources.Loaded, arrays: Arrays) -> bool:
+def same(found: Loaded, arrays: Arrays) -> bool:
     return all(
         np.array_equal(found.images[part], arrays[f"{part}_images"])
         and np.array_equal(found.labels[part], arrays[f"{part}_labels"])
@@ -148,16 +150,16 @@ CHILD = """
 import dataclasses, sys
 import numpy as np
 from pathlib import Path
-from nin_repro.data import download, sources
+from nin_repro.data import archive, download, sources
 
 folder, url, md5 = sys.argv[1:]
 def official(name, downloads, facts):  # without torchvision, which takes long to import
     download.download([download.Remote([url], downloads / "arrays.npz", md5)])
     return dict(np.load(downloads / "arrays.npz"))
-sources._official = official
+archive._official = official
 facts = dataclasses.replace(sources.DATASETS["cifar10"], sizes={"train": 20, "test": 25}, known={})
 sources.DATASETS["cifar10"] = facts
-print(sources.load("cifar10", Path(folder), ["train", "test"]).digest)
+print(archive.load("cifar10", Path(folder), ["train", "test"]).digest)
 """
 
 
@@ -352,7 +354,7 @@ def test_the_validation_images_of_svhn(tmp_path: Path, monkeypatch: pytest.Monke
         arrays[f"{part}_labels"] = numbers // 3 % 10
     save(tmp_path / "svhn.npz", arrays)
 
-    def numbers_of(images: np.ndarray | sources.Rows) -> np.ndarray:
+    def numbers_of(images: np.ndarray | Rows) -> np.ndarray:
         return np.ascontiguousarray(images).reshape(-1, 2).view("<u2").ravel()
 
     final, validate = (open_split("svhn", tmp_path, protocol) for protocol in ("final", "validate"))
@@ -360,7 +362,7 @@ def test_the_validation_images_of_svhn(tmp_path: Path, monkeypatch: pytest.Monke
     labels = dict(zip(range(5_000), arrays["train_labels"], strict=True))
     labels |= dict(zip(range(20_000, 24_000), arrays["extra_labels"], strict=True))
     assert sorted([*chosen, *train]) == sorted(labels)  # every image once
-    assert [sources.DATASETS["svhn"].for_training(protocol) for protocol in ("final", "validate")] == [len(train)] * 2
+    assert [DATASETS["svhn"].for_training(protocol) for protocol in ("final", "validate")] == [len(train)] * 2
     assert np.bincount(validate.eval_labels[chosen < 10_000]).tolist() == [400] * 10
     assert np.bincount(validate.eval_labels[chosen >= 20_000]).tolist() == [200] * 10
     assert [labels[number] for number in chosen] == validate.eval_labels.tolist()
@@ -396,6 +398,6 @@ def test_real_data(name: str) -> None:
 
 
 def test_importing_is_cheap() -> None:
-    code = "import nin_repro.data.sources, sys; print([m for m in ('numpy', 'torch', 'sklearn') if m in sys.modules])"
+    code = "import nin_repro.data.splits, sys; print([m for m in ('numpy', 'torch', 'sklearn') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

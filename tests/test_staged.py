@@ -13,7 +13,7 @@ from nin_repro import build
 from nin_repro.config import compose
 from nin_repro.config.compose import load, parent_words, parents, stand_ins
 from nin_repro.config.recipe import directory, family, key, recipe
-from nin_repro.data.sources import obtain
+from nin_repro.data.archive import obtain
 from nin_repro.files import UsageError
 from nin_repro.models.network import Network
 from nin_repro.models.shape import Shape

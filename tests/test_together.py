@@ -19,7 +19,7 @@ from nin_repro import build, outcome, run, together, train
 from nin_repro.command import Lossy
 from nin_repro.config.compose import load_with_text
 from nin_repro.config.recipe import directory
-from nin_repro.data import sources
+from nin_repro.data import splits
 from nin_repro.files import locked
 from nin_repro.outcome import Outcome, Request
 from nin_repro.training.rundir import RunDirectory
@@ -75,7 +75,7 @@ def test_runs_that_are_trained_together_and_interrupted_end_as_each_alone(tmp_pa
 
 def test_members_share_the_images_while_they_train(data: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     met, read, held = threading.Barrier(3), [], []
-    opened, uploaded = sources.open_split, build._uploaded
+    opened, uploaded = splits.open_split, build._uploaded
 
     def reading(*asked: Any) -> Any:
         read.append(asked)
@@ -88,7 +88,7 @@ def test_members_share_the_images_while_they_train(data: str, monkeypatch: pytes
         return found
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sources, "open_split", reading)
+    monkeypatch.setattr(splits, "open_split", reading)
     monkeypatch.setattr(build, "_uploaded", uploading)
     requests = {}
     for seed in SEEDS:

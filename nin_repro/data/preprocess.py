@@ -28,7 +28,7 @@ from nin_repro.files import locked, read_json, write_json
 from nin_repro.schema import Preprocessing, given
 
 if TYPE_CHECKING:
-    from nin_repro.data.sources import Images
+    from nin_repro.data.splits import Images
 
 VERSION = 1  # goes up when the same parameters come to mean something else: old cache entries are then not found
 MANIFEST = "manifest.json"
