@@ -1,4 +1,4 @@
-"""The one place that turns configuration into objects, and objects into a finished training."""
+"""The one place that turns configuration into objects."""
 
 import contextlib
 import ctypes
@@ -101,7 +101,8 @@ def machine(config: Config) -> Machine:
     _keep_pages()
     device = torch.device(name)
     if device.type == "cpu":
-        return Machine(device, threads, "cpu", "ours" if config.fused else "torch")
+        fused = config.fused and config.precision == "fp32"  # bf16 is autocast's, which takes torch's layers
+        return Machine(device, threads, "cpu", "ours" if fused else "torch")
     ours = "ours" if config.fused else "ours, but torch's layers"
     kernels = ours if gpu.refusal(device) is None else "torch"
     return Machine(device, threads, torch.cuda.get_device_name(device), kernels)
@@ -120,12 +121,12 @@ def _keep_pages() -> None:
         mallopt(top_pad, 64 << 20)
 
 
-def network(config: Config, shape: Shape, classes: int) -> Network:
-    """The network of a configuration, for images of a shape."""
-    size = config.dataset.resize
-    if size is not None:
-        shape = Shape(shape.channels, size, size)
-    net = make_network(shape, classes, config.architecture, config.regularizer)
+def network(config: Config) -> Network:
+    """The network of a configuration."""
+    facts, size = DATASETS[config.dataset.name], config.dataset.resize
+    height, width, channels = facts.shape
+    shape = Shape(channels, size or height, size or width)
+    net = make_network(shape, facts.classes, config.architecture, config.regularizer)
     net.resize, net.bf16 = size, config.precision == "bf16"
     for layer in net.modules():
         if isinstance(layer, Conv2d):
@@ -195,12 +196,7 @@ def require_heir(config: Config, parent: Config) -> None:
         UsageError: they do not fit.
     """
     if config.parent is not None and config.parent.weights:
-        nets = []
-        for one in (parent, config):
-            facts = DATASETS[one.dataset.name]
-            height, width, channels = facts.shape
-            nets.append(network(one, Shape(channels, height, width), facts.classes))
-        _require_places(config.parent, placed(dict(nets[0].named_parameters())), nets[1])
+        _require_places(config.parent, placed(dict(network(parent).named_parameters())), network(config))
 
 
 def optimizer(config: Config, net: Network) -> SGD:
@@ -265,8 +261,7 @@ def trainer(
     if cuda:
         gc.collect()  # earlier trainers, which hold their images on the device, are circles of objects
     images, labels, eval_images, eval_labels = _uploaded(config, split, found.device)
-    height, width, channels = split.train_images.shape[1:]
-    net = network(config, Shape(channels, height, width), split.classes).to(found.device)
+    net = network(config).to(found.device)
     if cuda:
         net.to(memory_format=torch.channels_last)  # as the images are; otherwise cuDNN turns them round at each layer
         refusal = gpu.refusal(found.device)

@@ -1,6 +1,6 @@
 """`python -m nin_repro.claims` judges what the paper says of NIN beside its tables, from records and measurements.
 
-`--measure runs/DIR ...` measures trained networks first: their error on moved images and where their last maps answer.
+`--measure runs/DIR ...` measures trained networks for it: their error on moved images and where their last maps answer.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from nin_repro.results import claim_page, export, measurements, records
 from nin_repro.results.arms import effective
 from nin_repro.results.changes import FP32, precision
 from nin_repro.results.claim_costs import Cost
-from nin_repro.results.claims import Page
+from nin_repro.results.claims import Page, complete
 from nin_repro.results.measurements import SHIFTS
 from nin_repro.results.paper import VALUES
 from nin_repro.results.records import Record
@@ -270,7 +270,8 @@ def gather(
     # What fills the paper's tables; not other systems, nor searches of the same networks.
     known = {name: config for name, config in configs.items() if name.startswith(("table", "text"))}
     bases = {name: recipe(config) for name, config in configs.items()}
-    return Page(found, measured_runs, numbers, costs(known, found), bases, [*problems, *more], out)
+    whole = [one for one in found if complete(one.recipe)]
+    return Page(found, measured_runs, numbers, costs(known, whole), bases, [*problems, *more], out)
 
 
 def write_page(records_dir: Path, out: Path) -> None:
@@ -305,16 +306,17 @@ def main() -> None:
     )
     parser.add_argument("--images", type=int, help="test images to measure on, evenly spaced (default: all)")
     parser.add_argument("--data-dir", type=given_place, help="where the runs' data sets are, if they have moved")
-    parser.add_argument("--device", default="cpu", help="to measure on: cpu, cuda, auto (default %(default)s)")
+    parser.add_argument("--device", help="to measure on: cpu, cuda, auto (default cpu)")
     parser.add_argument("--records", type=given_place, default=records.STORE, help="records (default %(default)s)")
     parser.add_argument("--out", type=given_place, default=OUT, help="where files go (default %(default)s)")
     options = parser.parse_args()
-    if options.images is not None and not options.measure:
-        raise UsageError("--images says how many to measure runs on: name them with --measure")
+    for name in ("images", "data-dir", "device"):
+        if getattr(options, name.replace("-", "_")) is not None and not options.measure:
+            raise UsageError(f"--{name} is for measuring runs: name them with --measure")
     require_there(options.data_dir)
     if options.measure:
         require_place(options.out / MEASURED)
-        measure(options.measure, options.out / MEASURED, options.images, options.data_dir, options.device)
+        measure(options.measure, options.out / MEASURED, options.images, options.data_dir, options.device or "cpu")
         print("next: python -m nin_repro.claims" + f" --out {options.out}" * (options.out != OUT))
     else:
         write_page(options.records, options.out)

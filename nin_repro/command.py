@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from nin_repro.files import UsageError, told
-from nin_repro.training.stop import signal_of
+from nin_repro.training.stop import held, signal_of
 
 
 @contextlib.contextmanager
@@ -20,14 +20,16 @@ def uncollected() -> Iterator[None]:
     """Import torch in this: what is imported is no garbage, and Python need not look through it for some.
 
     It would while it imports, and once more when the process ends: 0.5 of the 2.6 s of `import torch` alone. Where
-    torch is there already nothing happens, because by then there may be garbage: images of an earlier run.
+    torch is there already nothing happens, because by then there may be garbage: images of an earlier run. Signals
+    wait, as in `held`.
     """
     if "torch" in sys.modules:
         yield
         return
     gc.disable()
     try:
-        yield
+        with held():
+            yield
     finally:
         gc.freeze()
         gc.enable()

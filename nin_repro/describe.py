@@ -44,7 +44,7 @@ def layer_table(config: Config) -> str:
 def state(config: Config) -> str:
     """Whether the run is done, running, to be resumed or not begun; and of the last, whether it is on record."""
     run = RunDirectory(directory(config))
-    record = run.result()
+    found, status, record = run.look()
     if record is not None:
         try:
             require_sound(record)
@@ -52,13 +52,12 @@ def state(config: Config) -> str:
             return f"its result.json is damaged ({damage}): the same command makes it again"
         images, error = judged(record)
         return f"{record['status']}, {images} error {error:.2f} %, {record['epochs']} epochs, {record['finished']}"
-    found = run.state()
     if found == "running":
         return f"being trained; {run.log} follows it"
     if found == "not begun":
         known = next(Path(config.records_dir).rglob(f"{key(config)}.json"), None)
         return f"{found} here; on record: {known}" if known else found
-    reason = why(found, run.status())
+    reason = why(found, status)
     again = "the same command goes on" if run.checkpoint.exists() else "nothing is saved, the same command begins anew"
     return f"{found}{f' ({reason})' if reason else ''}; {again}"
 

@@ -68,7 +68,7 @@ def compare(found: Sequence[Record], words: Sequence[str] = ()) -> tuple[Compari
         how = f", {runs[dropout].note}" * bool(alive and runs[dropout].note)
         lines.append(f"Figure 3, {name}: {counted(alive, 'run')} at the budget {budget}{how}")
         if dead:
-            lines.append(f"  {dead} more ended with the network or a class dead, and not drawn")
+            lines.append(f"  {dead} more ended with the network or a class dead, and are not drawn")
         if not alive:
             lines.append(f"  $ {commands[dropout]}   # {in_words(config)}")
     return Comparison(runs, budget, commands), lines
@@ -148,6 +148,8 @@ def main() -> None:
     )
     parser.add_argument("--data-dir", type=given_place, help="where the run's data set is, if it has moved")
     options = parser.parse_args()
+    if options.run is None and (options.maps_only or options.data_dir is not None):
+        raise UsageError("--maps-only and --data-dir are for Figure 4: name a trained run with --run")
     require_there(options.data_dir)
     if options.run is not None:
         open_run(options.run)  # refused before anything is drawn
@@ -158,7 +160,9 @@ def main() -> None:
     require_place(options.out)
     comparison, lines = compare(found, options.budget)
     print("\n".join([*map(clean, problems), *lines]))
-    name = "-".join(["figure3", *(word.partition("=")[2] for word in options.budget)])
+    name = "-".join(
+        ["figure3", *(word.removeprefix("budget").lstrip(".=").replace("=", "") for word in options.budget)]
+    )
     written = []
     if options.run is not None:
         written = figure4(options.run, options.data_dir, options.out, options.maps_only)

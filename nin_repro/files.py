@@ -163,3 +163,16 @@ def locked(path: Path, wait: bool = True) -> Iterator[bool]:
             why = f"this file system has no locks ({error.strerror})"
             raise OSError(error.errno, why, str(path.parent)) from None
         yield True
+
+
+def taken(path: Path) -> bool:
+    """Whether the lock on the file `path` is held. Raises OSError where nobody can say, as where there is no file.
+
+    To read the file is enough: it may be another user's.
+    """
+    with open(path) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

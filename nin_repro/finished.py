@@ -12,17 +12,16 @@ from nin_repro.command import uncollected
 from nin_repro.config.compose import checked
 from nin_repro.config.known import explain
 from nin_repro.config.recipe import key, recipe
-from nin_repro.data.splits import Split
 from nin_repro.files import UsageError
 from nin_repro.results.records import judged
 from nin_repro.schema import Config
 from nin_repro.training.environment import lacks
 from nin_repro.training.rundir import RunDirectory
-from nin_repro.training.stop import held
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from nin_repro.data.splits import Split
     from nin_repro.models.network import Network
 
 
@@ -76,14 +75,14 @@ def final_weights(path: Path, record: dict[str, Any]) -> dict[str, "Tensor"]:
 def computable(config: Config) -> Config:
     """The same by itself, with as many threads as suit this machine, and in fp32 on a CPU without instructions for the
     run's precision: bf16 would take it hours for minutes."""
-    with uncollected(), held():
+    with uncollected():
         from nin_repro.build import device_name
 
     config = replace(config, threads=None, together=1, processes=1)
     return replace(config, precision="fp32") if lacks(device_name(config), config.precision) else config
 
 
-def rebuilt(config: Config, weights: dict[str, "Tensor"]) -> tuple["Network", "Tensor", "Tensor", Split]:
+def rebuilt(config: Config, weights: dict[str, "Tensor"]) -> tuple["Network", "Tensor", "Tensor", "Split"]:
     """The trained network and what it is judged on, as in training: (network, images [N, H, W, C], labels [N], split).
 
     The images are preprocessed; the split has them as they were. The network is as for testing (`eval`), takes
@@ -92,7 +91,7 @@ def rebuilt(config: Config, weights: dict[str, "Tensor"]) -> tuple["Network", "T
     Raises:
         UsageError: the data set is not there, or the weights do not fit.
     """
-    with uncollected(), held():
+    with uncollected():
         from nin_repro.build import machine, trainer
     from nin_repro.data.splits import open_split
     from nin_repro.training.console import Console

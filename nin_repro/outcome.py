@@ -99,7 +99,8 @@ def make_record(
 
 
 def _machine(config: Config, about: dict[str, Any]) -> str:
-    """What its seconds are of: a CPU with its threads, or a GPU with the runs that shared it."""
+    """What its seconds are of: a CPU with its threads, or a GPU with the runs of its process that shared it (whether
+    other processes did, as with processes=N, is not told)."""
     shared = about["device"] != "cpu" and config.together > 1
     return records.machine(about) + (f", {config.together} at once" if shared else "")
 
@@ -136,7 +137,7 @@ def ended(config: Config, run: Path, record: dict[str, Any], already: bool, say:
     if unpublished == "" and not kept_before:
         say(f"its record is the first in {store.absolute()}, which was not there before")
     tables = records.tables_of(store)
-    known = records.stored(store, record["experiment"], record["key"])
+    known = records.stored(store, record["key"])
     left_out = unpublished is None and known is None
     say(f"next: {tables}" + "   (this run is in them if it is given record=always)" * left_out)
     say(f"      python -m nin_repro.describe {_described(record)}")

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import takewhile
 from multiprocessing import connection, forkserver, get_context, resource_tracker
 from multiprocessing.process import BaseProcess
@@ -67,11 +67,7 @@ def train(requests: dict[str, Request], at_once: int, folder: Path) -> list[Outc
     number of GPUs to itself or, if there are fewer GPUs than processes, shares it; without a GPU each has its part of
     the cores.
     """
-    members = [
-        # Members with a parent in common wait for the one that trains it.
-        Member(name, replace(request, config=replace(request.config, wait=True)), folder / f"{number}.log")
-        for number, (name, request) in enumerate(requests.items())
-    ]
+    members = [Member(name, one, folder / f"{number}.log") for number, (name, one) in enumerate(requests.items())]
     folder.mkdir(parents=True, exist_ok=True)
     print(f"what the runs print is in {folder}/0.log to {len(members) - 1}.log", flush=True)
     table = Table([member.name for member in members])
@@ -125,11 +121,12 @@ def _start(members: list[Member], at_once: int, context: Any) -> None:
         if saved != member.checkpoint:  # it got further than when it was started before
             member.checkpoint, member.tries = saved, 0
         member.tries += 1
-        member.pipe, theirs = context.Pipe(duplex=False)
+        ours, theirs = context.Pipe(duplex=False)
         arguments = theirs, member.request, member.output, _gpu(member)
-        member.process = context.Process(target=_member, args=arguments, name=member.name)
-        member.process.start()
+        process = context.Process(target=_member, args=arguments, name=member.name)
+        process.start()  # a second Ctrl-C may break it off: then this member has no process
         theirs.close()
+        member.process, member.pipe = process, ours
 
 
 def _gpu(member: Member) -> str | None:

@@ -61,7 +61,7 @@ class Table:
         total = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
         if not self.terminal:
             under_way = [" ".join(cell for cell in row.cells() if cell) for row in rows if row.state == "running"]
-            print(f"{total}: {'; '.join(under_way)}", flush=True)
+            print(": ".join(filter(None, (total, "; ".join(under_way)))), flush=True)
             return
         columns, height = shutil.get_terminal_size()
         first = sorted(rows, key=lambda row: ORDER.index(row.state))[: max(1, height - 2)]

@@ -21,7 +21,7 @@ from nin_repro.results.records import Conflict, Record
 from nin_repro.results.render import clean
 from nin_repro.words import counted
 
-LARGEST = 64 << 20  # bytes; the largest record of a run of 260 epochs has 60 KB
+LARGEST = 64 << 20  # bytes; the largest record of a run of 260 epochs has 30 KB
 
 
 @dataclass

@@ -24,7 +24,7 @@ from nin_repro.schema import Config
 from nin_repro.training.console import Console
 from nin_repro.training.environment import environment, lacks
 from nin_repro.training.rundir import TIME, RunDirectory, why
-from nin_repro.training.stop import STOP, Interrupted, NotFinite, held, interruption, signal_of
+from nin_repro.training.stop import STOP, Interrupted, NotFinite, interruption, signal_of
 from nin_repro.words import counted
 
 if TYPE_CHECKING:
@@ -77,15 +77,19 @@ def _execute(request: Request) -> Outcome:
     before = _finished(run, config)
     if before:
         return before
-    with uncollected(), held():
+    with uncollected():
         from nin_repro.build import machine, require_heir
     if config.parent is not None:
         parent = _parent(request)
         require_heir(config, parent.config)
         print(f"its parent: {parent.command}", flush=True)
         outcome = execute(parent)
-        if outcome.state != "done":
-            return dataclasses.replace(outcome, words=f"the parent of this run is {outcome.state}: {outcome.words}")
+        if outcome.state == "done" and STOP.signal is not None:  # it came as the parent was at its end
+            outcome = Outcome("interrupted", 128 + STOP.signal, outcome.words)
+        if outcome.state != "done":  # a dead parent has its result, which is none of this run's
+            state, code = ("failed", 1) if outcome.state == "dead" else (outcome.state, outcome.code)
+            words = f"the parent of this run is {outcome.state}: {outcome.words}"
+            return Outcome(state, code, words, path=str(run.path))
     if recorded(config):
         require_place(Path(config.records_dir), "records_dir=")
     found, split = machine(config), _images(config)
@@ -184,7 +188,7 @@ def outcome_so_far(config: Config) -> Outcome:
     """What a run's directory says of it: how it ended, or that nobody trains it and it has not."""
     run = RunDirectory(directory(config))
     try:
-        record, status, state = run.result(), run.status(), run.state()
+        state, status, record = run.look()
     except UsageError as error:
         return Outcome("refused", 2, str(error), path=str(run.path))
     if record is not None:
@@ -283,7 +287,7 @@ def _to_the_end(
     console.line(f"{config.dataset.name}: {len(work.batches.labels):,} training images, {split.provenance}")
     if lacks(found.device.type, config.precision):  # tf32 was refused before
         console.line("this CPU has no instructions for bf16: precision=fp32 is faster here")
-    if recorded(config) and (known := records.stored(Path(config.records_dir), request.experiment, key(config))):
+    if recorded(config) and (known := records.stored(Path(config.records_dir), key(config))):
         console.line(f"on record already, {records.told(known)}: this run adds no seed to it")
     _go_on(work, run, config, console)
     about = run.write_environment(about, [work.progress.attempt, work.progress.step])

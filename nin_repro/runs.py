@@ -59,7 +59,7 @@ def look(path: Path) -> Found:
     """What there is to say of a run directory."""
     run = RunDirectory(path)
     try:
-        return Found(run, run.state(), run.status(), run.result())
+        return Found(run, *run.look())
     except UsageError as error:
         return Found(run, "unknown", {"why": str(error)}, None)
 

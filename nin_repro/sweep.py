@@ -1,12 +1,11 @@
 """The members of a sweep: how they are started, and what became of them."""
 
-import dataclasses
 import importlib
 import os
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +119,8 @@ def pass_on(folder: Path, number: int, member: Member) -> None:
         STOP.pass_on()
     except Exception as refusal:  # it has done so as often as it may
         words = f"{member.outcome.words}; {' '.join(str(refusal).split())}"
-        outcome = dataclasses.replace(member.outcome, words=words)
-        leave(folder, number, dataclasses.replace(member, outcome=outcome))
+        outcome = replace(member.outcome, words=words)
+        leave(folder, number, replace(member, outcome=outcome))
 
 
 def read(folder: Path) -> dict[int, Member]:
@@ -205,8 +204,8 @@ def close(config: DictConfig) -> None:
             left[number] = _without_outcome(words)
         outcome = left[number].outcome
         if number in ends and outcome.state not in ENDED:
-            outcome = dataclasses.replace(outcome, words=f"{outcome.words}; {ends[number]}")
-            left[number] = dataclasses.replace(left[number], outcome=outcome)
+            outcome = replace(outcome, words=f"{outcome.words}; {ends[number]}")
+            left[number] = replace(left[number], outcome=outcome)
     members = [left[number] for number in sorted(left)]
     print(f"\n{counted(len(members), 'run')} in this sweep:")
     show(apart([member.overrides for member in members]), [member.outcome for member in members])
@@ -325,14 +324,20 @@ def _train_waiting(folder: Path) -> None:
 
 def train_at_once(requests: dict[str, Request], folder: Path) -> list[Outcome]:
     """Train several at the same time, as they ask for it; their outcomes in order. `folder`: for what they print."""
+    count, asked = len(requests), {}
+    for name, request in requests.items():
+        config = request.config  # no more share the machine than there are
+        config = replace(config, together=min(config.together, count), processes=min(config.processes, count))
+        # A parent that several of them have is trained by one, and waited for by the others.
+        asked[name] = replace(request, config=replace(config, wait=True))
     configs = [request.config for request in requests.values()]
     if configs[0].together > 1:
         from nin_repro import together
 
-        return together.train(requests, max(config.together for config in configs))
+        return together.train(asked, max(config.together for config in configs))
     from nin_repro import processes
 
-    return processes.train(requests, max(config.processes for config in configs), folder)
+    return processes.train(asked, max(config.processes for config in configs), folder)
 
 
 def apart(overrides: list[list[str]]) -> list[str]:

@@ -1,6 +1,7 @@
 """`python -m nin_repro.tables` makes all tables of the paper from the committed records: no torch, data or network.
 
-It also writes the page that tells where the numbers of every experiment come from.
+It also writes what follows from them, where the numbers of every experiment come from, all of it as one page, and the
+results that README.md opens with.
 """
 
 import argparse
@@ -32,7 +33,6 @@ from nin_repro.results.tables import Cell, build
 from nin_repro.schema import Config
 
 RESULTS = Path("results")
-CLAIMS, FIGURES = RESULTS / "claims", RESULTS / "figures"
 
 
 def cells(configs: dict[str, Config], facts: Mapping[str, fidelity.Provenance] | None = None) -> dict[str, Cell]:
@@ -101,23 +101,26 @@ def main() -> None:
     recipes = {name: recipe(config) for name, config in configs.items()}
     compared = ablations.choices(found, recipes)
     out: Path = options.out
+    own = out.resolve() == RESULTS.resolve()
+    # Where the claims and figures of these records are: of others than the project's beside their pages.
+    made = RESULTS if options.records.resolve() == records.STORE.resolve() else out
     written = write_all(report, compared, out / "tables")
     write_page(out / "fidelity.md", fidelity.page(facts, configs))
-    numbers = kept_numbers(CLAIMS / LAYER_FILE)
+    numbers = kept_numbers(made / "claims" / LAYER_FILE)
     judged: list[Claim] = []
     if numbers:  # `python -m nin_repro.claims` makes them, and pictures
-        gathered = gather(found, problems, configs, numbers, CLAIMS)
+        gathered = gather(found, problems, configs, numbers, made / "claims")
         judged = gathered.claims()
-        if out / "claims" == CLAIMS:  # where its pictures are
-            write_page(CLAIMS / "claims.md", claim_page.markdown(judged, gathered.problems))
+        if made.resolve() == out.resolve():  # where its pictures are
+            write_page(out / "claims/claims.md", claim_page.markdown(judged, gathered.problems))
     write_page(out / "analysis.md", analysis.markdown(report, compared, judged, found, recipes))
     prices = Prices(options.gpu_hour, options.core_hour)
     ours_to_publish = ("figure3*.png", "figure4-digits-*.png", "figure4-maps-*.png")
-    drawn = (path for names in ours_to_publish for path in FIGURES.glob(names))
+    drawn = (path for names in ours_to_publish for path in (made / "figures").glob(names))
     figures = sorted(drawn, key=lambda path: path.stem)  # that at the paper's budget first
     write_page(out / "report.html", html(report, compared, judged, figures, found, recipes, prices))
     readme = Path("README.md")  # which many read, and which is not made of a part
-    renewed = out == RESULTS and not problems and renew(readme, brief(report, readme.parent, out / "tables", judged))
+    renewed = own and not problems and renew(readme, brief(report, readme.parent, out / "tables", judged))
     # All is written now, and who reads no more than the first lines of what follows cuts nothing off.
     print(text(report, shutil.get_terminal_size((WIDTH, 24)).columns))
     print(ablations.text(compared))
@@ -128,12 +131,12 @@ def main() -> None:
     print(f"{out / 'analysis.md'}: what follows from it")
     print(f"{out / 'report.html'}: all of it as one page, with curves")
     if renewed:
-        print(f"{readme}: Table 1 as it stands")
+        print(f"{readme}: its tables and claims as they stand")
     if problems:  # seen above by those who read it all
-        left = [f"so {readme} is left as it is"] * (out == RESULTS)
+        left = [f"so {readme} is left as it is"] * own
         print("\n".join([*map(clean, problems), *left]), file=sys.stderr)
         sys.exit(1)
-    if out == RESULTS and not renewed and readme.exists():
+    if own and not renewed and readme.exists():
         print(f"warning: {readme} is left as it is: it has no lines {' and '.join(MARKS)}", file=sys.stderr)
 
 

@@ -5,7 +5,6 @@ once in a process (libraries, the CUDA context, the images on the device), and n
 """
 
 import contextlib
-import dataclasses
 import io
 import sys
 import threading
@@ -40,8 +39,6 @@ def train(requests: dict[str, Request], at_once: int) -> list[Outcome]:
     """
     groups: dict[Any, dict[str, Request]] = {}
     for name, request in requests.items():
-        # A parent that several of them have is trained by one, and waited for by the others.
-        request = dataclasses.replace(request, config=dataclasses.replace(request.config, wait=True))
         groups.setdefault((request.config.precision, request.config.device), {})[name] = request
     found: dict[str, Outcome] = {}
     with STOP.listening(), contextlib.redirect_stdout(Labelled(sys.stdout)):

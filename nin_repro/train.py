@@ -12,7 +12,7 @@ from nin_repro.command import Lossy, fail, settle_output
 from nin_repro.config.arguments import OPTIONS, SWEEP, expand, in_order, require_run
 from nin_repro.config.compose import checked, experiments, load, load_with_text, offer_own, refuse_early, to_yaml
 from nin_repro.config.conf import CONF, help_text
-from nin_repro.config.known import explain, require_known
+from nin_repro.config.known import composing, explain, require_known
 from nin_repro.files import UsageError, told, write_json
 from nin_repro.outcome import ENDED, Outcome, Request
 from nin_repro.run import attempt
@@ -236,7 +236,10 @@ def _main() -> int:
             return fail(of_its_file(error, sys.argv[1:]))
         if isinstance(error, OSError) and error.errno:  # Hydra makes one of a choice that is not there, without it
             return fail(UsageError(told(error)))
-        return fail(UsageError(explain(error)))  # type: ignore[arg-type]
+        hydras = any(word.startswith("hydra") for word in sys.argv[1:])  # whose values Hydra need not have checked
+        if isinstance(error, Exception) and (hydras or composing(error)):
+            return fail(UsageError(explain(error)))
+        raise
 
 
 def of_its_file(error: UsageError, words: list[str]) -> UsageError:

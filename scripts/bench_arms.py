@@ -25,7 +25,6 @@ from bench_setting import Setting  # noqa: E402
 from nin_repro import build  # noqa: E402
 from nin_repro.config.compose import load  # noqa: E402
 from nin_repro.data import archive  # noqa: E402
-from nin_repro.models.shape import Shape  # noqa: E402
 from nin_repro.models.spec import dropped, relu_ends, widths  # noqa: E402
 from nin_repro.rng import Clock  # noqa: E402
 from nin_repro.training.capture import WARM, Replay, cuda_graph  # noqa: E402
@@ -159,7 +158,7 @@ def plain_network(config: Any) -> Any:
         if number in dropped(len(blocks), config.regularizer):
             steps.append(nn.Dropout(config.regularizer.dropout))
     network = nn.Sequential(*steps, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    ours = build.network(config, Shape(3, 32, 32), 10)
+    ours = build.network(config)
     ours.initialise(config.seed, 0)
     mine = [layer for layer in network if isinstance(layer, nn.Conv2d)]
     for layer, source in zip(mine, ours.convolutions(), strict=True):  # type: ignore[operator]

@@ -124,7 +124,7 @@ class Device:
 
     def _parts(self) -> Iterator[Part]:
         """The layers as `MlpconvBlock` runs them: the last ReLU of a block comes after its max pooling."""
-        network: Any = build.network(self.config, Shape(3, 32, 32), 10)
+        network: Any = build.network(self.config)
         network.initialise(0, 0)
         network.to(self.device, self.kind).train()
         self.draws = network.clock

@@ -20,7 +20,6 @@ from nin_repro import build, gpu, kernels
 from nin_repro.config.compose import load
 from nin_repro.data.batches import crop_and_flip
 from nin_repro.models import fused
-from nin_repro.models.shape import Shape
 from nin_repro.rng import Clock
 from nin_repro.schema import Augment
 from nin_repro.training.update import backward, note
@@ -48,7 +47,7 @@ def calls_of_an_update() -> list[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
     # Gradients in two passes over so few images as there are here, and in one; one random bit an element, and 16.
     for rows, dropout in ((fused.LARGE, 0.5), (1, 0.5), (1, 0.2)):
         config = load(["experiment=table1/nin_aug", f"regularizer.dropout={dropout}"])
-        network: Any = build.network(config, Shape(3, 32, 32), 10).to(memory_format=torch.channels_last)
+        network: Any = build.network(config).to(memory_format=torch.channels_last)
         network.bf16 = network.fused = True
         optimizer = build.optimizer(config, network)
         fused.LARGE = rows

@@ -9,6 +9,7 @@ from nin_repro.config.compose import load
 from nin_repro.config.recipe import recipe
 from nin_repro.results import ablations
 from nin_repro.results.changes import all_changes, changes
+from nin_repro.results.contradictions import CONTRADICTIONS
 from nin_repro.schema import Own
 
 BASE = {
@@ -138,5 +139,23 @@ def test_hostile_names_do_no_harm(name: str, tmp_path: Path) -> None:
 def test_runs_judged_by_validation_images_are_no_ablations(tmp_path: Path) -> None:
     validated = {"protocol": "validate", "test_error": None, "validation_error": 5.0}
     runs = stored(tmp_path, *(run(1.0, with_(seed, 3)) for seed in range(3)), run(1.0, with_(9, 3)) | validated)
-    (found,) = ablations.alike(runs, {"table4/nin": BASE}).values()
-    assert len(found) == 3
+    runs += stored(tmp_path / "changed", *(run(2.0, with_(seed, 3, clip_norm=None)) for seed in range(3)))
+    assert [one.stats.n for one in ablations.choices(runs, {"table4/nin": BASE})] == [3, 3]
+
+
+def test_a_schedule_is_one_choice_and_another_data_set_none(tmp_path: Path) -> None:
+    bases = {name: recipe(load([f"experiment={name}"])) for name in ("table1/nin", "table2/nin")}
+    words = ("", "optimizer=sgd_plateau", "dataset=cifar100")
+    found = [recipe(load(["experiment=table1/nin", *word.split()])) for word in words]
+    runs = stored(
+        tmp_path,
+        *(
+            record("table1/nin", seed, recipe=one | {"seed": seed}, family=digest(str(one)))
+            for one in found
+            for seed in range(3)
+        ),
+    )
+    own, plateau = ablations.choices(runs, bases)
+    assert not own.changed and "optimizer.schedule.kind=plateau" in plateau.changed
+    (four,) = (one for one in CONTRADICTIONS if one.id == "X4")
+    assert [side.holds(plateau.about.changes) for side in four.sides] == [False, True, False, False]

@@ -75,7 +75,7 @@ def test_starts_are_counted_by_how_they_died_and_compared_with_the_experiments_o
     assert [versus(one, found) for one in found] == ["more, by 42 to 91 points", "", ""]
     text = page(runs)
     assert f"78 % (55 to 91) | 14 of 18 | {told} |" in text
-    assert "The other 2 recipes lost none of their 12 starts" in text
+    assert "The other recipes, 2, lost none of their 12 starts" in text
     assert told in ablations.markdown(ablations.choices(runs, BASES))
 
 

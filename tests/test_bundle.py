@@ -20,6 +20,7 @@ from conftest import ROOT
 
 from nin_repro.files import UsageError
 from nin_repro.records import merge
+from nin_repro.training import environment
 
 WORDS = [
     "experiment=quickstart",
@@ -111,6 +112,26 @@ def test_it_runs_without_a_network_and_brings_records_back(copied: Path, tmp_pat
     changed.write_text(changed.read_text() + "\n")
     code = "from nin_repro.training.environment import source_commit; print(source_commit()[1])"
     assert here(sys.executable, "-c", code, cwd=changed.parents[1]).stdout == "True\n", "an altered source is told"
+
+
+def test_the_commit_is_that_of_the_projects_own_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*words: str) -> str:
+        own = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.invalid", *words]
+        return subprocess.run(own, check=True, capture_output=True, text=True).stdout.strip()
+
+    copied = tmp_path / "copied"
+    for name in ("conf/train.yaml", "nin_repro/rng.py"):
+        (copied / name).parent.mkdir(parents=True)
+        (copied / name).write_text("a: 1\n")
+    git("init", "-q")
+    git("commit", "-q", "--allow-empty", "-m", "of another project")
+    monkeypatch.setattr(environment, "ROOT", copied)
+    assert environment.source_commit() == ("unknown", True)
+    git("add", "copied")
+    git("commit", "-q", "-m", "its own")
+    assert environment.source_commit() == (git("rev-parse", "HEAD"), False)
+    (copied / "nin_repro/rng.py").write_text("a: 2\n")
+    assert environment.source_commit() == (git("rev-parse", "HEAD"), True)
 
 
 def test_a_signal_saves_and_the_same_command_goes_on(copied: Path, tmp_path: Path) -> None:

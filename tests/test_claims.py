@@ -179,6 +179,9 @@ def test_a_smaller_gap_by_a_worse_fit_is_no_regularisation(tmp_path: Path) -> No
     assert "with FC: +3.00 as its training error is higher, +1.10 as its test error is lower (d" in better.verdict.text
     worse = page(stored(tmp_path / "b", *fully, *runs(recipe(), [13.4, 13.5, 13.6], train=12.0))).gap_regularises()
     assert worse.verdict.word == NOT_SUPPORTED and "test error is 1.90 points higher" in worse.verdict.text
+    larger = [*runs(recipe(head="fc"), [10.0, 10.1, 10.2], train=0.0), *runs(recipe(), [11.0, 11.1, 11.2], train=0.0)]
+    text = page(stored(tmp_path / "h", *larger)).gap_regularises().verdict.text
+    assert "1.00 points larger with GAP than with FC, and its test error is 1.00 points higher (d" in text
     dropped = runs(recipe(head="fc", head_dropout=0.5), [11.0, 11.1, 11.2], train=2.0)
     assert "hardly a training image" not in better.verdict.text
     lower = page(stored(tmp_path / "e", *fully, *runs(recipe(), [10.4, 10.5, 10.6], train=0.5))).gap_regularises()

@@ -21,7 +21,7 @@ CNN = ["architecture=cnn", "dataset=cifar10_mean", "optimizer=sgd_cnn"]
 
 
 def network(*words: str) -> ConvNet:
-    built = build.network(load([*CNN, *words]), Shape(3, 32, 32), 10)
+    built = build.network(load([*CNN, *words]))
     assert isinstance(built, ConvNet)
     return built
 

@@ -447,3 +447,13 @@ def test_an_experiment_that_somebody_is_writing_is_in_nobodys_way(monkeypatch: p
 
 def test_glob_takes_all_matching_experiments() -> None:
     assert arguments.expand(["experiment=glob(table5/*)"]) == ["experiment=table5/fc,table5/fc_dropout,table5/gap"]
+
+
+def test_a_fault_of_the_program_is_not_called_one_of_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    def faulty() -> int:
+        raise KeyError("outcomes")
+
+    monkeypatch.setattr(sys, "argv", ["train", "experiment=quickstart"])
+    monkeypatch.setattr(train, "composed_and_run", faulty)
+    with pytest.raises(KeyError):
+        train.main()

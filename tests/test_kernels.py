@@ -19,7 +19,6 @@ from nin_repro.config.compose import load
 from nin_repro.data import batches
 from nin_repro.models.network import Dropout
 from nin_repro.models.nin import MlpconvBlock
-from nin_repro.models.shape import Shape
 from nin_repro.schema import Augment, Mlpconv
 from nin_repro.training import sgd, update
 
@@ -116,9 +115,8 @@ def test_a_network_is_the_same_function(
     words: list[str], fuses: int, training: bool, fused: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     narrow = [f"architecture.blocks.mlpconv{i}.widths=[12,10,{last}]" for i, last in enumerate((9, 11, "classes"), 1)]
-    net: Any = build.network(
-        load(["experiment=table1/nin", *narrow, "architecture.init=he", *words]), Shape(3, 12, 12), 10
-    )
+    small = [*narrow, "dataset.resize=12", "architecture.init=he"]
+    net: Any = build.network(load(["experiment=table1/nin", *small, *words]))
     net.initialise(0, 0)
     torch.manual_seed(0)  # a sum that is 0 but for rounding would go another way in a ReLU
     net.to(memory_format=torch.channels_last).train(training)

@@ -1,6 +1,7 @@
 """Local contrast normalisation against its formula in float64, written out over the window; SVHN from file to input."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,7 +112,8 @@ def test_svhn_from_the_official_files_to_what_the_network_sees(tmp_path: Path, m
     assert np.bincount(split.train_labels).tolist() == [10 + 10] * 10
     params = compose.load(["dataset=svhn"]).dataset.preprocessing
     wanted = [split.train_images, split.eval_images]
-    train, test = preprocess(split.fit_images, wanted, params, tmp_path / "cache", split.digest)
+    found: Any = preprocess(split.fit_images, wanted, params, tmp_path / "cache", split.digest)
+    train, test = found
 
     def expected(raw: np.ndarray) -> np.ndarray:
         x = raw - raw.mean(axis=(1, 2, 3), keepdims=True)

@@ -19,7 +19,6 @@ from nin_repro.data.splits import Split
 from nin_repro.files import UsageError
 from nin_repro.models.maxout import MaxoutConv2d, MaxoutLinear, MaxoutNetwork
 from nin_repro.models.network import Clock, Dropout, Role
-from nin_repro.models.shape import Shape
 from nin_repro.models.spec import layers
 from nin_repro.schema import Config, Maxout, MaxoutConv, MaxoutFull
 from nin_repro.training import checkpoint
@@ -46,9 +45,7 @@ def small(*words: str, **changes: Any) -> Config:
 
 
 def network(config: Config) -> MaxoutNetwork:
-    facts = DATASETS[config.dataset.name]
-    height, width, channels = facts.shape
-    built = build.network(config, Shape(channels, height, width), facts.classes)
+    built = build.network(config)
     assert isinstance(built, MaxoutNetwork)
     return built
 
@@ -368,8 +365,7 @@ def test_a_run_that_is_stopped_after_any_step_ends_as_one_that_was_not(words: li
 
 def test_convolutions_have_a_rate_of_their_own() -> None:
     for config in (small(), load(["optimizer.conv_lr_factor=0.05", "regularizer=fc", "dataset=digits"])):
-        facts = DATASETS["digits"]
-        built = build.network(config, Shape(facts.shape[2], *facts.shape[:2]), 10)
+        built = build.network(config)
         rates = {id(p): group.lr for group in build.optimizer(config, built).groups for p in group.parameters}
         for name, module in built.named_modules():
             if isinstance(module, torch.nn.Linear):

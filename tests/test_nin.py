@@ -300,7 +300,7 @@ def test_a_block_without_its_last_relu() -> None:
 def test_images_are_scaled_as_bilinear_interpolation_defines_it(size: int) -> None:
     """Pixel centres at half-integers, clamped at the edges: what PIL and torchvision do when they enlarge."""
     config = load(["dataset=digits", "architecture=nin_small", f"dataset.resize={size}"])
-    built = build.network(config, Shape(1, 8, 8), 10)
+    built = build.network(config)
     x = torch.randn(1, 1, 8, 8, dtype=torch.float64)
     seen = []
     built.body = lambda images: seen.append(images) or images  # type: ignore[method-assign,assignment,func-returns-value]

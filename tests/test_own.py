@@ -255,7 +255,7 @@ def test_statistics_of_batches_that_a_start_left_do_not_outlive_it(offer: Callab
     offer(source)
     config = compose.load([*WORDS, "regularizer=fc"])
     assert any(line.split()[:2] == ["norm", "BatchNorm1d"] for line in describe.layer_table(config).splitlines())
-    net: Any = build.network(config, Shape(1, 8, 8), 10)
+    net: Any = build.network(config)
     net.initialise(0, 0)
     net.train()(torch.full((4, 1, 8, 8), torch.inf))  # as in a start that diverged
     assert not net.norm.running_mean.isfinite().any()

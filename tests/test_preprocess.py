@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_lcn import reference as local_reference
 
 from nin_repro.data import preprocess as module
 from nin_repro.data.archive import load
+from nin_repro.data.batches import on_device
 from nin_repro.data.preprocess import CHUNK, Bytes, preprocess
 from nin_repro.data.splits import Rows
 from nin_repro.schema import Preprocessing
@@ -53,6 +55,11 @@ def whitened(fit: np.ndarray, x: np.ndarray, zca: float) -> np.ndarray:
 def arrays(*arguments: Any) -> Any:
     """What `preprocess` gives back where that is arrays."""
     return preprocess(*arguments)
+
+
+def floats(found: Any) -> np.ndarray:
+    """What the network sees of it."""
+    return on_device(found, torch.device("cpu")).float().numpy()
 
 
 def run(tmp_path: Path, params: Preprocessing = WHITEN, digest: str = "d") -> Any:
@@ -146,8 +153,8 @@ def test_more_images_than_fit_in_a_chunk_and_more_values_than_in_a_block(
     monkeypatch.setattr("nin_repro.data.preprocess.ROWS", 10)
     parts = [run(tmp_path / "parts", params) for params in (WHITEN, Preprocessing(1, None, None, "pixel"))]
     for a, b in zip(whole, parts, strict=True):
-        np.testing.assert_allclose(a[0], b[0], atol=1e-5)
-        np.testing.assert_allclose(a[1], b[1], atol=1e-5)
+        np.testing.assert_allclose(floats(a[0]), floats(b[0]), atol=1e-5)
+        np.testing.assert_allclose(floats(a[1]), floats(b[1]), atol=1e-5)
 
 
 @pytest.mark.parametrize(("mean", "axes"), [("none", ()), ("pixel", (0,)), ("channel", (0, 1, 2))])
@@ -157,8 +164,8 @@ def test_mean_subtraction(mean: Any, axes: tuple[int, ...], norm: float | None, 
     found = run(tmp_path, Preprocessing(divide=255, gcn=norm, zca=None, mean=mean))
     x, y = ((gcn(a, norm).reshape(a.shape) if norm else a / 255) for a in (fit, test))
     expected = x.mean(axis=axes, keepdims=True) if axes else 0
-    np.testing.assert_allclose(found[0], x - expected, atol=1e-5)
-    np.testing.assert_allclose(found[1], y - expected, atol=1e-5)
+    np.testing.assert_allclose(floats(found[0]), x - expected, atol=1e-5)
+    np.testing.assert_allclose(floats(found[1]), y - expected, atol=1e-5)
     assert (tmp_path / "cache").exists() == (norm is not None)  # what is quick to do again is not kept
 
 
@@ -198,7 +205,7 @@ def test_they_are_as_good_as_arrays_and_read_by_the_chunk(params: Preprocessing,
     whole = np.concatenate(parts)[chosen]
     expected = preprocess(whole, [whole, whole[4:8]], params, tmp_path / "arrays", "d")
     for a, b in zip(found, expected, strict=True):
-        assert np.array_equal(a, b)
+        assert np.array_equal(floats(a), floats(b))
     if (tmp_path / "rows").exists():  # the same entries
         names = [{entry.name for entry in folder.iterdir()} for folder in (tmp_path / "rows", tmp_path / "arrays")]
         assert names[0] == names[1]
@@ -213,8 +220,8 @@ def test_what_is_quick_to_do_again_stays_bytes(mean: Any, tmp_path: Path) -> Non
     assert isinstance(gathered, Bytes) and np.array_equal(gathered.values, np.concatenate(parts))
     expected = parts[0] / 255
     expected -= expected.mean(axis=(0, 1, 2)) if mean == "channel" else 0
-    np.testing.assert_allclose(plain, expected, atol=1e-6)
-    assert np.asarray(plain).dtype == np.float32 and not list(tmp_path.iterdir())
+    np.testing.assert_allclose(floats(plain), expected, atol=1e-6)
+    assert floats(plain).dtype == np.float32 and not list(tmp_path.iterdir())
 
 
 # --- the cache ------------------------------------------------------------------------------------------------------
@@ -238,7 +245,7 @@ def test_a_second_call_computes_nothing(tmp_path: Path, monkeypatch: pytest.Monk
 def test_other_images_share_the_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train, _ = run(tmp_path)
     monkeypatch.setattr("nin_repro.data.preprocess.fit_transform", None)
-    (few,) = preprocess(images(50), [images(50)[:8]], WHITEN, tmp_path / "cache", "d")
+    (few,) = arrays(images(50), [images(50)[:8]], WHITEN, tmp_path / "cache", "d")
     np.testing.assert_allclose(few, train[:8], atol=1e-5)
 
 
@@ -414,12 +421,12 @@ def test_the_mean_is_that_of_the_images_to_learn_from_and_of_no_others(norm: flo
     (found,) = preprocess(fit, [others], Preprocessing(1, norm, None, "pixel"), tmp_path, "d")
     before = [one.reshape(len(one), -1).astype(np.float64) if norm is None else gcn(one, norm) for one in (fit, others)]
     wanted = before[1] - before[0].mean(axis=0)
-    np.testing.assert_allclose(np.asarray(found).reshape(9, -1), wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
+    np.testing.assert_allclose(floats(found).reshape(9, -1), wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
 
 
 def test_faint_images_get_the_same_contrast(tmp_path: Path) -> None:
     faint = np.full((3, 4, 3, 2), 7, dtype=np.uint8)
     faint[1, 2, 1, 0] = 8
     (found,) = arrays(faint, [faint], Preprocessing(1, 5.0, None, "none"), tmp_path, "d")
-    norms = np.linalg.norm(np.asarray(found).reshape(3, -1), axis=1)
+    norms = np.linalg.norm(found.reshape(3, -1), axis=1)
     assert norms == pytest.approx([0.0, 5.0, 0.0], rel=1e-5)

@@ -53,7 +53,8 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_ctrl_c_before_members_begin_is_for_the_sweep_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_before_members_begin_is_for_the_sweep_alone(times: int, tmp_path: Path) -> None:
     words = command("processes=2", f"runs_dir={tmp_path}", f"data_dir={tmp_path}", "optimizer.schedule.epochs=500")
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0) as sweep:
         children = Path(f"/proc/{sweep.pid}/task/{sweep.pid}/children")
@@ -65,7 +66,9 @@ def test_ctrl_c_before_members_begin_is_for_the_sweep_alone(tmp_path: Path) -> N
             )
 
         wait_for(forked_from, sweep)
-        os.killpg(sweep.pid, signal.SIGINT)  # as a terminal does
+        for _ in range(times):
+            os.killpg(sweep.pid, signal.SIGINT)  # as a terminal does
+            time.sleep(0.3)
         said, errors = sweep.communicate(timeout=60)
     assert sweep.returncode == 130 and errors == "" and "the same command" in said
 

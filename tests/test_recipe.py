@@ -191,3 +191,20 @@ def test_a_deviation_that_the_command_undoes_is_not_told_of_the_run() -> None:
     assert {*undone} <= told() == told("seed=1", "optimizer.clip_norm=1") == told("optimizer=sgd_plain")
     for line, word in undone.items():
         assert told(word) == told() - {line}
+
+
+def test_a_deviation_is_told_as_it_is_written() -> None:
+    pad, clip = "padded [architecture.blocks.mlpconv1.pad]", "as note [X17] has it, clipped [optimizer.clip_norm]"
+    about = dataclasses.replace(
+        compose.load(["experiment=table1/nin"]).about, deviations=["as [X17] has it", pad, clip]
+    )
+
+    def told(*more: str) -> list[str]:
+        words = ["experiment=table1/nin", *more]
+        plain = compose.conf.composed(words)
+        assert plain is not None
+        compose._settle_pads(plain["architecture"], "architecture")
+        return compose._still_true(about, plain, words).deviations
+
+    assert told("seed=1") == ["as [X17] has it", "padded", "as note [X17] has it, clipped"]
+    assert told("optimizer.clip_norm=3") == ["as [X17] has it", "padded"]

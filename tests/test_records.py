@@ -84,6 +84,7 @@ BAD = {
     "dead class twice": {"dead_classes": [3, 3]},
     "dead classes a count": {"dead_classes": 2},
     "attempt died of something else": {"attempts": [{"attempt": 0, "died": "heat", "epoch": 1, "step": 1}]},
+    "no attempt": {"attempts": []},
     "attempt without its end": {"attempts": [{"attempt": 0, "epoch": 1, "step": 1}]},
     "deviations a text": {"deviations": "clipped"},
     "dirty a word": {"dirty": "no"},
@@ -244,3 +245,10 @@ def test_files_are_as_open_to_others_as_the_system_has_it(tmp_path: Path) -> Non
     write_json(tmp_path / "file.json", {})
     (tmp_path / "other").touch()
     assert (tmp_path / "file.json").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_a_run_is_on_record_whichever_experiment_asked_for_it(tmp_path: Path) -> None:
+    (kept,) = stored(tmp_path, record("table1/nin"))
+    assert records.stored(tmp_path, kept.key) == kept and records.stored(tmp_path, "0" * 12) is None
+    kept.path.write_text("{")
+    assert records.stored(tmp_path, kept.key) is None

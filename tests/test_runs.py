@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,3 +91,19 @@ def test_a_run_is_no_directory_of_runs(folder: Path) -> None:
 def test_a_directory_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is no directory"):
         runs.find(tmp_path / "nowhere")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may be somebody else")
+def test_another_users_run_is_seen_running(tmp_path: Path) -> None:
+    make(tmp_path, "busy", "running")
+    tmp_path.chmod(0o755)
+    program = "import os, sys\nos.setuid(65534)\nfrom nin_repro.training.rundir import RunDirectory\n"
+    program += "from pathlib import Path\nprint(RunDirectory(Path('busy')).look()[0])"
+
+    def seen() -> str:
+        done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    with locked(tmp_path / "busy" / "lock"):
+        assert seen() == "running"
+    assert seen() == "lost"

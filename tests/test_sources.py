@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from official_files import FORMATS, NOWHERE, Server, md5
 
-from nin_repro.data import download, sources
-from nin_repro.data.archive import Loaded, load
+from nin_repro.data import archive, download, sources
+from nin_repro.data.archive import Loaded, load, obtain
 from nin_repro.data.sources import DATASETS
 from nin_repro.data.splits import Rows, open_split, parts_for
 from nin_repro.files import UsageError
@@ -183,6 +183,17 @@ def test_two_processes_download_once(server: Server, monkeypatch: pytest.MonkeyP
     assert (first.returncode, second.returncode, len(server.log)) == (0, 0, 1)
     assert outputs[0] == outputs[1] != ""
     assert same(load("cifar10", tmp_path, ["train", "test"]), arrays)
+
+
+def test_a_file_of_somebody_else_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    obtain("digits", tmp_path)
+
+    def closed(path: Path, *_: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(archive, "open", closed, raising=False)  # root may read all
+    with pytest.raises(UsageError, match="Permission denied: have it made readable"):
+        load("digits", tmp_path, ["test"])
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_networks_of_the_paper_are_the_same_functions(words: str, monkeypatch: p
     monkeypatch.setattr(spectral._Convolution, "apply", lambda *a: calls.append(1) or plain(*a))  # type: ignore[func-returns-value]
     told: list[list[Tensor]] = []
     for fused in ("true", "false"):
-        net: Any = build.network(load([f"experiment={words}", f"fused={fused}"]), shape, 10)
+        net: Any = build.network(load([f"experiment={words}", f"fused={fused}"]))
         net.initialise(0, 0)
         torch.manual_seed(0)
         for layer in net.modules():

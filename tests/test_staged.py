@@ -16,7 +16,6 @@ from nin_repro.config.recipe import directory, family, key, recipe
 from nin_repro.data.archive import obtain
 from nin_repro.files import UsageError
 from nin_repro.models.network import Network
-from nin_repro.models.shape import Shape
 from nin_repro.schema import Parent
 from nin_repro.training import checkpoint
 from nin_repro.training.schedule import Reached
@@ -27,8 +26,7 @@ QUIET = ["wandb.mode=disabled", "record=always"]
 
 
 def network(*words: str) -> Network:
-    config = load([*words, "dataset.resize=28"])
-    return build.network(config, Shape(1, 28, 28), 10)
+    return build.network(load([*words, "dataset.resize=28"]))
 
 
 def trained(*words: str) -> Network:
@@ -102,6 +100,32 @@ def test_there_is_no_identity_of_a_window() -> None:
 
 
 HEIR = dataclasses.replace(load(["experiment=quickstart"]), parent=Parent("quickstart", "fresh", True))
+
+
+@pytest.mark.parametrize(
+    "words, most",
+    [
+        ("regularizer=gap", 3),
+        ("regularizer=fc", 4),
+        ("architecture=cnn regularizer=gap", 4),
+        ("architecture=cnn regularizer=fc", 5),
+        ("experiment=table1/maxout", 5),
+    ],
+)
+def test_a_warm_up_has_a_number_for_each_block_and_what_follows_them(words: str, most: int) -> None:
+    config = load([*words.split(), f"optimizer.schedule.warmup={[*range(1, most + 1)]}".replace(" ", "")])
+    assert {group.warmup for group in build.optimizer(config, build.network(config)).groups} == {*range(1, most + 1)}
+    with pytest.raises(UsageError, match=f"has {most + 1} numbers"):
+        load([*words.split(), f"optimizer.schedule.warmup={[*range(most + 1)]}".replace(" ", "")])
+
+
+def test_a_run_whose_parent_died_has_no_result(command: Command, tmp_path: Path) -> None:
+    obtain("digits", tmp_path / "data")
+    words = [*QUICK, *QUIET, "dataset.preprocessing.divide=1e-30", "restarts=1"]
+    done = command("train", "-m", "experiment=extra/staged/v1", *words)
+    assert done.returncode == 1 and "failed        the parent of this run is dead" in done.stdout
+    runs = [json.loads(path.read_text())["experiment"] for path in tmp_path.glob("runs/*/result.json")]
+    assert runs == ["extra/staged/v0"]
 
 
 def test_what_an_experiments_file_says_of_its_images_must_be_said_of_its_parent_too() -> None:
@@ -209,7 +233,8 @@ def test_a_cell_is_filled_by_runs_in_another_precision_whose_parents_are_of_it_t
             ],
             "choose one of them",
         ),
-        (["optimizer.schedule.warmup=[5,5]"], "2 numbers for 3 blocks"),
+        (["optimizer.schedule.warmup=[5,5]"], "2 numbers for 3 blocks: give one"),
+        (["optimizer.schedule.warmup=[5,5,5,5]"], "4 numbers for 3 blocks: give one"),
         (
             ["budget=short", "optimizer.schedule.kind=exponential", "optimizer.schedule.factor=0.99"],
             "to the power of 16.25 as budget.epochs is less, .* momentum, 0.9: give at least 0.993538",

@@ -29,7 +29,7 @@ def test_the_readme_shows_table_1_as_the_records_have_it(tmp_path: Path) -> None
     found, problems = read_all(ROOT / "results" / "records")
     configs = {name: load([f"experiment={name}"]) for name in experiments()}
     facts = {name: active(provenance(CONF, name, config), config) for name, config in configs.items()}
-    claims = ROOT / main.CLAIMS
+    claims = ROOT / main.RESULTS / "claims"
     judged = main.gather(found, problems, configs, main.kept_numbers(claims / main.LAYER_FILE) or {}, claims).claims()
     report = tables.build(found, main.cells(configs, facts), problems)
     links = brief(report, ROOT, ROOT / "results/tables", judged)
@@ -104,6 +104,26 @@ def test_other_records_do_not_take_the_place_of_the_projects_own(name: str, tmp_
     done = command(name, "--records", "mine")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "name another place with --out" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_pages_of_other_records_carry_their_own_claims_however_few_these_are(tmp_path: Path, command: Command) -> None:
+    """One seed of each head, of the committed records, and a record of an unknown recipe."""
+    for name in ("table1/nin", "table5/fc"):
+        found = sorted((ROOT / "results/records" / name).iterdir())
+        one = next(path for path in found if '"budget": "paper"' in path.read_text())
+        shutil.copytree(one.parent, tmp_path / "mine" / name, ignore=lambda _, names, one=one: {*names} - {one.name})
+    stored(tmp_path / "other", record("text/cnn_fc"))
+    shutil.copytree(tmp_path / "other", tmp_path / "mine", dirs_exist_ok=True)
+    for name in ("claims", "figures"):
+        shutil.copytree(ROOT / "results" / name, tmp_path / "results" / name)
+    assert command("tables", "--records", "mine", "--out", "pages").returncode == 0
+    analysis, report = (tmp_path / "pages" / name for name in ("analysis.md", "report.html"))
+    assert "Not judged yet" in analysis.read_text() and "data:image/png" not in report.read_text()
+    (tmp_path / "pages/claims").mkdir()
+    shutil.copy(ROOT / "results/claims/layers.json", tmp_path / "pages/claims")
+    done = command("tables", "--records", "mine", "--out", str(tmp_path / "pages"))
+    assert done.returncode == 0, done.stderr
+    assert "not enough runs" in (tmp_path / "pages/claims/claims.md").read_text()
 
 
 @pytest.mark.parametrize(

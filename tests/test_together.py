@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from nin_repro import build, outcome, run, together, train
+from nin_repro import build, outcome, run, sweep, together, train
 from nin_repro.command import Lossy
 from nin_repro.config.compose import load_with_text
 from nin_repro.config.recipe import directory
@@ -199,3 +199,15 @@ def test_one_run_has_nothing_to_be_trained_together_with(
 )
 def test_a_record_says_how_many_shared_the_gpu(words: list[str], about: dict[str, Any], machine: str) -> None:
     assert outcome._machine(load_with_text(["experiment=table1/nin", *words])[0], about) == machine
+
+
+@pytest.mark.parametrize("word", ["together", "processes"])
+def test_no_more_share_the_machine_than_there_are(word: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given: list[Request] = []
+    monkeypatch.setattr(f"nin_repro.{word}.train", lambda requests, *_: given.extend(requests.values()))
+    requests = {}
+    for seed in SEEDS:
+        config, text = load_with_text([*SMALL, f"seed={seed}", f"{word}=5"])
+        requests[str(seed)] = Request(config, SMALL, "quickstart", text)
+    sweep.train_at_once(requests, tmp_path)
+    assert [getattr(one.config, word) for one in given] == [3, 3, 3] and all(one.config.wait for one in given)

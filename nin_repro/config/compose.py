@@ -86,9 +86,12 @@ def _still_true(about: About, plain: Mapping[str, Any], words: Sequence[str]) ->
     and without brackets. What a run's `words` set otherwise, its command tells."""
     experiment = [word for word in words if word.startswith("experiment=")]
     own = conf.composed(experiment) if about.deviations and experiment != list(words) else None
+    if own is not None:
+        _settle_pads(own.get("architecture"), "architecture")
     kept = []
     for line in about.deviations:
-        text, _, path = line.rstrip("]").partition(" [")
+        keyed = re.fullmatch(r"(.*) \[([\w.]+)\]", line)
+        text, path = keyed.groups() if keyed else (line, "")
         if own is None or not path or conf.at(plain, path) == conf.at(own, path):
             kept.append(text)
     return dataclasses.replace(about, deviations=kept)
@@ -137,8 +140,8 @@ def stand_ins(config: Config, words: Sequence[str]) -> tuple[Config, ...]:
 
 
 def parent_words(parent: Parent, words: Sequence[str]) -> list[str]:
-    """The command line of a run's parent: what the run's own says of data set, budget, seed, precision, and of nothing
-    that is part of a recipe besides."""
+    """The command line of a run's parent: what the run's own says of data set, budget, seed, restarts, precision and
+    validation, and of nothing that is part of a recipe besides."""
     kept = []
     for word in words:
         group = re.split(r"[.=]", word)[0]

@@ -6,6 +6,7 @@ from typing import Any
 
 from nin_repro.config.conf import at, choices, composed
 from nin_repro.files import UsageError
+from nin_repro.models.own import BUILT_IN_HEADS
 from nin_repro.schema import Cnn, Config, Maxout, Nin, Own, Schedule, idle_in_regularizer
 
 
@@ -68,7 +69,7 @@ def require_effect(config: Config, plain: Mapping[str, Any], words: Sequence[str
         UsageError: names what the key goes with.
     """
     names = [word.partition("=")[0] for word in words]
-    built_in = not isinstance(config.architecture, Own) and config.regularizer.head in ("gap", "fc")
+    built_in = not isinstance(config.architecture, Own) and config.regularizer.head in BUILT_IN_HEADS
     if not built_in or "optimizer.kind" in names:  # which only a whole recipe has, as describe prints it
         return
     patterns = idle(config)

@@ -164,6 +164,15 @@ def _block_keys(name: str) -> Iterator[str]:
             yield ".".join(pattern)
 
 
+def composing(error: BaseException) -> bool:
+    """Whether an exception is of those with which Hydra, OmegaConf and the YAML parser refuse what they are given."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    return isinstance(error, (HydraException, OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError))
+
+
 def explain(error: Exception) -> str:
     """One line for an exception that Hydra, OmegaConf or the YAML parser raised while composing."""
     from omegaconf.errors import ConfigAttributeError, ConfigKeyError

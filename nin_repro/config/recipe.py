@@ -176,11 +176,14 @@ def _require_schedule(config: Config) -> None:
                 f"optimizer.schedule ends before it starts its last rate: drops={schedule.drops} must lie below "
                 f"epochs={schedule.epochs}; for a shorter run with the drops in proportion use budget.epochs"
             )
-    blocks = getattr(config.architecture, "blocks", {})
-    if len(schedule.warmup) > 1 and len(schedule.warmup) < len(blocks):
+    blocks, after = len(getattr(config.architecture, "blocks", {})), len(getattr(config.architecture, "full", {}))
+    after += isinstance(config.architecture, Cnn) + (config.regularizer.head != "gap")
+    most = math.inf if isinstance(config.architecture, Own) else blocks + after
+    if len(schedule.warmup) > 1 and not blocks <= len(schedule.warmup) <= most:
         raise UsageError(
-            f"optimizer.schedule.warmup={schedule.warmup} has {len(schedule.warmup)} numbers for "
-            f"{len(blocks)} blocks: give one number for all, or one for each"
+            f"optimizer.schedule.warmup={schedule.warmup} has {len(schedule.warmup)} numbers for {blocks} blocks"
+            + f" and {after} layers after them" * (after > 0)
+            + ": give one number for all, or one for each"
         )
     if (schedule.kind == "parent" or schedule.stop == "likelihood") and config.parent is None:
         raise UsageError(

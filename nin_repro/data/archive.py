@@ -69,6 +69,8 @@ def load(name: str, data_dir: Path, parts: Sequence[str]) -> Loaded:
                     digests[member] = _check(arrays[member], member, facts, expected)
     except MemoryError:
         raise
+    except PermissionError as error:
+        raise UsageError(f"{told(error)}: have it made readable for you, or choose another data_dir") from error
     # Whatever a parser meets in a damaged file: zip, header and number formats each raise their own errors.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__

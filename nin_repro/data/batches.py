@@ -102,15 +102,10 @@ class Batches:
         """Updates in an epoch; the last batch holds what is left over."""
         return len(self.bounds)
 
-    def order(self, key: tuple[int, int], epoch: int) -> Tensor:
-        """The order of the images in an epoch, int64 [N]."""
-        if not self.shuffled:
-            return torch.arange(len(self.images), device=self.images.device)
-        return rng.permutation(key, epoch, len(self.images), self.images.device)
-
     def begin(self, key: tuple[int, int], epoch: int) -> None:
         """Put the images in the order of an epoch, for `gather`."""
-        self.current.copy_(self.order(key, epoch))
+        if self.shuffled:
+            self.current.copy_(rng.permutation(key, epoch, len(self.images), self.images.device))
 
     def size(self, position: int) -> int:
         """Images in batch number `position` of an epoch."""

@@ -1,6 +1,6 @@
 """Downloading a data set's official files: from mirrors, with retries, going on where it was cut, checked by MD5.
 
-What knows HTTP is imported when there is something to download: every command imports this module.
+What knows HTTP is imported when there is something to download.
 """
 
 import hashlib

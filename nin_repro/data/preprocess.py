@@ -10,9 +10,7 @@ import hashlib
 import io
 import json
 import math
-import os
 import shutil
-import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,9 +21,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nin_repro.data.download import say
 from nin_repro.data.lcn import local_contrast_normalised
 from nin_repro.files import locked, read_json, write_json
 from nin_repro.schema import Preprocessing, given
+from nin_repro.training.environment import cores
 
 if TYPE_CHECKING:
     from nin_repro.data.splits import Images
@@ -40,21 +40,11 @@ Checksum = list[int]  # size in bytes and CRC-32 of a file, as the manifest has 
 
 @dataclass(frozen=True)
 class Bytes:
-    """Images as bytes, and what is done with them when they are needed. As an array it is float32 [N, H, W, C]."""
+    """Images as bytes, and what is done with them when they are needed."""
 
     values: NDArray[np.uint8]  # [N, H, W, C]
     divide: float
     mean: NDArray[np.float32]  # [H, W, C], subtracted after the division
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.values.shape
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        result = self.values.astype(np.float32)
-        result /= self.divide
-        result -= self.mean
-        return result if dtype is None else result.astype(dtype)
 
 
 def preprocess(
@@ -84,7 +74,7 @@ def preprocess(
         transform = Transform(fitted[0], fitted[1] if params.zca is not None else None)
         return _cached(cache_dir, of_arrays, lambda folder: _write_arrays(folder, arrays, params, transform))
     except OSError as error:
-        _say(f"cannot keep preprocessed images in {cache_dir} ({error}): doing without")
+        say(f"cannot keep preprocessed images in {cache_dir} ({error}): doing without")
         return _in_memory(fit, arrays, params)
 
 
@@ -253,7 +243,7 @@ def _normalise(raw: NDArray[Any], x: NDArray[np.float32], params: Preprocessing)
 
 def _threads() -> ThreadPoolExecutor:
     """One thread for each core: numpy works outside of the interpreter's lock."""
-    return ThreadPoolExecutor(os.cpu_count())
+    return ThreadPoolExecutor(cores())
 
 
 def _by_block(pool: ThreadPoolExecutor, call: Callable[[slice], None], count: int) -> None:
@@ -275,7 +265,7 @@ def _which(images: Images) -> list[Any]:
 
 def _write_transform(folder: Path, fit: Images, params: Preprocessing) -> list[Checksum]:
     wanted = " and ".join(_steps(params))
-    _say(f"{wanted}, fitted on {len(fit):,} images: once, then kept in {folder.parent}")
+    say(f"{wanted}, fitted on {len(fit):,} images: once, then kept in {folder.parent}")
     mean, matrix = fit_transform(fit, params)
     parts = [mean] if matrix is None else [mean, matrix]
     return [_write(folder / f"{i}.npy", part.shape, [part]) for i, part in enumerate(parts)]
@@ -333,7 +323,7 @@ def _cached(
         if found is not None:
             return found
         if entry.exists():
-            _say(f"{entry} is damaged or incomplete: making it again")
+            say(f"{entry} is damaged or incomplete: making it again")
             shutil.rmtree(entry)
         part = cache_dir / f".{entry.name}.part"
         shutil.rmtree(part, ignore_errors=True)  # a killed process may have left it
@@ -373,7 +363,3 @@ def _size_and_crc32(path: Path) -> Checksum:
         while block := file.read(1 << 22):
             crc = zlib.crc32(block, crc)
         return [file.tell(), crc]
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -118,7 +118,7 @@ def _rows(weight: Tensor, width: int) -> Tensor:
 
 
 def _convolution_relu(x: Tensor, weight: Tensor, bias: Tensor, stride: int, pad: int) -> Tensor:
-    if x.device.type == "cpu":
+    if x.device.type == "cpu":  # by Triton's interpreter, in tests
         return F.conv2d(x, weight, bias, stride, pad).relu_()
     return torch.cudnn_convolution_relu(x, weight, bias, [stride] * 2, [pad] * 2, [1, 1], 1)
 
@@ -162,6 +162,6 @@ def _weights(push: Tensor, rows: Tensor) -> Tensor:
     outputs = push.shape[1]
     if outputs % 8:  # cuBLAS reads 8 at a time, or is ten times as slow; padding by nothing would be a copy
         push = F.pad(push, (0, -outputs % 8))
-    if push.device.type == "cpu":
+    if push.device.type == "cpu":  # by Triton's interpreter, in tests
         return (push.float().t() @ rows.float())[:outputs]
     return torch.mm(push.t(), rows, out_dtype=torch.float32)[:outputs]

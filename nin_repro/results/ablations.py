@@ -16,6 +16,7 @@ QUICKSTART = (
     "`quickstart` is no network of the paper: a small NiN on scikit-learn's 8x8 digits, whose 359 test images count "
     "0.28 points each; what is seen there holds for these."
 )
+SCHEDULE = "optimizer.schedule"
 MOST = 3  # keys that may differ; more is another experiment, not an ablation
 COMPARED = ("regularizer.dropout", "regularizer.head", "regularizer.head_dropout")  # what the paper itself compares
 
@@ -37,6 +38,13 @@ class Alike(NamedTuple):
     @property
     def changed(self) -> str:
         return " ".join(self.changes)
+
+    @property
+    def near(self) -> bool:
+        """Whether it is the experiment but for a few keys, on the same data set."""
+        keys = {one.partition("=")[0] for one in self.changes}
+        apart = {SCHEDULE if key.startswith(f"{SCHEDULE}.") else key for key in keys}  # a schedule is one choice
+        return len(apart) <= MOST and "dataset.name" not in keys
 
 
 @dataclass(frozen=True)
@@ -101,11 +109,11 @@ class Choice:
 
 
 def alike(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]]) -> dict[Alike, list[Record]]:
-    """The tested runs of experiments that exist, by what they share, fp32 first. `bases` as in `choices`."""
+    """The runs of experiments that exist, by what they share, fp32 first. `bases` as in `choices`."""
     groups: dict[Alike, list[Record]] = defaultdict(list)
     for record in records:
         name, recipe = record.experiment or "", record.recipe
-        if name in bases and record.protocol == "final":
+        if name in bases:
             work = json.dumps(recipe.get("budget"), sort_keys=True)
             changed = tuple(changes(recipe, bases[name]))
             groups[Alike(name, record.budget, work, precision(recipe), changed)].append(record)
@@ -117,7 +125,8 @@ def choices(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]]) -
 
     A group of runs is listed if there are others at the same budget to compare with.
     """
-    groups = {one: runs for one, runs in alike(records, bases).items() if len(one.changes) <= MOST}
+    tested = (record for record in records if record.protocol == "final")
+    groups = {one: runs for one, runs in alike(tested, bases).items() if one.near}
     # A choice is compared in its own precision: otherwise the two could not be told apart.
     beside = {one: one._replace(changes=()) if one.changes else one._replace(precision=FP32) for one in groups}
     beside = {one: other for one, other in beside.items() if other in groups and other != one}

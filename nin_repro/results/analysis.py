@@ -134,8 +134,8 @@ def _short(
         found = [f"{code(one.changed)} ({_where(one)}, {difference(one.effect)})" for one in tested if one.sign]
         kinds = len({one.changed for one in tested})
         lines.append(
-            f"- Other choices tried: {kinds}, in {len(tested)} comparisons; with an effect on the error larger than "
-            f"its limit: {len(found)}" + (f": {', '.join(found)}." if found else ".") + _corrected(compared)
+            f"- Other choices tried: {kinds}, in {counted(len(tested), 'comparison')}; with an effect on the error "
+            f"larger than its limit: {len(found)}" + (f": {', '.join(found)}." if found else ".") + _corrected(compared)
         )
         if found and not any(one.sign and _whole(one) for one in tested):
             lines.append("- None of these effects is of a network of the paper at its full length.")
@@ -162,7 +162,7 @@ def _at_lengths(compared: Sequence[Choice]) -> list[str]:
     told = []
     for (experiment, changed), some in found.items():
         if len({(_whole(one), one.epochs) for one in some}) > 1:
-            some.sort(key=lambda one: (_whole(one), int(one.epochs.partition("-")[0])))
+            some.sort(key=lambda one: (_whole(one), int(one.epochs.partition("-")[0].replace(",", ""))))
             effects = ", ".join(f"{difference(one.effect)} {_when(one)}; {one.share} %)" for one in some)
             told.append(f"{code(' '.join(changed))} of {plain(experiment)} {effects}")
     return told
@@ -293,7 +293,7 @@ def _starts(starts: Sequence[Lottery]) -> list[str]:
         rows.append([*cells, f"{one.lost} of {one.runs}"])
     names = "Experiment|Budget|Epochs|Choice|Starts that died|Count|How|Beside the experiment's own|Runs lost"
     safe = sum(one.share.of for one in starts) - sum(one.share.of for one in shown)
-    others = f"The other {len(starts) - len(shown)} recipes lost none of their {safe} starts."
+    others = f"The other recipes, {len(starts) - len(shown)}, lost none of their {counted(safe, 'start')}."
     lines += [
         "A start dies when its output no longer depends on the input (the whole network), when the last ReLU holds a "
         "class's map at zero for every image (single classes), or when its loss or gradient is not finite (diverged). "
@@ -423,8 +423,8 @@ def _change(own: Sequence[Own], compared: Sequence[Choice], starts: Sequence[Lot
     cells = len({one.cell.family for _, one, _ in own if one.verdict.limit is not None})
     if cells:
         lines.append(
-            f"- {cells} recipes are judged beside the paper's values, each by itself and at 95 % or more, and so is "
-            "each claim: nothing is corrected for how many they are."
+            f"- Recipes judged beside the paper's values: {cells}, each by itself and at 95 % or more, and so is each "
+            "claim: nothing is corrected for how many they are."
         )
     compared = [one for one in compared if one.changed]
     tested = sum(one.sign is not None for one in compared)
@@ -450,7 +450,8 @@ def _change(own: Sequence[Own], compared: Sequence[Choice], starts: Sequence[Lot
         )
     if dead:
         lines.append(
-            f"- In {dead} comparisons no run lives or has learned: nothing is known of the errors they lead to."
+            f"- In {counted(dead, 'comparison')} no run lives or has learned: nothing is known of the errors they "
+            "lead to."
         )
     if starts:
         few = sum(one.share.of < 10 for one in starts)

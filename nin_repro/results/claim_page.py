@@ -15,9 +15,7 @@ def markdown(claims: Sequence[Claim], problems: Sequence[str]) -> str:
     ]
     lines[-1] += "deviation over n living runs, differences in points. Keys lead to the runs."
     lines += ["", "## How a verdict is reached", "", plain(RULE), "", "## Verdicts", ""]
-    lines += grid(
-        "Claim|Where|Verdict", "lll", [[plain(c.text.title), plain(c.text.where), in_short(c)] for c in claims]
-    )
+    lines += verdicts(claims)
     for number, claim in enumerate(claims, start=1):
         lines += [
             "",
@@ -37,6 +35,12 @@ def markdown(claims: Sequence[Claim], problems: Sequence[str]) -> str:
     if problems:
         lines += ["", "## Not used", "", *(f"- {plain(problem)}" for problem in problems)]
     return "\n".join(lines) + "\n"
+
+
+def verdicts(claims: Sequence[Claim]) -> list[str]:
+    """A table of the claims with their verdicts, in a few words each."""
+    rows = [[plain(one.text.title), plain(one.text.where), in_short(one)] for one in claims]
+    return grid("Claim|Where|Verdict", "lll", rows)
 
 
 def in_short(claim: Claim) -> str:

@@ -112,7 +112,7 @@ class Page:
             ((names, "lrllrr" + "r" * (len(SHIFTS) + 2) + "ll", table), _compared(rows)),
             notes=(*self._left_out(arms), *self._measured()),
             commands=(*TRAIN_HEADS, *MEASURE),
-            figures=("translation",) if pairs else (),
+            figures=("translation",) if any(pooled.n for _, pooled, _ in pairs) else (),
         )
 
     def maps(self) -> Claim:
@@ -175,11 +175,13 @@ class Page:
             found, tested = Comparison(first, second), Comparison(first, second, which=1)
             worse = tested.sign < 0
             words = f"the gap is {_by(found, 'smaller', 'larger')} with GAP than with {head_name(first)}"
-            words += f", but its test error is {error(-(tested.difference or 0))} points higher" if worse else ""
             trained = [arm.mean(2) or 0.0 for arm in (first, second)]
-            if max(trained) < 0.01:
+            if worse:
+                higher = f"its test error is {error(-(tested.difference or 0))} points higher"
+                words += f", {'but' if found.sign >= 0 else 'and'} {higher}"
+            elif max(trained) < 0.01:
                 words += ", as the test error is: hardly a training image is wrong"
-            elif found.sign > 0 and not worse:
+            elif found.sign > 0:
                 fit, test = trained[1] - trained[0], tested.difference or 0.0
                 words += f": {difference(fit)} as its training error is {'higher' if fit > 0 else 'lower'}, "
                 words += f"{difference(test)} as its test error is {'lower' if test > 0 else 'higher'}"
@@ -230,7 +232,7 @@ class Page:
         if first is None or second is None:
             return ""
         words = f"; the paper has {error(first)} and {error(second)}"
-        if found.difference is not None and found.sign == 0:
+        if found.enough and found.difference is not None and found.sign == 0:
             stds = [arm.std() or 0.0 for arm in (found.first, found.second)]
             room = luck_of_pair(stds, (found.first.n, found.second.n))
             may = "may" if abs(first - second - found.difference) <= room else "would hardly"

@@ -6,12 +6,13 @@ from statistics import fmean, median
 from typing import Any, NamedTuple
 
 from nin_repro.results import figure3
-from nin_repro.results.ablations import COMPARED, MOST, Alike, alike
-from nin_repro.results.changes import changes, precision
+from nin_repro.results.ablations import COMPARED, Alike, alike
+from nin_repro.results.changes import precision
 from nin_repro.results.curves import Band, band, last_attempt, undistorted
 from nin_repro.results.records import Record
 from nin_repro.results.render import code, grid
 from nin_repro.schema import JUDGED_ON
+from nin_repro.words import counted
 
 MANY = 20  # epochs: to one side at so many is no luck of a single one
 
@@ -36,11 +37,11 @@ def others(
     What the paper compares is not among them: it has curves of its own. Training on fewer images and testing on the
     rest (protocol=validate) is: the paper does not say of which of its two trainings the curves are.
     """
-    found: dict[tuple[tuple[str, ...], str], list[Record]] = {}
-    for record in records:
-        changed = changes(record.recipe, bases[name]) if name in bases and record.alive and undistorted(record) else []
-        if 0 < len(changed) <= MOST and not any(one.partition("=")[0] in COMPARED for one in changed):
-            found.setdefault((tuple(changed), precision(record.recipe)), []).append(record)
+    found: dict[tuple[tuple[str, ...], str], list[Record]] = defaultdict(list)
+    for about, runs in alike(records, bases).items():
+        keys = {one.partition("=")[0] for one in about.changes}
+        if about.experiment == name and keys and about.near and keys.isdisjoint(COMPARED) and undistorted(runs[0]):
+            found[about.changes, about.precision] += [run for run in runs if run.alive]
     return dict(sorted(found.items()))
 
 
@@ -68,11 +69,11 @@ def lines(records: Sequence[Record], bases: Mapping[str, Mapping[str, Any]]) -> 
         "## Figure 3, point by point",
         "",
         "Errors in percent where the paper's curves have a marker, ours with the lowest and the highest seed: "
-        f"{len(runs[False])} runs without dropout ({counts[False]}), {len(runs[True])} with ({counts[True]}). Runs "
-        "that followed the paper's schedule are compared as far as they went. The training error is counted in the "
-        "training pass, with dropout where there is any, as the released code prints it. The last row has the median "
-        "of ours less the paper's, in points, and at how many epochs ours is the lower one. Where ours has no point, "
-        "these runs were not evaluated.",
+        f"{counted(len(runs[False]), 'run')} without dropout ({counts[False]}), {len(runs[True])} with "
+        f"({counts[True]}). Runs that followed the paper's schedule are compared as far as they went. The training "
+        "error is counted in the training pass, with dropout where there is any, as the released code prints it. The "
+        "last row has the median of ours less the paper's, in points, and at how many epochs ours is the lower one. "
+        "Where ours has no point, these runs were not evaluated.",
         "",
         *to_one_side(points),
         *grid("Epoch|" + "|".join(f"{curve.name}: paper|ours" for curve in figure3.CURVES), "r" * 9, rows),

@@ -55,14 +55,13 @@ class Lottery:
 def lottery(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]]) -> list[Lottery]:
     """All recipes that were tested, with how many of their starts died; those with the most deaths first."""
     found = []
-    for about, runs in alike(records, bases).items():
+    for about, runs in alike((one for one in records if one.protocol == "final"), bases).items():
         starts, stats = sum(len(run.attempts) for run in runs), statistics(runs)
-        if starts:
-            dead, epochs = stats.died.total(), max(run.epochs for run in runs)
-            certain = dead if about.budget == PAPER_BUDGET else dead - stats.died["classes"]
-            shares = Share(dead, starts), Share(certain, starts)
-            lost = sum(not run.answers for run in runs)
-            found.append(Lottery(about, epochs, len(runs), lost, stats.died, *shares))
+        dead, epochs = stats.died.total(), max(run.epochs for run in runs)
+        certain = dead if about.budget == PAPER_BUDGET else dead - stats.died["classes"]
+        shares = Share(dead, starts), Share(certain, starts)
+        lost = sum(not run.answers for run in runs)
+        found.append(Lottery(about, epochs, len(runs), lost, stats.died, *shares))
     return sorted(found, key=lambda one: (-one.share.value, -one.share.of, one.about))
 
 

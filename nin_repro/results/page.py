@@ -267,7 +267,7 @@ def _curve(record: Record) -> _Markup:
     top = next(size for size in (1, 2, 5, 10, 20, 50, 100) if size >= min(100, _typical(lines)))
 
     def place(x: float, y: float) -> str:
-        return f"{40 + (WIDE - 50) * (x - 1) / (last - 1):.1f},{10 + (HIGH - 40) * (1 - min(y, top) / top):.1f}"
+        return f"{40 + (WIDE - 50) * (x - 1) / max(last - 1, 1):.1f},{10 + (HIGH - 40) * (1 - min(y, top) / top):.1f}"
 
     drawn = []
     for mark in (0, 0.5, 1):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from nin_repro.results.claim_page import in_short
+from nin_repro.results.claim_page import verdicts
 from nin_repro.results.claim_texts import TITLE, Claim
 from nin_repro.results.export import write_page
 from nin_repro.results.render import DEVIATE, PICTURE, PICTURED, code, error, grid, link, plain, reservations, spread
@@ -62,8 +62,7 @@ def brief(report: Report, folder: Path, tables: Path, claims: Sequence[Claim] = 
     if claims:
         judged = link("The rules and numbers behind these verdicts", tables.parent / "claims" / "claims.md", folder)
         lines += ["", f"{TITLE}:", ""]
-        rows = [[plain(one.text.title), plain(one.text.where), in_short(one)] for one in claims]
-        lines += [*grid("Claim|Where|Verdict", "lll", rows), "", f"{judged}."]
+        lines += [*verdicts(claims), "", f"{judged}."]
     measured = [result for row in first.rows for result in row.results if result.records]
     told = reservations(measured + [result for *_, result in others])
     if told:

@@ -1,5 +1,6 @@
 """The record store: one JSON file per finished run, named by the run's key. Nothing unsound is ever used in silence."""
 
+import contextlib
 import json
 import re
 import shlex
@@ -69,7 +70,7 @@ class Record:
     environment: dict[str, Any]
     data: dict[str, Any]
     weights_sha256: str
-    started: str
+    started: str  # of the process that brought it to its end: `seconds` are of all that had it
     finished: str
     curve: dict[str, Any]
 
@@ -256,12 +257,12 @@ def write(folder: Path, record: dict[str, Any]) -> Path:
     return path
 
 
-def stored(folder: Path, experiment: str | None, key: str) -> Record | None:
-    """The record of a run that a store has already, if it has one that can be used."""
-    try:
-        return _read(folder / (experiment or "other") / f"{key}.json")
-    except (OSError, ValueError):
-        return None
+def stored(folder: Path, key: str) -> Record | None:
+    """The record of a run that a store has already, of whichever experiment, if it has one that can be used."""
+    for path in folder.rglob(f"{key}.json"):
+        with contextlib.suppress(OSError, ValueError):
+            return _read(path)
+    return None
 
 
 def told(record: Record) -> str:
@@ -382,12 +383,15 @@ def _recipe(value: Any) -> bool:
 
 
 def _attempts(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(one, dict)
-        and all(_count(one.get(name)) for name in ("attempt", "epoch", "step"))
-        and "died" in one
-        and one["died"] in (None, "network", "classes", "diverged")
-        for one in value
+    return isinstance(value, list) and bool(value) and all(map(_attempt, value))
+
+
+def _attempt(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and all(_count(value.get(name)) for name in ("attempt", "epoch", "step"))
+        and "died" in value
+        and value["died"] in (None, "network", "classes", "diverged")
     )
 
 

@@ -7,7 +7,7 @@ import statistics as standard
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from nin_repro.results import paper
 from nin_repro.results.changes import FP32, all_changes, precision
@@ -186,20 +186,13 @@ class Group:
         return spanned([one.steps for one in self.records])
 
 
+_Groups = dict[tuple[str, str, str, str, str], list[Record]]  # by the first five fields of a Group
+
+
 def spanned(values: Sequence[int]) -> str:
     """Such as "60" or "53-70"."""
     low, high = min(values), max(values)
     return f"{low:,}" if low == high else f"{low:,}-{high:,}"
-
-
-class _Recipe(NamedTuple):
-    """What the runs of a Group have in common; its first five fields."""
-
-    experiment: str
-    budget: str
-    protocol: str
-    why: str
-    family: str
 
 
 @dataclass(frozen=True)
@@ -343,14 +336,13 @@ def _near(printed: paper.Row, table: paper.Table, mean: float | None, limit: flo
     )
 
 
-def filled_by(living: Sequence[int], enough: int = FEWEST_RUNS) -> int:
+def filled_by(living: Sequence[int]) -> int:
     """Which of several precisions fills a cell: the first, its own, unless it has too few runs and another has more.
 
     Args:
         living: how many runs of each live, -1 where it has none at all.
-        enough: more than so many count as so many.
     """
-    return max(range(len(living)), key=lambda place: min(living[place], enough))  # of equals the first
+    return max(range(len(living)), key=lambda place: min(living[place], FEWEST_RUNS))  # of equals the first
 
 
 def _why(reason: str, record: Record, cell: Cell | None) -> str:
@@ -392,8 +384,8 @@ def build(records: Iterable[Record], cells: Mapping[str, Cell], problems: Iterab
 
     tables = tuple(Table(one, tuple(row(printed, one) for printed in one.rows)) for one in paper.TABLES)
     used = {cell.family for cell in chosen.values()}
-    reduced: dict[_Recipe, list[Record]] = defaultdict(list)
-    other: dict[_Recipe, list[Record]] = defaultdict(list)
+    reduced: _Groups = defaultdict(list)
+    other: _Groups = defaultdict(list)
     for record in records:
         name = record.experiment or ""
         place = other
@@ -408,12 +400,12 @@ def build(records: Iterable[Record], cells: Mapping[str, Cell], problems: Iterab
         else:
             place, reason = reduced, "reduced budget"
         why = _why(reason, record, cells.get(name))
-        place[_Recipe(name or "(no experiment)", record.budget, record.protocol, why, record.family)].append(record)
+        place[name or "(no experiment)", record.budget, record.protocol, why, record.family].append(record)
 
-    def groups(found: dict[_Recipe, list[Record]]) -> tuple[Group, ...]:
+    def groups(found: _Groups) -> tuple[Group, ...]:
         return tuple(
-            Group(*recipe, tuple(runs), statistics(runs), paper.VALUES.get(recipe.experiment), timings(runs))
-            for recipe, runs in sorted(found.items())
+            Group(*about, tuple(runs), statistics(runs), paper.VALUES.get(about[0]), timings(runs))
+            for about, runs in sorted(found.items())
         )
 
     return Report(tables, groups(reduced), groups(other), tuple(problems))

@@ -27,7 +27,6 @@ def source_digest(root: Path) -> str:
 
 def source_commit() -> tuple[str, bool]:
     """(commit, whether files differ from it) of the source tree; ("unknown", True) outside of git and of a bundle."""
-    here = Path(__file__).resolve().parent
     try:
         noted = read_json(ROOT / PACKED)
         return noted["commit"], noted["source"] != source_digest(ROOT)
@@ -36,12 +35,13 @@ def source_commit() -> tuple[str, bool]:
 
     def git(*words: str) -> str:
         return subprocess.run(
-            ["git", "-C", str(here), *words], capture_output=True, text=True, check=True, timeout=10
+            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True, timeout=10
         ).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", "conf/train.yaml")  # in another project's repository this tree is not its
         # Records and tables are made by runs: they do not change what a run does.
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/nin_repro", ":/conf")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "nin_repro", "conf")
         return git("rev-parse", "HEAD"), bool(changed)
     except (OSError, subprocess.SubprocessError):
         return "unknown", True

@@ -72,6 +72,6 @@ def is_dead(network: nn.Module, images: Pictures, labels: Tensor) -> tuple[bool,
 
 
 def _answers_nothing(found: Tensor, labels: Tensor) -> bool:
-    """Whether logits [N, K] are all one row, and no better than guessing."""
-    guessing = F.cross_entropy(found, labels).item() <= math.log(found.shape[1]) + NEAR
-    return guessing and bool((found == found[0]).all())
+    """Whether logits [N, K] are all one row, with a loss that is at most NEAR over that of guessing."""
+    near = F.cross_entropy(found, labels).item() <= math.log(found.shape[1]) + NEAR
+    return near and bool((found == found[0]).all())

@@ -124,7 +124,7 @@ class Trainer:
             if not again:
                 return "done" if died == "classes" else "dead"
             attempt = self.progress.attempt + 1
-            self.progress = dataclasses.replace(self.progress, attempt=attempt, step=0, silent=[])
+            self.progress = dataclasses.replace(self.progress, attempt=attempt, step=0, silent=[], reached={})
             self._forget()
             self._begin_attempt()
         return "done"

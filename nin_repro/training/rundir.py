@@ -1,6 +1,5 @@
 """The directory of a run. No torch here: a finished run answers fast."""
 
-import contextlib
 import json
 import os
 import socket
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nin_repro.files import UsageError, atomic, locked, read_json, told, write_json
+from nin_repro.files import UsageError, atomic, read_json, taken, told, write_json
 from nin_repro.results import records
 
 TIME = "%Y-%m-%dT%H:%M:%S%z"
@@ -100,22 +99,27 @@ class RunDirectory:
             return {}
         return found if isinstance(found.get("state"), str) else {}
 
-    def state(self) -> str:
-        """done, dead, running, interrupted or failed; lost: its process ended without a word; or not begun.
+    def look(self) -> tuple[str, dict[str, Any], dict[str, Any] | None]:
+        """(state, `status()`, `result()`). States: done, dead, running, interrupted or failed; lost: its process ended
+        without a word; or not begun.
 
         Raises:
             UsageError: nobody could say, because of what is there in place of its result.
         """
         record, status = self.result(), self.status()
         if record is not None:
-            return str(record["status"])
+            return str(record["status"]), status, record
         state = str(status.get("state", "lost" if self.checkpoint.exists() else "not begun"))
-        if not self.lock.exists():
-            return "lost" if state == "running" else state
-        with contextlib.suppress(OSError), locked(self.lock, wait=False) as free:
-            if not free:
-                return "running"
-        return "lost" if state in ("running", "done", "dead") else state  # done without a result: that was altered
+        try:
+            held = taken(self.lock)
+        except FileNotFoundError:
+            return "lost" if state == "running" else state, status, None
+        except OSError:  # nobody can say
+            held = state == "running"
+        if held:
+            return "running", status, None
+        # done without a result: that was altered
+        return "lost" if state in ("running", "done", "dead") else state, status, None
 
     def write_config(self, text: str, command: str) -> None:
         with atomic(self.path / "config.yaml") as file:
