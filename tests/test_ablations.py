@@ -159,3 +159,13 @@ def test_a_schedule_is_one_choice_and_another_data_set_none(tmp_path: Path) -> N
     assert not own.changed and "optimizer.schedule.kind=plateau" in plateau.changed
     (four,) = (one for one in CONTRADICTIONS if one.id == "X4")
     assert [side.holds(plateau.about.changes) for side in four.sides] == [False, True, False, False]
+
+
+def test_two_runs_are_too_few_beside_any_number(tmp_path: Path) -> None:
+    found = stored(
+        tmp_path,
+        *(run(1.0 + seed / 10, with_(seed, 3)) for seed in range(3)),
+        *(run(4.0 + seed / 10, with_(seed, 3, clip_norm=None)) for seed in range(2)),
+    )
+    _, other = ablations.choices(found, {"table4/nin": BASE})
+    assert (other.effect, other.limit, other.chance, other.seen) == (pytest.approx(2.95), None, None, "too few runs")

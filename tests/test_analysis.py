@@ -451,3 +451,21 @@ def test_nothing_in_a_record_becomes_markup(tmp_path: Path) -> None:
         *(run(1.0, recipe | {"seed": seed}, attempts=DIED) for seed in range(3)),
     )
     assert "<script>" not in page(runs)
+
+
+def test_dead_runs_are_in_no_training_error(tmp_path: Path) -> None:
+    runs = [record(seed=seed, error=10.4, train_error=2.5) for seed in range(3)]
+    runs.append(record(seed=3, error=90.0, train_error=90.0, dead_classes=[1]))
+    (row,) = [line for line in page(stored(tmp_path, *runs)).splitlines() if line.startswith("| `table1/nin` | NIN")]
+    assert row.split(" | ")[7] == "2.50"
+
+
+def test_starts_of_experiments_that_lost_none_are_counted_apart(tmp_path: Path) -> None:
+    losing = [
+        record("table4/nin", seed, 0.5, attempts=[DIED[0], LIVED[0] | {"attempt": 1}], recipe=BASE | {"seed": seed})
+        for seed in range(2)
+    ]
+    safe = [record("table3/nin", seed, 9.0, attempts=LIVED, recipe=BASE | {"seed": seed}) for seed in range(3)]
+    found, bases = stored(tmp_path, *losing, *safe), {"table4/nin": BASE, "table3/nin": BASE}
+    text = analysis.markdown(tables.build(found, CELLS), ablations.choices(found, bases), [], found, bases)
+    assert "at their full length: 2 of 4 of `table4/nin`; of the other 1 with runs of their own none of 3." in text

@@ -33,7 +33,10 @@ def test_bytes_become_what_numpy_makes_of_them(tmp_path: Path) -> None:
         values -= (raw / divide).reshape(50, -1).mean(0).astype(np.float32)
         expected = torch.from_numpy(values.reshape(raw.shape))
         torch.testing.assert_close(found.float(), expected, rtol=0, atol=2e-7 * 255 / divide)
-        assert torch.equal(found.float(), torch.from_numpy(np.array(prepared)))
+        exact = raw.astype(np.float32)
+        exact /= divide
+        exact -= prepared.mean  # type: ignore[arg-type]
+        assert torch.equal(found.float(), torch.from_numpy(exact))
         assert torch.equal(found[chosen].float(), found.float()[chosen])
         assert torch.equal(found[10:20][3:].float(), found.float()[13:20]) and len(found[45:90]) == 5
         assert found.values.data_ptr() == raw.ctypes.data  # type: ignore[union-attr]
@@ -85,3 +88,10 @@ def test_flips_are_half_and_have_nothing_to_do_with_crops() -> None:
         assert torch.bincount(place.long() - 6, minlength=9).sub(8000 / 9).abs().max() < 142
         assert torch.corrcoef(torch.stack([flipped, place]))[0, 1].abs() < 0.056
     assert torch.corrcoef(torch.stack([down, across]))[0, 1].abs() < 0.056
+
+
+def test_images_are_flipped_where_nothing_is_cropped() -> None:
+    images = torch.arange(3.0).view(1, 1, 3, 1).expand(400, 1, 3, 1)
+    batches = Batches(images, torch.zeros(400, dtype=torch.int64), 400, Augment(0, True))
+    found = batches.gather(torch.tensor([0]), 400, rng.Clock((3, 4), 5))[0][:, 0, 0]
+    assert 150 < (found[:, 0] == 2).sum() < 250  # five standard deviations

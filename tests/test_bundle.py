@@ -130,8 +130,10 @@ def test_the_commit_is_that_of_the_projects_own_repository(tmp_path: Path, monke
     git("add", "copied")
     git("commit", "-q", "-m", "its own")
     assert environment.source_commit() == (git("rev-parse", "HEAD"), False)
-    (copied / "nin_repro/rng.py").write_text("a: 2\n")
-    assert environment.source_commit() == (git("rev-parse", "HEAD"), True)
+    for name in ("conf/train.yaml", "nin_repro/rng.py"):
+        (copied / name).write_text("a: 2\n")
+        assert environment.source_commit() == (git("rev-parse", "HEAD"), True)
+        git("checkout", "-q", ".")
 
 
 def test_a_signal_saves_and_the_same_command_goes_on(copied: Path, tmp_path: Path) -> None:

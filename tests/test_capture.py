@@ -21,7 +21,7 @@ from nin_repro import build, rng
 from nin_repro.config.compose import load
 from nin_repro.data.batches import Scaled
 from nin_repro.data.splits import Split
-from nin_repro.training import checkpoint, loop
+from nin_repro.training import checkpoint, evaluate, loop
 from nin_repro.training.capture import WARM, Body, Replay
 from nin_repro.training.console import Console
 from nin_repro.training.stop import Interrupted, NotFinite
@@ -260,3 +260,15 @@ def test_work_is_launched_one_by_one_before_it_is_captured() -> None:
     for size in (8, 8, 8, 4, 8):
         work(size)
     assert calls == ["body 8", "body 8", "capture", "replay", "body 4", "replay"]
+
+
+def test_a_captured_run_that_is_looked_at_and_measured_in_many_batches(
+    make: Make,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(evaluate.BATCH, "cpu", 10)
+    monkeypatch.setattr(loop, "PROBE_EVERY", 4)
+    plain, fast = make(name="plain"), captured(make(name="fast"))
+    assert plain.run() == fast.run() == "done"
+    assert result(fast) == result(plain)
+    assert len(plain.progress.start) == 3 and fast.progress.start == plain.progress.start

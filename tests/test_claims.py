@@ -549,3 +549,30 @@ def test_curves_differ_without_colour_and_have_bands_over_seeds(tmp_path: Path) 
     assert list(np.asarray(lines["GAP, 3 seeds"].get_ydata())) == [2.0] * 5
     heights = np.asarray(axes.collections[0].get_paths()[0].vertices)[:, 1]
     assert (heights.min(), heights.max()) == (1.0, 3.0)
+
+
+def test_longer_on_one_machine_and_shorter_on_another_is_undecided() -> None:
+    def cost(kind: str, parameters: int, **times: list[float]) -> Cost:
+        return Cost((f"x/{kind}",), "mnist", kind, "gap", parameters, 10, False, 10, False, 1e15, 60_000, times)
+
+    nin = cost("nin", 100, a=[200.0, 200.0, 20.0], b=[400.0] * 3)
+    assert nin.epoch_seconds("a") == 300  # of the median
+    assert judge_cost([nin, cost("maxout", 200, a=[300.0] * 3, b=[300.0] * 3)]).verdict.word == UNDECIDED
+
+
+def test_a_network_that_learned_nothing_is_no_sample_of_a_claim(tmp_path: Path) -> None:
+    found = stored(tmp_path / "r", *runs(recipe(), [90.0], train=90.0))
+    assert not found[0].alive
+    measured = written(tmp_path / "m", measurement(recipe(), 0, [90.0] * 5))
+    assert measured[0].key == found[0].key and measured[0].alive
+    (arm,) = page(found, measured).moved_arms()
+    assert (arm.n, arm.dead) == (0, 1)
+
+
+def test_some_images_are_spread_over_all(trained: Path) -> None:
+    config, of = finished.open_finished(trained, "--measure")
+    network, inputs, labels, _ = finished.rebuilt(config, finished.final_weights(trained, of))
+    wrong = 100.0 * (network(inputs.permute(0, 3, 1, 2)).argmax(1) != labels)
+    count = next(n for n in range(20, 200) if wrong[[i * 359 // n for i in range(n)]].mean() != wrong[:n].mean())
+    told = command_module.measured(trained, config, of, count)["translation"]["errors"][0][0]
+    assert told == pytest.approx(wrong[[i * 359 // count for i in range(count)]].mean().item(), abs=1e-3)

@@ -301,3 +301,10 @@ def test_a_cpu_has_no_use_for_them_and_does_not_wait_for_triton() -> None:
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "nin_repro.build" in told and not {"triton", "nin_repro.kernels", "nin_repro.models.fused"} & {*told}
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_a_fault_whatever_its_gradient(loss: float, kernels: Any) -> None:
+    fault, updates = torch.zeros(()), torch.zeros((), dtype=torch.int64)
+    kernels.judge(torch.tensor(loss), torch.tensor(1.0), fault, updates, 1.0)
+    assert (fault.item(), updates.item()) == (1, 0)

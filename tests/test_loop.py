@@ -1,6 +1,7 @@
 """Training: exact resumption, deaths, faults, and what must not change the weights."""
 
 import dataclasses
+import hashlib
 import math
 import os
 import signal
@@ -582,3 +583,62 @@ def test_a_run_goes_on_at_its_parents_rate_until_the_validation_images_are_as_li
     stopped, never = losses
     assert stopped[-1] <= 1.5 < min(stopped[:-1]) and len(never) == 20
     assert never[: len(stopped)] == stopped
+
+
+def test_biases_keep_their_rate_when_they_are_told_to(make: Make) -> None:
+    for word, scale in (("true", 0.1), ("false", 1.0)):
+        run = make(f"optimizer.schedule.bias_drops={word}", name=word)
+        run.run()
+        assert [group.scale for group in run.sgd.groups] == pytest.approx([0.1, scale] * (len(run.sgd.groups) // 2))
+
+
+def test_a_run_ends_after_as_many_updates_as_it_may_make(make: Make) -> None:
+    run = make("budget.max_steps=7")
+    assert run.run() == "done" and (run.progress.step, run.rate.epoch) == (7, 2)
+
+
+def test_no_state_after_a_fault_is_saved_where_faults_are_found_late(make: Make, tmp_path: Path) -> None:
+    run = make("checkpoint_seconds=0")
+    run.unattended, original = True, run.step
+
+    def step(position: int) -> None:
+        if run.progress.step == 3:
+            run.batches.images.mean.fill_(float("nan"))  # type: ignore[union-attr]
+        original(position)
+
+    run.step = step  # type: ignore[method-assign]
+    with pytest.raises(NotFinite, match="step 4"):
+        run.run()
+    saved = checkpoint.load(tmp_path / "run.pt")
+    assert saved is not None and saved["progress"]["step"] == saved["optimizer"]["updates"] == 3
+
+
+def test_a_class_that_answers_training_images_is_not_dead(make: Make) -> None:
+    run = make()
+    measure = run._final_evaluation
+
+    def measured() -> Any:
+        tested, trained = measure()
+        return dataclasses.replace(tested, silent=[3]), dataclasses.replace(trained, silent=[])
+
+    run._final_evaluation = measured  # type: ignore[method-assign]
+    assert run.run() == "done" and (run.progress.silent, run.progress.attempts) == ([], [])
+
+
+class First(torch.nn.Module):
+    """The first of ten logits is the image's only value."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.pad(x.flatten(1), (0, 9))
+
+
+def test_a_network_that_answers_any_of_many_images_is_alive() -> None:
+    images, labels = torch.zeros(300, 1, 1, 1), torch.arange(300) % 10
+    assert evaluate.is_dead(First(), images, labels)[0]
+    images[280] = 0.5  # beyond those that are looked at first
+    assert not evaluate.is_dead(First(), images, labels)[0]
+
+
+def test_a_fingerprint_is_of_names_and_bytes() -> None:
+    raw = b"a" + torch.zeros(2).numpy().tobytes() + b"b" + torch.ones(1).numpy().tobytes()
+    assert checkpoint.fingerprint({"b": torch.ones(1), "a": torch.zeros(2)}) == hashlib.sha256(raw).hexdigest()

@@ -151,3 +151,12 @@ def test_check_finds_what_was_edited(tmp_path: Path, trained: Path) -> None:
 def test_a_store_that_is_not_there_is_not_sound(tmp_path: Path, command: Any) -> None:
     done = command("records", "check", "--records", "nowhere")
     assert done.returncode == 2 and done.stdout == "" and "--records nowhere is no directory" in done.stderr
+
+
+def test_a_record_of_a_run_with_a_parent_has_the_key_of_its_recipe(tmp_path: Path) -> None:
+    recipe = {"lr": 0.1, "seed": 0, "parent": {"key": "0123456789ab"}}
+    whole = record(recipe=recipe, key=digest(recipe), family="ba9876543210")
+    assert len(merge(place(tmp_path / "whole", whole), tmp_path / "store").new) == 1
+    edited = place(tmp_path / "edited", whole | {"recipe": recipe | {"lr": 0.2}})
+    (line,) = merge(edited, tmp_path / "other").unsound
+    assert "its key" in line and "it was edited" in line

@@ -49,7 +49,12 @@ def test_multiply_adds_of_the_cifar_network() -> None:
     assert round(sum(layer.multiply_adds for layer in described) / 1e6, 1) == 222.5
 
 
-@pytest.mark.parametrize("words", [[], ["architecture.blocks.mlpconv2.pool=avg"], ["regularizer=fc_both_dropout"]])
+SMALLER = [f"architecture.blocks.mlpconv{i}.{word}" for i in (1, 2) for word in ("pool_ceil=false", "pool_size=3")]
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["architecture.blocks.mlpconv2.pool=avg"], ["regularizer=fc_both_dropout"], SMALLER]
+)
 @pytest.mark.parametrize("dataset", ["cifar10", "mnist"])
 def test_described_shapes_are_those_of_the_network(words: list[str], dataset: str) -> None:
     config = load([f"dataset={dataset}", "architecture=nin_mnist", *words])
@@ -322,3 +327,10 @@ def test_uniform_initialisations(init: str) -> None:
         bound = math.sqrt(6 / (fan_in + fan_out)) if init == "xavier" else 1 / math.sqrt(fan_in)
         assert 0.9 * bound < layer.weight.abs().max() <= bound
         assert layer.bias is not None and layer.bias.abs().max() <= 1 / math.sqrt(fan_in) and layer.bias.std() > 0
+
+
+@pytest.mark.parametrize("head", ["gap", "fc"])
+def test_the_head_computes_in_fp32_whatever_the_body_does(head: str) -> None:
+    config = load(["dataset=digits", "architecture=nin_small", f"regularizer={head}", "precision=bf16"])
+    built, images = build.network(config), torch.rand(2, 1, 8, 8)
+    assert built.bf16 and built.features(images).dtype == built(images).dtype == torch.float32

@@ -212,6 +212,7 @@ def test_csv_holds_unrounded_values(report: Report) -> None:
     (row,) = [row for row in rows if row["experiment"] == "table1/nin"]
     assert float(row["mean"]) == pytest.approx(10.5) and float(row["std"]) == pytest.approx(0.1)
     assert (row["n"], row["dead_runs"], row["seeds"]) == ("3", "1", "0 1 2")
+    assert row["keys"].split() == [record(seed=seed)["key"] for seed in (0, 1, 2)]  # none of the dead
     assert [row[f"starts_died_{how}"] for how in ("network", "classes", "diverged")] == ["1", "0", "0"]
     assert [float(error) for error in row["errors"].split()] == pytest.approx([10.4, 10.5, 10.6])
     assert (row["verdict"], row["deviations"], row["cost"]) == ("reproduced", "clipped at 1", "5 x 2 h")

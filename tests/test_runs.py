@@ -97,8 +97,8 @@ def test_a_directory_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_another_users_run_is_seen_running(tmp_path: Path) -> None:
     make(tmp_path, "busy", "running")
     tmp_path.chmod(0o755)
-    program = "import os, sys\nos.setuid(65534)\nfrom nin_repro.training.rundir import RunDirectory\n"
-    program += "from pathlib import Path\nprint(RunDirectory(Path('busy')).look()[0])"
+    program = "import os\nfrom pathlib import Path\nfrom nin_repro.training.rundir import RunDirectory\n"
+    program += "os.setuid(65534)\nprint(RunDirectory(Path('busy')).look()[0])"
 
     def seen() -> str:
         done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -134,3 +134,13 @@ def test_weights_and_gradients_may_lie_differently_in_memory(shape: tuple[int, .
         weight.grad = values.to(memory_format=theirs)
         sgd.step(torch.tensor(1.0))
         assert torch.equal(weight, -values)
+
+
+def test_updates_are_counted_on() -> None:
+    tensors, ours, _ = both(1.0)
+    for tensor in tensors:
+        tensor.grad = torch.ones_like(tensor)
+    ours.step(torch.tensor(1.0))
+    twin = both(1.0)[1]
+    twin.load(ours.state())
+    assert twin.updates.item() == 1
