@@ -85,7 +85,8 @@ def _execute(request: Request) -> Outcome:
         print(f"its parent: {parent.command}", flush=True)
         outcome = execute(parent)
         if outcome.state == "done" and STOP.signal is not None:  # it came as the parent was at its end
-            outcome = Outcome("interrupted", 128 + STOP.signal, outcome.words)
+            why = "stopped as its parent was trained"
+            return Outcome("interrupted", 128 + STOP.signal, why, path=str(run.path))
         if outcome.state != "done":  # a dead parent has its result, which is none of this run's
             state, code = ("failed", 1) if outcome.state == "dead" else (outcome.state, outcome.code)
             words = f"the parent of this run is {outcome.state}: {outcome.words}"

@@ -45,10 +45,19 @@ TINY_WORDS = (
     "optimizer.batch_size=16",
 )
 TINY = replace(
-    QUICK, words=FULL.words + TINY_WORDS, name="tiny", images=64, evaluated=32, matmul=64, copied=1, repeats=1
+    QUICK,
+    words=FULL.words + TINY_WORDS,
+    name="tiny",
+    images=64,
+    evaluated=32,
+    matmul=64,
+    copied=1,
+    whitened=600,
+    side=8,
+    commands=("refused override",),
+    threads=1,
+    imported=("torchvision",),  # so that two of the loops need not import it
 )
-TINY = replace(TINY, data_dir=None, whitened=600, side=8, commands=("refused override",), threads=1)
-TINY = replace(TINY, imported=("torchvision",))  # so that two of the loops need not import it
 EPOCH = 50_000  # images
 MOST = FULL.images // 128  # steps in a round: those of an epoch, with what comes once in one
 # Other ways that ours goes; each knows whether this machine is one for it.

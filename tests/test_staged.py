@@ -9,16 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from nin_repro import build
+from nin_repro import build, run
 from nin_repro.config import compose
 from nin_repro.config.compose import load, parent_words, parents, stand_ins
 from nin_repro.config.recipe import directory, family, key, recipe
 from nin_repro.data.archive import obtain
 from nin_repro.files import UsageError
 from nin_repro.models.network import Network
+from nin_repro.outcome import Outcome, Request
 from nin_repro.schema import Parent
 from nin_repro.training import checkpoint
 from nin_repro.training.schedule import Reached
+from nin_repro.training.stop import STOP
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 QUICK = ["dataset=digits", "dataset.preprocessing.divide=16", "budget.train_images=200", "budget.epochs=2"]
@@ -126,6 +128,19 @@ def test_a_run_whose_parent_died_has_no_result(command: Command, tmp_path: Path)
     assert done.returncode == 1 and "failed        the parent of this run is dead" in done.stdout
     runs = [json.loads(path.read_text())["experiment"] for path in tmp_path.glob("runs/*/result.json")]
     assert runs == ["extra/staged/v0"]
+
+
+def test_a_signal_at_the_end_of_a_parent_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["experiment=extra/staged/v1", f"runs_dir={tmp_path}"]
+
+    def trained_and_stopped(parent: Request) -> Outcome:
+        monkeypatch.setattr(STOP, "signal", 15)
+        return Outcome("done", 0, "")
+
+    monkeypatch.setattr(run, "execute", trained_and_stopped)
+    monkeypatch.setattr(run, "_images", lambda config: pytest.fail("it goes on"))
+    found = run._execute(Request(load(words), words, "extra/staged/v1", ""))
+    assert (found.state, found.code) == ("interrupted", 143)
 
 
 def test_what_an_experiments_file_says_of_its_images_must_be_said_of_its_parent_too() -> None:

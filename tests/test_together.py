@@ -106,12 +106,13 @@ def test_a_signal_ends_the_wait_for_a_run_of_another_process(
     data: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    config, text = load_with_text([*SMALL, data])
+    config, text = load_with_text([*SMALL, data, "wait=true"])
     place, said = RunDirectory(directory(config)), io.StringIO()
     with locked(place.lock), contextlib.redirect_stdout(said):  # a lock is of an opened file: as if of another process
 
         def ask() -> None:
-            while "waiting for the process" not in said.getvalue():
+            end = time.monotonic() + 60
+            while "waiting for the process" not in said.getvalue() and time.monotonic() < end:
                 time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGTERM)
 
