@@ -4,6 +4,7 @@ Nothing of torch's or of ours is in the reference but the initial weights, the o
 masks, which are functions of the seed. Maxout networks have theirs in test_maxout.py.
 """
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from test_sgd import CudaConvnet
 
 from nin_repro import build, rng
 from nin_repro.config.compose import load
+from nin_repro.data.sources import DATASETS
 from nin_repro.data.splits import Split
 from nin_repro.schema import Config, Mlpconv, Nin, Regularizer
 from nin_repro.training.console import Console
@@ -184,7 +186,9 @@ class Reference:
         (["regularizer=fc_both_dropout", "regularizer.dropout=0.3", "regularizer.convention=inverted"], 0.05),
     ],
 )
-def test_three_updates(words: list[str], clip: float | None, tmp_path: Path) -> None:
+def test_three_updates(words: list[str], clip: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = dataclasses.replace(DATASETS["digits"], classes=CLASSES, shape=(9, 8, 2))
+    monkeypatch.setitem(DATASETS, "digits", facts)
     config = load([*SMALL, *words, f"optimizer.clip_norm={'null' if clip is None else clip}"])
     images = split()
     trainer, initial = train(config, images, tmp_path)
