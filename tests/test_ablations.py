@@ -169,3 +169,6 @@ def test_two_runs_are_too_few_beside_any_number(tmp_path: Path) -> None:
     )
     _, other = ablations.choices(found, {"table4/nin": BASE})
     assert (other.effect, other.limit, other.chance, other.seen) == (pytest.approx(2.95), None, None, "too few runs")
+    turned = [one for one in found if one.seed or not one.recipe["optimizer"]["clip_norm"]]
+    turned += stored(tmp_path / "more", run(4.2, with_(2, 3, clip_norm=None)))
+    assert ablations.choices(turned, {"table4/nin": BASE})[1].seen == "too few runs beside these"

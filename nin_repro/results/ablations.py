@@ -102,7 +102,8 @@ class Choice:
         if self.sign is None:
             if self.stats.unlearned:
                 return f"none has learned in {self.epochs} epochs"
-            return "too few runs" if self.stats.n else "no run lives"
+            few = "too few runs" if self.stats.n < FEWEST_RUNS else "too few runs beside these"
+            return few if self.stats.n else "no run lives"
         if self.sign == 0 and self.scattered:
             return "too scattered to judge"
         return {0: "none seen", 1: "raises the error", -1: "lowers the error"}[self.sign]
