@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from nin_repro.results.changes import FP32, changes, precision
+from nin_repro.results.changes import FP32, SCHEDULE, changes, precision
 from nin_repro.results.luck import chance_of_means, luck_of_means
 from nin_repro.results.records import Record
 from nin_repro.results.render import clean, difference, error, grid, how, plain, spread
@@ -16,7 +16,6 @@ QUICKSTART = (
     "`quickstart` is no network of the paper: a small NiN on scikit-learn's 8x8 digits, whose 359 test images count "
     "0.28 points each; what is seen there holds for these."
 )
-SCHEDULE = "optimizer.schedule"
 MOST = 3  # keys that may differ; more is another experiment, not an ablation
 COMPARED = ("regularizer.dropout", "regularizer.head", "regularizer.head_dropout")  # what the paper itself compares
 
@@ -102,8 +101,9 @@ class Choice:
         if self.sign is None:
             if self.stats.unlearned:
                 return f"none has learned in {self.epochs} epochs"
-            few = "too few runs" if self.stats.n < FEWEST_RUNS else "too few runs beside these"
-            return few if self.stats.n else "no run lives"
+            if not self.stats.n:
+                return "no run lives"
+            return "too few runs" if self.stats.n < FEWEST_RUNS else "too few runs beside these"
         if self.sign == 0 and self.scattered:
             return "too scattered to judge"
         return {0: "none seen", 1: "raises the error", -1: "lowers the error"}[self.sign]

@@ -6,6 +6,7 @@ from typing import Any
 
 FP32 = "fp32"  # what a recipe that names no precision is computed in
 APART = ("seed", "budget", "precision")  # not of what is trained: runs are compared at the same budget and precision
+SCHEDULE = "optimizer.schedule"
 PARENT = "parent.key"  # it goes with the seed
 # What conf calls the layers that a recipe numbers, by kind of network and key.
 LAYERS = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from nin_repro.results.changes import word
+from nin_repro.results.changes import SCHEDULE, word
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Contradiction:
 
 NIN = ("table[1-4]/nin*", "table5/*", "text/nin*", "extra/caffe")
 BLOCK1, BLOCK2, BLOCK3 = (f"architecture.blocks.mlpconv{number}" for number in (1, 2, 3))
-SCHEDULE, PREPROCESSING = "optimizer.schedule", "dataset.preprocessing"
+PREPROCESSING = "dataset.preprocessing"
 
 CONTRADICTIONS = (
     Contradiction(
