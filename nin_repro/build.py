@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from nin_repro import gpu
 from nin_repro.config.recipe import budget_name, key
+from nin_repro.cpu import cores
 from nin_repro.data.batches import Batches, Pictures, on_device
 from nin_repro.data.preprocess import preprocess
 from nin_repro.data.sources import DATASETS
@@ -31,7 +32,6 @@ from nin_repro.models.spectral import Conv2d
 from nin_repro.schema import Config, Parent
 from nin_repro.training.capture import cuda_graph
 from nin_repro.training.console import Console
-from nin_repro.training.environment import cores
 from nin_repro.training.loop import Limits, Trainer
 from nin_repro.training.schedule import Rate, Reached, plan
 from nin_repro.training.sgd import SGD, Group

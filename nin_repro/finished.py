@@ -12,10 +12,10 @@ from nin_repro.command import uncollected
 from nin_repro.config.compose import checked
 from nin_repro.config.known import explain
 from nin_repro.config.recipe import key, recipe
+from nin_repro.cpu import lacks
 from nin_repro.files import UsageError
 from nin_repro.results.records import judged
 from nin_repro.schema import Config
-from nin_repro.training.environment import lacks
 from nin_repro.training.rundir import RunDirectory
 
 if TYPE_CHECKING:

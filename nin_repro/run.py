@@ -17,12 +17,13 @@ from weakref import WeakValueDictionary
 
 from nin_repro.command import fail, uncollected
 from nin_repro.config.recipe import budget_name, directory, key, recipe
+from nin_repro.cpu import lacks
 from nin_repro.files import UsageError, dispensable, locked, require_place, told
 from nin_repro.outcome import ENDED, Outcome, Request, ended, make_record, recorded, verdict
 from nin_repro.results import records
 from nin_repro.schema import Config
 from nin_repro.training.console import Console
-from nin_repro.training.environment import environment, lacks
+from nin_repro.training.environment import environment
 from nin_repro.training.rundir import TIME, RunDirectory, why
 from nin_repro.training.stop import STOP, Interrupted, NotFinite, interruption, signal_of
 from nin_repro.words import counted

@@ -24,11 +24,11 @@ from bench_setting import Setting  # noqa: E402
 
 from nin_repro import build  # noqa: E402
 from nin_repro.config.compose import load  # noqa: E402
+from nin_repro.cpu import cores  # noqa: E402
 from nin_repro.data import archive  # noqa: E402
 from nin_repro.models.spec import dropped, relu_ends, widths  # noqa: E402
 from nin_repro.rng import Clock  # noqa: E402
 from nin_repro.training.capture import WARM, Replay, cuda_graph  # noqa: E402
-from nin_repro.training.environment import cores  # noqa: E402
 
 MB = 1e6
 

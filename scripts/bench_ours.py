@@ -17,10 +17,10 @@ from bench_setting import NOT_HERE
 from torch.nn import functional as F
 
 from nin_repro import build
+from nin_repro.cpu import bf16_instructions
 from nin_repro.data.splits import Split
 from nin_repro.training.capture import WARM, own_stream
 from nin_repro.training.console import Console
-from nin_repro.training.environment import bf16_instructions
 from nin_repro.training.evaluate import evaluate
 
 

@@ -26,13 +26,13 @@ from nin_repro.command import Parser, as_command, require_positive
 from nin_repro.config.arguments import in_order
 from nin_repro.config.compose import load, parents, stand_ins
 from nin_repro.config.recipe import budget_name, family
+from nin_repro.cpu import bf16_instructions, cores, processor
 from nin_repro.files import UsageError
 from nin_repro.processes import gpus
 from nin_repro.results.changes import FP32
 from nin_repro.results.records import Record, read_all, tables_of
 from nin_repro.results.tables import AVX512, FEWEST_RUNS, filled_by
 from nin_repro.schema import Config, Precision
-from nin_repro.training.environment import bf16_instructions, cores, processor
 from nin_repro.training.stop import listen
 from nin_repro.words import counted, duration
 

@@ -15,7 +15,7 @@ import pytest
 from fake_records import digest, record, stored
 
 from nin_repro import claims as command_module
-from nin_repro import finished
+from nin_repro import cpu, finished
 from nin_repro.files import UsageError, read_json, write_json
 from nin_repro.probes.translation import DIRECTIONS
 from nin_repro.results import arms, claim_page, measurements
@@ -24,7 +24,6 @@ from nin_repro.results.claim_costs import Cost, judge_cost
 from nin_repro.results.claimplots import draw_translation
 from nin_repro.results.claims import Page
 from nin_repro.results.records import Record
-from nin_repro.training import environment
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -461,7 +460,7 @@ def test_a_network_is_computed_in_fp32_where_the_cpu_has_nothing_for_its_precisi
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(environment, "bf16_instructions", lambda: instructions)
+    monkeypatch.setattr(cpu, "bf16_instructions", lambda: instructions)
     config, record = finished.open_finished(trained, "--measure")
     data = str(trained.parents[1] / "data")
     config = dataclasses.replace(config, precision=precision, device="cpu", data_dir=data)

@@ -18,9 +18,9 @@ import reproduce
 
 from nin_repro.config.compose import experiments, load
 from nin_repro.config.recipe import family
+from nin_repro.cpu import bf16_instructions
 from nin_repro.results.tables import build
 from nin_repro.tables import cells
-from nin_repro.training.environment import bf16_instructions
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["restarts=0", "architecture.last_relu=false", "wandb.mode=disabled"]

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from small import SMALL_NETWORK
 
-from nin_repro import build, describe
+from nin_repro import build, cpu, describe
 from nin_repro import run as run_module
 from nin_repro.command import uncollected
 from nin_repro.config.compose import load, load_with_text
@@ -25,7 +25,7 @@ from nin_repro.files import read_json
 from nin_repro.outcome import Request
 from nin_repro.results import records
 from nin_repro.run import attempt, execute
-from nin_repro.training import checkpoint, environment, rundir
+from nin_repro.training import checkpoint, rundir
 
 ROOT = Path(__file__).parents[1]
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -271,8 +271,8 @@ def test_a_sweep_that_is_stopped_shows_how_far_its_members_are(data: str, tmp_pa
 
 def test_a_cpu_is_named_with_what_its_speed_hangs_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cpuinfo = tmp_path / "cpuinfo"
-    monkeypatch.setattr(environment, "CPUINFO", cpuinfo)
-    assert environment.processor() == (platform.processor() or platform.machine())
+    monkeypatch.setattr(cpu, "CPUINFO", cpuinfo)
+    assert cpu.processor() == (platform.processor() or platform.machine())
     for flags, told in (
         ("avx2 avx512f avx512_bf16", "A CPU (AVX-512, bf16)"),
         ("avx2 avx512f", "A CPU (AVX-512)"),
@@ -280,20 +280,20 @@ def test_a_cpu_is_named_with_what_its_speed_hangs_on(tmp_path: Path, monkeypatch
         ("sse2", "A CPU"),
     ):
         cpuinfo.write_text(f"processor\t: 0\nmodel name\t: A CPU\nflags\t\t: fpu {flags} sse\n" * 2)
-        assert environment.processor() == told
+        assert cpu.processor() == told
     cpuinfo.write_text("processor\t: 0\nFeatures\t: fp asimd bf16\n")  # ARM has no names there
-    assert environment.processor() == f"{platform.processor() or platform.machine()} (bf16)"
+    assert cpu.processor() == f"{platform.processor() or platform.machine()} (bf16)"
 
 
 def test_bf16_on_a_cpu_without_instructions_for_it_is_warned_of(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     cpuinfo = tmp_path / "cpuinfo"
-    monkeypatch.setattr(environment, "CPUINFO", cpuinfo)
-    assert environment.bf16_instructions() is None  # nothing is known
+    monkeypatch.setattr(cpu, "CPUINFO", cpuinfo)
+    assert cpu.bf16_instructions() is None  # nothing is known
     for flags, has in (("avx512f avx512_bf16", True), ("amx_bf16 amx_int8", True), ("avx2 avx512f", False)):
         cpuinfo.write_text(f"model name\t: A CPU\nflags\t\t: fpu {flags} sse\n")
-        assert environment.bf16_instructions() is has
+        assert cpu.bf16_instructions() is has
     monkeypatch.chdir(tmp_path)
     words = [*SMALL, data, "precision=bf16", "budget.epochs=1"]
     config, text = load_with_text(words)

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nin_repro.cpu import cores
 from nin_repro.data.download import say
 from nin_repro.data.lcn import local_contrast_normalised
 from nin_repro.files import locked, read_json, write_json
 from nin_repro.schema import Preprocessing, given
-from nin_repro.training.environment import cores
 
 if TYPE_CHECKING:
     from nin_repro.data.splits import Images
