@@ -15,7 +15,7 @@ from nin_repro.models.network import Clock, Dropout
 from nin_repro.models.nin import MlpconvBlock, NetworkInNetwork
 from nin_repro.models.shape import Layer, Shape
 from nin_repro.models.spec import layers, pooled
-from nin_repro.schema import Config, Nin
+from nin_repro.schema import Config, Mlpconv, Nin
 
 
 def network(config: Config) -> NetworkInNetwork:
@@ -184,6 +184,42 @@ def test_a_block_takes_any_gradient(way: str) -> None:
     wanted = torch.autograd.grad(expected, list(block.parameters()), push)
     for a, b in zip(torch.autograd.grad(block(x), list(block.parameters()), push), wanted, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def _block_in_bf16(channels: int, stride: int) -> tuple[MlpconvBlock, torch.Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    block = MlpconvBlock(channels, [24, 16, 10], Mlpconv([24, 16, 10], 5, stride, 2, [0.05] * 3, "max", 3, 2, True))
+    for parameter in block.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=draw) / 4
+    block = block.to(memory_format=torch.channels_last)
+    images = torch.randn((6, channels, 17, 13), generator=draw).contiguous(memory_format=torch.channels_last)
+    return block, images.requires_grad_()
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("channels", [1, 3, 32])
+def test_in_bf16_a_block_is_bit_by_bit_what_torchs_layers_make_of_it(channels: int, stride: int) -> None:
+    block, images = _block_in_bf16(channels, stride)
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        found = block(images)
+        expected = images
+        for convolution in block.convolutions:
+            expected = F.relu(convolution(expected))
+        expected = F.max_pool2d(expected, 3, 2, ceil_mode=True)
+    assert torch.equal(found, expected) and found.dtype == torch.bfloat16
+    push = torch.randn(found.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+    leaves = [images, *block.parameters()]
+    for a, b in zip(torch.autograd.grad(found, leaves, push), torch.autograd.grad(expected, leaves, push), strict=True):
+        assert torch.equal(a, b) and a.dtype == torch.float32
+
+
+def test_in_bf16_a_weight_that_is_no_number_does_not_go_unnoticed() -> None:
+    """A ReLU that is part of a convolution makes 0 of NaN; what the layers before it learn from it is NaN."""
+    block, images = _block_in_bf16(3, 1)
+    block.convolutions[1].weight.data[0, 0] = math.nan  # type: ignore[operator]
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        block(images).float().sum().backward()
+    assert not all(parameter.grad.isfinite().all() for parameter in block.parameters() if parameter.grad is not None)
 
 
 # --- dropout --------------------------------------------------------------------------------------------------------

@@ -36,7 +36,44 @@ class _ReLU(torch.autograd.Function):
         return torch.ops.aten.threshold_backward.grad_input(gradient, y, 0, grad_input=gradient)
 
 
+class _ConvolutionReLU(torch.autograd.Function):
+    """A convolution in bf16 on a CPU, and ReLU of what it is about to write: oneDNN takes no time for that.
+
+    The same numbers as by the two layers, but for NaN: it becomes 0, with a gradient that is NaN all the same.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, stride: int, pad: int) -> Tensor:
+        x, weight = x.bfloat16(), weight.bfloat16()
+        ctx.geometry = [stride] * 2, [pad] * 2, [1, 1]
+        y: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x, weight, bias.bfloat16(), ctx.geometry[1], ctx.geometry[0], [1, 1], 1, "relu", [], ""
+        )
+        ctx.save_for_backward(x, weight, y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
+        x, weight, y = ctx.saved_tensors
+        gradient = torch.ops.aten.threshold_backward(gradient, y, 0)
+        wanted = [ctx.needs_input_grad[0], True, True]
+        inputs, weights, biases = torch.ops.aten.convolution_backward(
+            gradient, x, weight, [len(weight)], *ctx.geometry, False, [0, 0], 1, wanted
+        )
+        return inputs, weights.float(), biases.float(), None, None
+
+
+def _convolution_relu(x: Tensor, layer: Any) -> Tensor:
+    in_bf16 = x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and torch.backends.mkldnn.is_available()
+    if not in_bf16 or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return _relu(layer(x))
+    y: Tensor = _ConvolutionReLU.apply(x, layer.weight, layer.bias, layer.stride[0], layer.padding[0])
+    return y
+
+
 def _relu(x: Tensor) -> Tensor:
+    if x.dtype == torch.bfloat16 and x.device.type == "cpu":  # torch takes 2.5 times as long in place
+        return F.relu(x)
     rectified: Tensor = _ReLU.apply(x)
     return rectified
 
@@ -58,7 +95,7 @@ class MlpconvBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         *inner, last = self.convolutions
         for convolution in inner:
-            x = _relu(convolution(x))
+            x = _convolution_relu(x, convolution)
         x = last(x)
         block = self.block
         # ReLU is monotone, so it commutes with max pooling, gradients included; after it there is less to do.
