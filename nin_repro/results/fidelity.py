@@ -27,7 +27,7 @@ SOURCES = {
     "HINTON": 'G. Hinton et al., "Improving neural networks by preventing co-adaptation of feature detectors", 2012, '
     "arXiv 1207.0580; the letter is the appendix",
     "CC": "A. Krizhevsky's own configurations of cuda-convnet, repository dnouri/cuda-convnet, example-layers: that of "
-    "18 % on CIFAR-10, for initial weights of local layers that of 13 %",
+    "18 % on CIFAR-10, for local and fully connected layers that of 13 %",
     "D2L": 'A. Zhang et al., "Dive into Deep Learning", d2l.ai, chapter "Network in Network", repository d2l-ai/d2l-en',
     "NOTES": "unpublished notes on NiN, without author or title: the networks of `extra/nin_224` and `extra/staged`",
     "assumed": "no source says it; the words after it say by what it was chosen",

@@ -122,7 +122,7 @@ TABLES: tuple[Table, ...] = (
         ),
         (
             "NIN is third here, although the paper's conclusion counts SVHN among its state-of-the-art results.",
-            "DropConnect's 1.94 is an ensemble trained on augmented data, not one network.",
+            "DropConnect's 1.94 is, as far as we know, an ensemble trained on augmented data, not one network.",
             "Maxout: 2.47 in [8], 2.45 in the README of its code. NIN's schedule was never published.",
         ),
     ),
@@ -190,7 +190,7 @@ TABLES: tuple[Table, ...] = (
             _cited("the last stage's network at once", None, "none", "[ours] for comparison", "extra/staged/scratch"),
         ),
         (
-            "Accuracies in their sources, here 100 less the accuracy. The textbook's builds scatter: 11.5 to 90.1 %.",
+            "Accuracies in their sources, here 100 less the accuracy. The textbook's builds scatter: 11.5 to 90.0 %.",
             "The stages' source averages windows of 14x14 places, which makes 40 outputs for 10 classes; here of all.",
         ),
     ),
