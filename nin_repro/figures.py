@@ -140,7 +140,9 @@ def main() -> None:
     parser.add_argument("--records", type=given_place, default=records.STORE, help="records (default %(default)s)")
     parser.add_argument("--out", type=given_place, default=OUT, help="where files go (default %(default)s)")
     parser.add_argument(
-        "budget", nargs="*", help="of the runs in Figure 3, as they had it: budget=short budget.epochs=4 (default: all)"
+        "budget",
+        nargs="*",
+        help="Figure 3 of runs with this budget: budget=short budget.epochs=4 (default: those at full length)",
     )
     parser.add_argument("--run", type=given_place, help="directory of a trained run: draws Figure 4 of it too")
     parser.add_argument(

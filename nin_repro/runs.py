@@ -68,10 +68,10 @@ def find(runs: Path) -> list[Found]:
     """All runs below a directory, the oldest news first.
 
     Raises:
-        UsageError: the directory is not there.
+        UsageError: the directory is not there, or not one of runs.
     """
     if not runs.is_dir():
-        raise UsageError(f"--runs {runs} is no directory; runs are where runs_dir= of their commands says (runs)")
+        raise UsageError(f"--runs {runs} is no directory: no run has begun there; runs are where runs_dir= says (runs)")
     names = ("status.json", "result.json", "checkpoint.pt")
     if any((runs / name).is_file() for name in names):
         raise UsageError(f"--runs {runs} is a run itself: name the directory that it lies in, {runs.absolute().parent}")

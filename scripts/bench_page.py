@@ -47,7 +47,7 @@ class Bar:
     unit: str
     must: float
     aim: float | None = None
-    floor: float | None = None  # what arithmetic and memory allow at best
+    floor: float | None = None  # what was thought possible at best when the goals were set
     kind: str = "cpu"
 
     @property
@@ -215,7 +215,8 @@ def _bars(found: dict[str, Any]) -> list[str]:
         rows.append([bar.what, f"{_digits(value)} {bar.unit}", *goals, verdict])
     head = ["what", "measured", "must", "aim", "at best", "met"]
     machine = {"cpu": "two cores of a CPU", "cuda": "an H200"}[kind]
-    told = f"Goals that this project set itself for {machine}; *at best* is what arithmetic and memory allow."
+    told = f"Goals that this project set itself for {machine}; *at best* is what was thought possible then. Met, yes: "
+    told += "the must; the aim: that too."
     return ["## What is asked for", "", told, "", *_table(head, rows)] if rows else []
 
 

@@ -241,8 +241,8 @@ def page(report: Report, seed: int, total: int) -> str:
     return f"""# A sweep under fire: {count} faults
 
 `python scripts/chaos.py --faults {count} --seed {seed}`, commit {commit[:10]}{" and changes" if dirty else ""},
-{time.strftime("%Y-%m-%d")}. A sweep of {total} small networks on MNIST, three processes at a time; it came to its end
-{"once" if report.sweeps == 1 else f"{report.sweeps} times"}, by {report.commands} commands.
+{time.strftime("%Y-%m-%d")}. A sweep of {total} small networks on MNIST, three processes at a time; to end it
+{"once" if report.sweeps == 1 else f"{report.sweeps} times"} took {report.commands} commands.
 
 | fault | times |
 |---|---:|

@@ -20,6 +20,7 @@ from typing import Any, TextIO
 from nin_repro.config.compose import load
 from nin_repro.config.recipe import directory
 from nin_repro.data.archive import obtain
+from nin_repro.training.environment import source_commit
 from nin_repro.training.rundir import RunDirectory
 
 ROOT = Path(__file__).parents[1]
@@ -132,7 +133,9 @@ def page(sweep: Sweep, expected: Sweep, title: str, opening: str, done_to: dict[
     """What happened to the sweep, as Markdown."""
     packages = [*versions, *(f"{name} {metadata.version(name)}" for name in ("hydra-core", "torch", "numpy"))]
     packages.append(f"Python {platform.python_version()}")
-    lines = [f"# {title}", "", opening, "", f"{', '.join(packages)}.", "", f"    {sweep.command}", ""]
+    commit, dirty = source_commit()
+    made = f"{time.strftime('%Y-%m-%d')}, commit {commit[:10]}{' and changes' * dirty}; {', '.join(packages)}."
+    lines = [f"# {title}", "", opening, "", made, "", f"    {sweep.command}", ""]
     lines += ["| s | what happened |", "|---:|---|"]
     for second, at_once in itertools.groupby(sweep.happened, key=lambda one: round(one[0])):
         lines.append(f"| {second} | {'; '.join(what for _, what in at_once)} |")

@@ -158,7 +158,7 @@ def test_a_schedule_is_one_choice_and_another_data_set_none(tmp_path: Path) -> N
     own, plateau = ablations.choices(runs, bases)
     assert not own.changed and "optimizer.schedule.kind=plateau" in plateau.changed
     (four,) = (one for one in CONTRADICTIONS if one.id == "X4")
-    assert [side.holds(plateau.about.changes) for side in four.sides] == [False, True, False, False]
+    assert [side.holds(plateau.about.changes) for side in four.sides] == [False, True, False, False, False]
 
 
 def test_two_runs_are_too_few_beside_any_number(tmp_path: Path) -> None:

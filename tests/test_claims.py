@@ -190,12 +190,14 @@ def test_a_smaller_gap_by_a_worse_fit_is_no_regularisation(tmp_path: Path) -> No
     assert "hardly a training image" not in text and "+5.10 as its test error is lower" in text
     beside = runs(recipe(head="fc", head_dropout=0.5), [8.0, 8.1, 8.2], train=0.0)
     told = page(stored(tmp_path / "g", *alike, *beside)).gap_regularises().verdict
-    assert told.word == SUPPORTED and told.short == "test error higher against FC + dropout"
+    assert told.word == SUPPORTED and told.short == (
+        "as claimed against FC; test error higher against FC + dropout (does not decide)"
+    )
     fitted = [*runs(recipe(head="fc"), [11.5, 11.6, 11.7], train=0.0), *runs(recipe(), [10.4, 10.5, 10.6], train=0.0)]
     other = runs(recipe(head="fc", head_dropout=0.5), [10.4, 10.5, 10.6], train=0.0)
     both = page(stored(tmp_path / "d", *fitted, *other)).gap_regularises().verdict
     assert both.word == SUPPORTED and both.text.count("as the test error is: hardly a training image is wrong") == 2
-    assert both.short == "no difference seen against FC + dropout"
+    assert both.short == ("as claimed against FC; no difference seen against FC + dropout (does not decide)")
     assert "; beside it, cifar10 nin" in both.text and "no difference seen (does not decide))" in both.text
     only = page(stored(tmp_path / "c", *dropped, *runs(recipe(), [10.4, 10.5, 10.6], train=4.0))).gap_regularises()
     assert only.verdict.word == NOT_ENOUGH and "as claimed (does not decide)" in str(only.tables)

@@ -131,7 +131,7 @@ def test_text_keeps_reduced_budgets_apart(report: Report) -> None:
 
 
 def test_a_difference_of_nothing_has_no_minus() -> None:
-    assert render.difference(-0.001) == "+0.00"
+    assert render.difference(-0.001) == "0.00"
     assert render.difference(-0.126) == "-0.13"
 
 

@@ -19,7 +19,7 @@ HELP = ("-h", "--help")
 OPTIONS = (*TAKE_ONE, *SWEEP, *HELP, "--hydra-help", "--version", "--resolve", "-r", "--run")
 RUN = ("experiment", "dataset", "architecture", "regularizer", "optimizer")  # which of them are meant says which run
 NO_RUN = "no run is named: experiment=quickstart takes half a minute, experiment=table1/nin is the paper's own; "
-NO_RUN += "--help lists all"
+NO_RUN += "python -m nin_repro.train --help lists all"
 
 
 def require_run(words: Sequence[str]) -> None:

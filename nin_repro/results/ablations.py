@@ -177,18 +177,22 @@ def markdown(found: list[Choice]) -> str:
         "",
         "Runs that differ from an experiment in a few keys, beside that experiment's own runs at the same budget and "
         "in the same precision, fp32 where none is named; the own runs in another precision stand beside those in "
-        "fp32. Test errors in percent, mean ± standard deviation over n seeds, without those that died or learned "
-        "nothing (the dead runs); *effect* is the difference of the means in points, and counts as one if it is "
-        f"larger than its 95 % limit (Welch's), given {FEWEST_RUNS} living runs on each side. Where it is not, and "
-        "the limit is over twice what it would be if the changed runs lay as close together as the others, they are "
-        "too scattered to judge. *In %*: effect and limit in percent of the error they are compared with, to set "
-        "lengths beside each other: as a run goes on, its error falls, and with it what a choice can do in points. "
-        "*p*: how likely luck alone makes such an effect or a larger one (Welch's test, two-sided, of this comparison "
-        "by itself; degrees of freedom not rounded, for the limit rounded down). Runs with the same seed start from "
-        "the same weights and draw the same batches, wherever the choice leaves these as they are; limit and p take "
-        "no account of it and are, if anything, too large. The budget `paper` is an experiment's full length. "
-        f"{QUICKSTART} Runs that are compared may be of different machines and versions, which their records name and "
-        "which round otherwise. Written by `python -m nin_repro.tables`.",
+        "fp32. Written by `python -m nin_repro.tables`.",
+        "",
+        "- *Error*: test error in percent, mean ± standard deviation over n seeds, without those that died or learned "
+        "nothing (the dead runs).",
+        "- *Effect*: the difference of the means in points. It counts as one if it is larger than its 95 % limit "
+        f"(Welch's), given {FEWEST_RUNS} living runs on each side. Where it is not, and the limit is over twice what "
+        "it would be if the changed runs lay as close together as the others, they are too scattered to judge.",
+        "- *In %*: effect and limit in percent of the error they are compared with, to set lengths beside each other: "
+        "as a run goes on, its error falls, and with it what a choice can do in points.",
+        "- *p*: how likely luck alone makes such an effect or a larger one (Welch's test, two-sided, of this "
+        "comparison by itself; degrees of freedom not rounded, for the limit rounded down).",
+        "- Runs with the same seed start from the same weights and draw the same batches, wherever the choice leaves "
+        "these as they are; limit and p take no account of it and are, if anything, too large.",
+        "- Runs that are compared may be of different machines and versions, which their records name and which round "
+        "otherwise.",
+        f"- The budget `paper` is an experiment's full length. {QUICKSTART}",
         "",
     ]
     if not found:

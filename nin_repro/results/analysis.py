@@ -73,7 +73,7 @@ def markdown(
         *_contradictions(compared, own),
         *_change(own, compared, starts),
         "",
-        *_missing(report),
+        *_missing(report, own),
     ]
     return "\n".join(lines) + "\n"
 
@@ -110,8 +110,7 @@ def _short(
     if few:
         names = ", ".join(f"{code(one.result.cell.experiment)} (n={one.result.stats.n})" for one in few)
         lines.append(
-            "- Reproduced only by the limit of our own seeds, wide where they scatter or are few, and farther off than "
-            "the test images alone would allow: "
+            "- Reproduced only because our own seeds scatter, and farther off than the test images alone would allow: "
             f"{names}."
         )
     if claims:
@@ -131,19 +130,12 @@ def _short(
         )
     tested = [one for one in compared if one.unclaimed]
     if tested:
-        found = [f"{code(one.changed)} ({_where(one)}, {difference(one.effect)})" for one in tested if one.sign]
+        found = [one for one in tested if one.sign]
         kinds = len({one.changed for one in tested})
         lines.append(
-            f"- Other choices tried: {kinds}, in {counted(len(tested), 'comparison')}; with an effect on the error "
-            f"larger than its limit: {len(found)}" + (f": {', '.join(found)}." if found else ".") + _corrected(compared)
-        )
-        if found and not any(one.sign and _whole(one) for one in tested):
-            lines.append("- None of these effects is of a network of the paper at its full length.")
-    several = _at_lengths(compared)
-    if several:
-        lines.append(
-            "- Choices tried at several lengths, in brackets effect and limit in percent of the error without the "
-            f"choice: {'; '.join(several)}."
+            f"- [Other choices](#which-other-choices-matter) tried: {kinds}, in "
+            f"{counted(len(tested), 'comparison')}; with an effect on the error larger than its limit: {len(found)}, "
+            f"of which at the full length of a network of the paper: {sum(map(_whole, found))}." + _corrected(compared)
         )
     return [*lines, ""]
 
@@ -153,25 +145,20 @@ def _whole(one: Choice) -> bool:
     return one.about.budget == PAPER_BUDGET and one.about.experiment in VALUES
 
 
-def _at_lengths(compared: Sequence[Choice]) -> list[str]:
-    """Choices that were judged after few epochs and after more or at full length, with each effect, shortest first."""
+def _at_lengths(compared: Sequence[Choice]) -> list[list[str]]:
+    """Choices that were judged after few epochs and after more or at full length, each length a row, shortest first."""
     found: dict[tuple[str, tuple[str, ...]], list[Choice]] = {}
     for one in _judged(compared):
         if one.about.experiment in VALUES:
             found.setdefault((one.about.experiment, one.about.changes), []).append(one)
-    told = []
+    rows = []
     for (experiment, changed), some in found.items():
         if len({(_whole(one), one.epochs) for one in some}) > 1:
             some.sort(key=lambda one: (_whole(one), int(one.epochs.partition("-")[0].replace(",", ""))))
-            effects = ", ".join(f"{difference(one.effect)} {_when(one)}; {one.share} %)" for one in some)
-            told.append(f"{code(' '.join(changed))} of {plain(experiment)} {effects}")
-    return told
-
-
-def _when(one: Choice) -> str:
-    """Such as "after 16 epochs (bf16, n=3", for more to follow."""
-    length = "at full length" if _whole(one) else f"after {one.epochs} epochs"
-    return f"{length} ({one.about.precision}, n={one.stats.n}"
+            for one in some:
+                length = ["all" if _whole(one) else one.epochs, one.about.precision, str(one.stats.n)]
+                rows.append([code(experiment), code(" ".join(changed)), *length, difference(one.effect), one.share])
+    return rows
 
 
 def _where(one: Choice) -> str:
@@ -232,12 +219,16 @@ def _reproduced(own: Sequence[Own]) -> list[str]:
     return lines
 
 
-def _missing(report: Report) -> list[str]:
+def _missing(report: Report, own: Sequence[Own]) -> list[str]:
+    wanted = FEWEST_RUNS + 2
+    few = {one.cell.family: one for _, one, _ in own if one.records and one.stats.n < wanted}
+    named = ", ".join(f"{code(one.cell.experiment)} ({one.stats.n})" for one in few.values())
+    lines = [f"Cells with fewer than the {wanted} living seeds that are wanted, and how many they have: {named}.", ""]
+    lines = ["## What is missing", "", *(lines if few else [])]
     if not report.empty:
-        return []
+        return lines if few else []
     return [
-        "## What is missing",
-        "",
+        *lines,
         "Cells without runs at the paper's budget, each recipe once, what fills each, and minutes of one seed: all "
         "epochs that its schedule may take, an evaluation after each, at rates measured on a machine that did nothing "
         "else: on one core of a CPU with AVX2, or with AVX-512 and instructions for bf16 (no figure: nothing of its "
@@ -294,15 +285,17 @@ def _starts(starts: Sequence[Lottery]) -> list[str]:
     names = "Experiment|Budget|Epochs|Choice|Starts that died|Count|How|Beside the experiment's own|Runs lost"
     safe = sum(one.share.of for one in starts) - sum(one.share.of for one in shown)
     others = f"The other recipes, {len(starts) - len(shown)}, lost none of their {counted(safe, 'start')}."
+    others += " Runs that validate are not counted."
     lines += [
         "A start dies when its output no longer depends on the input (the whole network), when the last ReLU holds a "
-        "class's map at zero for every image (single classes), or when its loss or gradient is not finite (diverged). "
-        "A dead start is followed by a fresh one as often as `restarts` says; for single classes at the budget `paper` "
-        "only (an experiment's full length), as after a few epochs they may yet begin to learn. A run is lost when its "
-        "last start died. In brackets: Wilson's interval. Where runs start anew until one lives, the share comes out "
-        "somewhat too low. The last column but one compares with the experiment as it is, at the same budget and "
-        "in the same precision, by Newcombe's interval of the difference, in points of the share; where it hangs on "
-        "single classes, it says so. Each row is judged by itself: nothing is corrected for how many there are.",
+        "class's map at zero for every image (some classes), or when its loss or gradient is not finite (diverged). "
+        "A dead start is followed by a fresh one as often as `restarts` says; where some classes died, at the budget "
+        "`paper` only (an experiment's full length), as after a few epochs they may yet begin to learn. A run is lost "
+        "when its last start died. In brackets: Wilson's interval. Where runs start anew until one lives, the share "
+        "comes out somewhat too low. The last column but one compares with the experiment as it is, at the same budget "
+        "and in the same precision, by Newcombe's interval of the difference, in points of the share; where it depends "
+        "on starts of which some classes died, it says so. "
+        "Each row is judged by itself: nothing is corrected for how many there are.",
         "",
         *(grid(names, "llrlrrllr", rows) if rows else []),
         *([""] * bool(rows)),
@@ -333,6 +326,20 @@ def _choices(compared: Sequence[Choice]) -> list[str]:
         "what it does after all of them.",
         "",
         *grid("Experiment|Budget, epochs|Choice|Error|n|Effect|Limit|Seen|Said by", "lllrrrrll", rows),
+        "",
+        *_lengths(compared),
+    ]
+
+
+def _lengths(compared: Sequence[Choice]) -> list[str]:
+    rows = _at_lengths(compared)
+    if not rows:
+        return []
+    return [
+        "Choices that were judged at several lengths, those among the claims too; effect and limit also in percent of "
+        "the error without the choice:",
+        "",
+        *grid("Experiment|Choice|Epochs|Precision|n|Effect|In percent", "llrlrrr", rows),
         "",
     ]
 
@@ -413,15 +420,13 @@ def _change(own: Sequence[Own], compared: Sequence[Choice], starts: Sequence[Lot
                 f"- {name} is *{one.verdict.word}* with a mean of {mean:.2f} over {one.stats.n} seeds: another "
                 f"verdict needs a mean {side} {value - limit:.2f} to {value + limit:.2f}, which ours is {away:.2f} "
                 f"from ({away / 100 * images:.0f} of the {images:,} test images), or "
-                f"{_seeds_change(cell)}. The paper's value is one run, whose luck is not known."
+                f"{_seeds_change(cell)}."
             )
         elif one.records:
-            lines.append(
-                f"- {name} has {counted(one.stats.n, 'living run')}: {FEWEST_RUNS} are judged, "
-                f"{FEWEST_RUNS + 2} are wanted."
-            )
+            lines.append(f"- {name} has {counted(one.stats.n, 'living run')}: {FEWEST_RUNS} are judged.")
     cells = len({one.cell.family for _, one, _ in own if one.verdict.limit is not None})
     if cells:
+        lines.append("- Each of the paper's values is of one run, whose luck is not known.")
         lines.append(
             f"- Recipes judged beside the paper's values: {cells}, each by itself and at 95 % or more, and so is each "
             "claim: nothing is corrected for how many they are."

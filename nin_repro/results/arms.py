@@ -124,7 +124,7 @@ class Judged:
     full: bool  # at the paper's budget on one of its data sets
     why: str
     dataset: str
-    seen: str = ""  # what it says in a few words, of those that do not decide
+    seen: str = ""  # what it says in a few words
 
 
 def decide(
@@ -157,7 +157,9 @@ def decide(
     told = [f"{one.label}: {one.why}" for one in best]
     aside = [one for one in beside if one.sign is not None and any(alike_in(one, other) for other in best)]
     told += [f"beside it, {one.label}: {one.why}" for one in aside]
-    return Verdict(word + scale, count + "; ".join(told), short="; ".join(dict.fromkeys(one.seen for one in aside)))
+    short = [one.seen for one in best] * (bool(aside) or word == UNDECIDED)
+    short += [f"{one.seen} (does not decide)" for one in aside]
+    return Verdict(word + scale, count + "; ".join(told), short="; ".join(dict.fromkeys(filter(None, short))))
 
 
 def alike_in(one: Judged, other: Judged) -> bool:

@@ -129,11 +129,12 @@ COST = Text(
     "Few parameters, but longer training",
     "said of NIN in unpublished notes, not in the paper",
     "NIN with GAP beside each other network on the same data, augmented or not. A pair supports the claim if NIN has "
-    "fewer parameters and takes longer to train, and speaks against it if NIN has not fewer. Time is the median of the "
-    "seconds an epoch took, times the epochs of the recipe, on the same machine with the same number of threads and in "
+    "fewer parameters and takes longer to train, and speaks against it if NIN has not fewer. Time is what an "
+    "epoch took on average in a run, the median over runs, times the epochs of the recipe, on the same machine with "
+    "the same number of threads and in "
     f"the same precision (fp32 where the machine is named without one), at least {FEWEST_RUNS} runs of each. Where a "
     "recipe leaves the number of epochs open, it is the median of the seconds that whole runs took; what goes on from "
     "a parent takes the parent's time too. Parameters, multiply-adds and the work of the whole training are counted "
-    "from the layers; times are from records of whatever budget, without evaluations, and hang on what else ran on "
-    "the machine. Where sizes decide, pairs of equal sizes are one.",
+    "from the layers; times are from records of whatever budget, without evaluations, and depend on what else ran "
+    "on the machine. Where sizes decide, pairs of equal sizes are one.",
 )

@@ -111,7 +111,7 @@ class Page:
             decide(judged, SHOWN_ON, beside=beside),
             ((names, "lrllrr" + "r" * (len(SHIFTS) + 2) + "ll", table), _compared(rows)),
             notes=(*self._left_out(arms), *self._measured()),
-            commands=(*TRAIN_HEADS, *MEASURE),
+            commands=(*TRAIN_HEADS, TRAIN_CNN_HEADS, *MEASURE),
             figures=("translation",) if any(pooled.n for _, pooled, _ in pairs) else (),
         )
 
@@ -201,7 +201,7 @@ class Page:
                 _compared(rows),
             ),
             notes=self._left_out(arms),
-            commands=TRAIN_HEADS,
+            commands=(*TRAIN_HEADS, TRAIN_CNN_HEADS),
         )
 
     def tested(self) -> list[Arm]:
@@ -349,8 +349,9 @@ class Page:
         if found.first.measured_in != arm.measured_in:
             words += f", measured in {found.first.measured_in} and {arm.measured_in}"
         limits = f"{words} (d {found.difference:+.2f}, limit {found.limit:.2f}: {_seen(found, decides, signs)})"
-        aside = f"{seen or signs[found.sign]} against {head_name(found.first)}"
-        return Judged(name, found.sign if sign is None else sign, found.full, limits, arm.dataset, aside)
+        against = f" against {sides[0]}" if sides[0] == head_name(found.first) else ""
+        short = (seen or signs[found.sign]) + against
+        return Judged(name, found.sign if sign is None else sign, found.full, limits, arm.dataset, short)
 
     def _measured(self) -> tuple[str, ...]:
         """How near what was measured is to the records, and which measurements were made by modified code."""
@@ -408,7 +409,8 @@ CONTROL = "bowl"
 TRAIN_HEADS = (
     "python -m nin_repro.train -m experiment=table5/gap,table5/fc,table5/fc_dropout precision=bf16 seed=0,1,2,3,4",
 )
-MEASURE = ("python -m nin_repro.claims --measure runs/cifar10-nin-seed*", "python -m nin_repro.claims")
+TRAIN_CNN_HEADS = "python -m nin_repro.train -m experiment=text/cnn_gap,text/cnn_fc precision=bf16 seed=0,1,2,3,4"
+MEASURE = ("python -m nin_repro.claims --measure runs/cifar10-*-seed*", "python -m nin_repro.claims")
 
 
 def by_our_threshold(verdict: Verdict, short: str) -> Verdict:

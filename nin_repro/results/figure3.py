@@ -12,8 +12,8 @@ from dataclasses import dataclass
 class Curve:
     """One printed curve: error rates (0 to 1) at `EPOCHS`; None where the marker is hidden under another one.
 
-    `measure` is the column of a record's curve that measures the same: the training error is counted in the training
-    pass itself, with dropout active where there is any, as cuda-convnet does.
+    `measure` is the column of a record's curve that is compared: the training error is counted in the training pass
+    itself, with dropout active where there is any, as cuda-convnet does, which prints its mean since the last test.
     """
 
     name: str

@@ -49,7 +49,7 @@ class Lottery:
     lost: int
     died: Mapping[str, int]  # starts by how they died
     share: Share  # of starts that died
-    certain: Share  # the same without single classes at a reduced budget, which may yet begin to learn
+    certain: Share  # the same without some classes at a reduced budget, which may yet begin to learn
 
 
 def lottery(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]]) -> list[Lottery]:

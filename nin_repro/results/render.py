@@ -19,13 +19,13 @@ WIDTH = 120  # columns of the terminal text, at most
 NARROW = 80  # and at least
 PICTURE = "overview.svg"  # the file beside the tables that shows all of it (overview.py)
 PICTURED = "Our test errors relative to the paper's"
-KINDS = {"network": "whole network", "classes": "single classes", "diverged": "diverged"}  # as `Attempt.died` has them
+KINDS = {"network": "whole network", "classes": "some classes", "diverged": "diverged"}  # as `Attempt.died` has them
 
 COSTS = (
     "weights and biases, and multiply-adds of one image forward, are counted; the time of an epoch and of a run is the "
-    "median wall time of our runs, with evaluations and starts that died, on the machine named beside (2 x: on two "
-    "threads of it; of the earliest runs its instructions, in brackets for the others, are not known), whatever else "
-    "ran there. A row without runs has its epoch from runs of the same recipe at a reduced budget."
+    "median wall time of our runs, with evaluations and starts that died, on the machine named beside, whatever else "
+    "ran there. 2 x: on two threads. In brackets are a CPU's instructions, which the earliest runs did not record. "
+    "A row without runs has its epoch from runs of the same recipe at a reduced budget."
 )
 
 
@@ -48,7 +48,7 @@ def spread(stats: Stats) -> str:
 
 
 def difference(value: float | None) -> str:
-    return "" if value is None else f"{round(value, 2) + 0.0:+.2f}"  # + 0.0: never "-0.00"
+    return "" if value is None else f"{value:+.2f}" if round(value, 2) else "0.00"
 
 
 def millions(count: int | None) -> str:
@@ -94,7 +94,7 @@ def _machines(timings: Sequence[Timing]) -> list[str]:
 
 
 def how(died: Mapping[str, int]) -> str:
-    """How starts died: such as "whole network: 4, single classes: 3"."""
+    """How starts died: such as "whole network: 4, some classes: 3"."""
     return ", ".join(f"{words}: {died[kind]}" for kind, words in KINDS.items() if died.get(kind))
 
 
@@ -290,7 +290,7 @@ def markdown(report: Report, folder: Path) -> str:
         lines += _md_table(table, folder)
     for heading, groups in _apart(report):
         names = (
-            "Experiment|Budget|Epochs|Steps|Error|n|Left out|Best|Worst|Paper, for orientation|An epoch|A run|Machine"
+            "Experiment|Budget|Epochs|Steps|Error|n|Left out|Best|Worst|Paper, for orientation|An epoch|A run|Times on"
         )
         rows = (_md_group(group, folder) for group in groups)
         lines += ["", f"## {heading}", "", *grid(f"{names}|Recipe|What|Records", "llrrrrrrrrrrllll", rows)]
@@ -333,8 +333,6 @@ def _md_row(table: Table, row: Row, folder: Path) -> list[list[str]]:
         ours = spread(result.stats)
         if result.records:
             ours = f"[{ours}](#{_anchor(table, result)})"
-        elif not row.paper.own:
-            ours = "no runs yet" if row.paper.value is None else "cited; no re-run yet"
         _, n, dead, _, _ = _numbers(result.stats)
         verdict = result.verdict.text if result.records else ""
         line = [*head, code(result.cell.experiment), ours, n, dead, *_extremes(result.records, result.stats, folder)]

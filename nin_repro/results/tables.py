@@ -63,7 +63,7 @@ class Stats:
     seeds: tuple[int, ...] = ()
     dead: int = 0
     died: Counter[str] = field(default_factory=Counter)  # starts by how they died, as `Attempt.died` has it
-    # No run lives, and one only guesses, or had single classes dead at a reduced budget, which may yet begin to learn.
+    # No run lives, and one only guesses, or had some classes dead at a reduced budget, which may yet begin to learn.
     unlearned: bool = False
 
     @property
@@ -239,7 +239,7 @@ def verdict_counts(results: Iterable[Result]) -> str:
     if same := by_word.get("reproduced"):
         recipes, wide = len({one.cell.family for one in same}), sum(one.verdict.wide for one in same)
         notes = [counted(recipes, "recipe")] * (recipes < len(same))
-        notes += [f"{wide} only by the limit of our own seeds"] * bool(wide)
+        notes += [f"{wide} only because our own seeds scatter"] * bool(wide)
         told[0] += f" ({'; '.join(notes)})" if notes else ""
     return ", ".join(told)
 

@@ -1,7 +1,7 @@
 """Errors without dropout, and whether a network is still alive.
 
 Two deaths are known of this network. Either its hidden units answer nothing for any input, so that the logits are
-constants; or the last ReLU leaves single classes a map that is zero for every input, and so no gradient.
+constants; or the last ReLU leaves some classes a map that is zero for every input, and so no gradient.
 """
 
 import math
