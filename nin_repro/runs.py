@@ -12,7 +12,6 @@ from nin_repro.command import Parser, as_command, given_place
 from nin_repro.files import UsageError
 from nin_repro.outcome import ENDED, verdict
 from nin_repro.progress import Row
-from nin_repro.results.records import judged
 from nin_repro.training.rundir import TIME, RunDirectory, why
 from nin_repro.words import counted, duration
 
@@ -46,13 +45,15 @@ class Found:
 
     def words(self) -> str:
         """How it ended, or how far it is, and where."""
-        if self.record is not None:
-            _, error = judged(self.record)
-            return verdict(self.record) if isinstance(error, int | float) else "no error in its record"
-        if self.state == "running":
-            row = " ".join(cell for cell in Row.of("", "", self.told).cells() if cell)
-            return f"{row or 'starting'} ({self.told.get('host')}, process {self.told.get('pid')})"
-        return why(self.state, self.told)
+        try:
+            if self.record is not None:
+                return verdict(self.record)
+            if self.state == "running":
+                row = " ".join(cell for cell in Row.of("", "", self.told).cells() if cell)
+                return f"{row or 'starting'} ({self.told.get('host')}, process {self.told.get('pid')})"
+            return why(self.state, self.told)
+        except (KeyError, TypeError, ValueError) as error:
+            return f"what its files say is not whole ({type(error).__name__}: {error})"
 
 
 def look(path: Path) -> Found:

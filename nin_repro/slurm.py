@@ -116,5 +116,6 @@ def install() -> dict[int, str]:
     Returns what will tell how each member's job ended.
     """
     plugin = submitit_launcher.SlurmLauncher
+    Launcher.ends.clear()
     Plugins.instance().class_name_to_class[f"{plugin.__module__}.{plugin.__name__}"] = Launcher
     return Launcher.ends

@@ -4,6 +4,7 @@ import importlib
 import os
 import socket
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from nin_repro.outcome import ENDED, Outcome, Request
 from nin_repro.results.records import answers, judged
 from nin_repro.results.tables import Stats
 from nin_repro.run import outcome_so_far
+from nin_repro.schema import Config
 from nin_repro.training.rundir import RunDirectory
 from nin_repro.training.stop import STOP
 from nin_repro.words import counted
@@ -137,32 +139,24 @@ class Outcomes(Callback):
     """Hydra calls this when a sweep begins and ends."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Refuse, before any member runs, a choice by test error and a launcher that is not there."""
+        """Refuse, before any member runs, what cannot come to an end."""
         global begun, ends, broke
         broke = None
-        try:
+        try:  # Hydra makes a warning of any exception but SystemExit, and goes on
             if config.get("select") is True and config.get("protocol") != "validate":
                 raise UsageError(CHOOSES_BY)
             ends = _prepare_launcher(str(config.hydra.launcher._target_))
             for path in _outcomes(Path(config.hydra.sweep.dir)):  # an earlier sweep's, which had the same folder
                 path.unlink()
+            begun = config
+            _refuse_members(config)
         except OSError as error:
             raise SystemExit(fail(UsageError(told(error)))) from None
         except UsageError as error:
-            raise SystemExit(fail(error)) from None  # Hydra makes a warning of any other exception
-        begun = config
-        planned = _planned(config)
-        refused = {}  # now, not when days have gone into those before it
-        for number, words in enumerate(planned, start=1):
-            try:
-                load(words)
-            except UsageError as error:
-                refused[number] = str(error)
-        if refused and len(refused) == len(planned):
-            others = f" (and so are the other {len(planned) - 1} of this sweep refused)" if len(planned) > 1 else ""
-            raise SystemExit(fail(UsageError(f"{refused[1]}{others}")))
-        for number, why in refused.items():
-            print(f"{number}. will be refused: {why}", flush=True)
+            raise SystemExit(fail(error)) from None
+        except Exception:
+            traceback.print_exc()
+            raise SystemExit(1) from None
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Show a table of the members, and keep them for the process."""
@@ -172,6 +166,42 @@ class Outcomes(Callback):
             close(config)
         except Exception as error:  # Hydra would make a warning of it
             broke = error
+
+
+def _refuse_members(config: DictConfig) -> None:
+    """Name the members that will be refused: now, not when days have gone into those before them.
+
+    Raises:
+        UsageError: all of them will be, or they leave what they leave in several places.
+    """
+    planned, refused, places = _planned(config), dict[int, str](), set[str]()
+    for number, words in enumerate(planned, start=1):
+        try:
+            member = load(words)
+            require_here(member, config.hydra.launcher)
+            places.add(member.runs_dir)
+        except UsageError as error:
+            refused[number] = str(error)
+    if len(places) > 1:
+        raise UsageError(f"runs_dir is of a sweep, whose outcomes lie there, and not of a member: {', '.join(places)}")
+    if refused and len(refused) == len(planned):
+        others = f" (and so are the other {len(planned) - 1} of this sweep refused)" if len(planned) > 1 else ""
+        raise UsageError(f"{refused[1]}{others}")
+    for number, why in refused.items():
+        print(f"{number}. will be refused: {why}", flush=True)
+
+
+def require_here(member: Config, launcher: DictConfig) -> None:
+    """Refuse together=N and processes=N of a member of a sweep that a launcher has, and both of them together.
+
+    Raises:
+        UsageError: that is so.
+    """
+    if member.together > 1 and member.processes > 1:
+        raise UsageError("together= is for members in one process, processes= for one in each: leave one out")
+    name = "together" if member.together > 1 else "processes"
+    if max(member.together, member.processes) > 1 and not here(launcher):
+        raise UsageError(f"{name}= trains members on this machine, and a launcher was chosen for them: leave one out")
 
 
 def _prepare_launcher(target: str) -> dict[int, str]:
@@ -248,8 +278,6 @@ def broken_off(error: BaseException) -> bool:
     """
     if begun is None or isinstance(error, (UsageError, HydraException, OmegaConfBaseException)):
         return False
-    if isinstance(error, KeyboardInterrupt) and here(begun.hydra.launcher):
-        return False
     if isinstance(error, OSError) and here(begun.hydra.launcher):
         raise UsageError(f"no sweep can be kept here: {told(error)}; free the place, or choose another runs_dir")
     close(begun)
@@ -313,9 +341,6 @@ def _train_waiting(folder: Path) -> None:
     if not waiting:
         return
     names = apart([one.overrides for one in waiting])
-    names = [name or f"{one.number + 1}" for name, one in zip(names, waiting, strict=True)]
-    if len(set(names)) < len(names):
-        names = [f"{one.number + 1}. {name}" for name, one in zip(names, waiting, strict=True)]
     outcomes = train_at_once({name: one.request for name, one in zip(names, waiting, strict=True)}, folder)
     for one, outcome in zip(waiting, outcomes, strict=True):
         leave(folder, one.number, Member(one.overrides, one.request.experiment, one.select, outcome))

@@ -5,6 +5,7 @@ import os
 import shlex
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,6 @@ from nin_repro.config.known import composing, explain, require_known
 from nin_repro.files import UsageError, told, write_json
 from nin_repro.outcome import ENDED, Outcome, Request
 from nin_repro.run import attempt
-from nin_repro.schema import Config
 from nin_repro.training.stop import STOP, interruption, listen, signal_of
 
 if TYPE_CHECKING:
@@ -50,8 +50,13 @@ def task(composed: "DictConfig") -> None:
         config, words = checked(composed, overrides), overrides
         select = config.select
         if config.together > 1 or config.processes > 1:
-            require_here(config, several, settings.launcher)
-            words = [word for word in words if not word.startswith(("together=", "processes="))]
+            if not several:
+                name = "together" if config.together > 1 else "processes"
+                raise UsageError(f"{name}= trains several members of a sweep at the same time: add -m, or leave it out")
+            sweep.require_here(config, settings.launcher)
+            words = alone(words)
+        if several and not sweep.here(settings.launcher):  # a parent that several members have is trained by one
+            config = replace(config, wait=True)
         if select:
             selection.require_search(config.protocol, (settings.sweeper.params or {}) if several else None, overrides)
             words = [*words, "select=false"]  # of the command that repeats this run alone
@@ -97,21 +102,11 @@ def stopped(outcome: Outcome) -> bool:
     return outcome.state == "interrupted" or STOP.signal is not None
 
 
-def require_here(config: Config, several: bool, launcher: "DictConfig") -> None:
-    """Refuse together=N and processes=N where there are no members, or where a launcher has them.
-
-    Raises:
-        UsageError: that is so.
-    """
-    if config.together > 1 and config.processes > 1:
-        raise UsageError("together= is for members in one process, processes= for one in each: leave one out")
-    name = "together" if config.together > 1 else "processes"
-    if not several:
-        raise UsageError(f"{name}= trains several members of a sweep at the same time: add -m, or leave it out")
-    from nin_repro import sweep
-
-    if not sweep.here(launcher):
-        raise UsageError(f"{name}= trains members on this machine, and a launcher was chosen for them: leave one out")
+def alone(words: list[str]) -> list[str]:
+    """The words that repeat alone what is trained at the same time as others, whoever says so: they or a file."""
+    left = [word for word in words if not word.startswith(("together=", "processes="))]
+    config = load(left)
+    return [*left, *(f"{name}=1" for name in ("together", "processes") if getattr(config, name) > 1)]
 
 
 def swept(overrides: list[str]) -> str:
@@ -151,6 +146,9 @@ def train_choice() -> int:
     if sweep.begun is not None and not sweep.here(sweep.begun.hydra.launcher):  # this may be no place to train at all
         print(f"\nchosen by validation error: {chosen.name}; to train and test it:\n  {finals_there(chosen)}")
         return sweep.worst_code()
+    if STOP.signal is not None:  # it came as the last member ended
+        print(f"the search goes on with\n  {command_line()}")
+        return 128 + STOP.signal
     requests = {
         f"seed {seed}": final_request(member, told) for seed, member in zip(chosen.seeds, chosen.members, strict=True)
     }
@@ -236,7 +234,9 @@ def _main() -> int:
             return fail(of_its_file(error, sys.argv[1:]))
         if isinstance(error, OSError) and error.errno:  # Hydra makes one of a choice that is not there, without it
             return fail(UsageError(told(error)))
-        hydras = any(word.startswith("hydra") for word in sys.argv[1:])  # whose values Hydra need not have checked
+        # Values of Hydra's own keys it need not have checked, and of its options which go together.
+        hydras = any(word.lstrip("+~").startswith("hydra") for word in sys.argv[1:])
+        hydras |= any(word.startswith("-") and word not in SWEEP for word in sys.argv[1:])
         if isinstance(error, Exception) and (hydras or composing(error)):
             return fail(UsageError(explain(error)))
         raise
@@ -290,7 +290,16 @@ def composed_and_run() -> int:
     if code or left:
         print(f"{sweep.so_many(left)}; {goes_on()}" if left else goes_on())
         return code or sweep.worst_code()
-    code = train_choice() if any(member.select for member in sweep.members) else 0
+    code = 0
+    if any(member.select for member in sweep.members):
+        try:
+            code = train_choice()
+        except (Exception, KeyboardInterrupt) as raised:
+            stop = interruption(raised)
+            if stop is None:
+                raise
+            print(f"the search goes on with\n  {command_line()}")  # what came between two of its final runs
+            return 128 + signal_of(stop)
     return max(exit_code, sweep.worst_code(), code)
 
 

@@ -94,6 +94,12 @@ def test_names_that_the_terminal_has_no_signs_for_are_no_fault(command: str, dat
         ("describe seed=3", "no run is named"),
         ("prepare seed=3", "no run is named"),
         ("tables out=x", "did you mean '--out'?"),
+        ("train -m --cfg job experiment=quickstart", "the configuration does not compose: "),
+        ("train experiment=quickstart --resolve", "the configuration does not compose: "),
+        (
+            "train -m experiment=quickstart +hydra.sweeper.params.seed=\\'0,1,1\\'",
+            "the configuration does not compose: ",
+        ),
     ],
 )
 def test_an_option_that_there_is_not_is_one_line(words: str, said: str, tmp_path: Path) -> None:

@@ -68,6 +68,9 @@ BAD_OVERRIDES = {
     "dataset.augment.flip=3": "true or false",
     "optimizer=0.1": "sgd",
     "architecture.blocks=3": "group",
+    # what is not to be set
+    "++optimizer.lr=0.2": "optimizer.lr=0.2",
+    "about.claim=mine": "an experiment's file",
     # impossible values
     "seed=-1": "at least 0 and less than 2,147,483,648;",
     "regularizer.dropout=1.5": "less than 1",

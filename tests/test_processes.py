@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -129,6 +131,42 @@ def test_a_member_gets_further_while_it_trains_its_parent(monkeypatch: pytest.Mo
         path.touch()
         os.utime(path, (time_, time_))
         assert member.saved() == time_
+
+
+def test_a_member_that_is_killed_is_given_up_only_when_it_gets_no_further(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Killed:
+        exitcode, pid = -signal.SIGKILL, 1
+
+        def __init__(self, **_: object) -> None: ...
+        def start(self) -> None: ...
+        def join(self) -> None: ...
+        def close(self) -> None: ...
+
+    class Context:
+        Process = Killed
+
+        def Pipe(self, duplex: bool) -> tuple[Connection, Connection]:
+            return Pipe(duplex)
+
+    monkeypatch.chdir(tmp_path)
+    words = [*WORDS, "seed=0"]
+    config, text = load_with_text(words)
+    member = processes.Member("one", Request(config, words, "quickstart", text), tmp_path / "0.log")
+    checkpoint = RunDirectory(directory(config)).checkpoint
+    checkpoint.parent.mkdir(parents=True)
+    for saved in range(2 * processes.TRIES):
+        processes._start([member], 1, Context())
+        checkpoint.touch()
+        os.utime(checkpoint, (saved, saved))
+        processes._collect(member, Table(["one"]))
+        assert member.outcome is None
+    for _ in range(processes.TRIES):
+        assert member.outcome is None
+        processes._start([member], 1, Context())
+        processes._collect(member, Table(["one"]))
+    assert member.outcome is not None and "3 times without getting further" in member.outcome.words
 
 
 def test_a_parent_is_trained_with_the_cores_of_its_child() -> None:

@@ -240,12 +240,12 @@ def test_sweep_skips_what_is_done_and_goes_on_after_a_failure(command: Command, 
     blocked = run_directory(tmp_path, *SMALL, "seed=2")
     blocked.mkdir()
     (blocked / "checkpoint.pt").mkdir()  # this member cannot read its checkpoint
-    second = command("train", *words, "seed=0,2,3,-1")
-    assert "4. will be refused: seed=-1" in second.stdout[: second.stdout.index("seed=0")]
+    second = command("train", *words, "seed=-1,0,2,3")
+    assert "1. will be refused: seed=-1" in second.stdout[: second.stdout.index("seed=0")]
     *table, average = second.stdout[second.stdout.index("4 runs in this sweep") :].splitlines()[1:]
-    assert [line.split("seed=")[1].split()[1] for line in table] == ["done", "failed", "done", "refused"]
-    assert "done before" in table[0] and average.endswith("mean and standard deviation over 2 seeds")
-    assert second.returncode == 2
+    assert [line.split("seed=")[1].split()[1] for line in table] == ["refused", "done", "failed", "done"]
+    assert "done before" in table[1] and average.endswith("mean and standard deviation over 2 seeds")
+    assert second.returncode == 2  # though the last member is done
     assert json.loads((blocked / "status.json").read_text())["state"] == "failed"
     (blocked / "checkpoint.pt").rmdir()
     third = command("train", *words, "seed=2")  # a failed one is tried again by the same command

@@ -49,6 +49,8 @@ def test_each_run_is_listed_with_what_became_of_it_and_how_to_go_on(
     (bare / "config.yaml").write_text("# python -m nin_repro.train wandb.mode=disabled th")  # cut
     shutil.copytree(folder / "finished", folder / "altered")
     (folder / "altered" / "result.json").write_text("{")
+    (folder / "odd").mkdir()
+    (folder / "odd" / "result.json").write_text('{"status": "dead", "protocol": "final", "test_error": 3.0}')
     (folder / "altered" / "config.yaml").write_text("# python -m nin_repro.train altered\n")
     with locked(folder / "busy" / "lock"):
         shown = command("runs", "--runs", str(folder)).stdout
@@ -58,6 +60,7 @@ def test_each_run_is_listed_with_what_became_of_it_and_how_to_go_on(
     assert f"3/60 12.50 % 1:30 left ({socket.gethostname()}, process {os.getpid()})" in lines["busy"]
     assert lines["gone"].startswith("lost") and "ended without a word" in lines["gone"]
     assert lines["half"].startswith("not begun")
+    assert lines["odd"].startswith("dead") and "what its files say is not whole (KeyError" in lines["odd"]
     assert lines["bare"].startswith("lost") and "does not say how it ended" in lines["bare"]
     assert lines["altered"].startswith("lost") and "its result.json is gone, or not as it was" in lines["altered"]
     commands = [line.split()[-1] for line in shown.splitlines() if line.startswith("  python")]
@@ -65,7 +68,7 @@ def test_each_run_is_listed_with_what_became_of_it_and_how_to_go_on(
     assert f"unknown: {folder}/bare/config.yaml cannot be read" in shown
     told = command("runs", "--runs", str(folder), "--commands", "--state", "done").stdout.splitlines()
     assert told[1].startswith("    python -m nin_repro.train ") and "1 run in" in told[-1]
-    assert "8 runs in" in shown and "1 running, 3 lost, 1 interrupted, 1 failed, 1 not begun, 1 done" in shown
+    assert "9 runs in" in shown and "1 running, 3 lost, 1 interrupted, 1 failed, 1 not begun, 1 dead, 1 done" in shown
 
 
 def test_checkpoints_of_finished_runs_go_when_asked_and_nothing_else(

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from nin_repro.config.compose import experiments, load
 from nin_repro.config.recipe import directory, key, recipe
 from nin_repro.files import UsageError, write_json
 from nin_repro.outcome import Outcome
+from nin_repro.training.stop import STOP
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -152,6 +154,28 @@ def test_what_a_launcher_searched_is_trained_by_it_too(monkeypatch: pytest.Monke
     assert words[:4] == ["python", "-m", "nin_repro.train", "-m"]
     assert words[4:6] == ["hydra/launcher=slurm", "hydra.launcher.partition=gpu"]
     assert words[6:] == [*SMALL, "optimizer.lr=0.2", "protocol=final", "select=false", "seed=0,3"]
+
+
+@pytest.mark.parametrize("end", ["a launcher", "a signal as the last member ended"])
+def test_nothing_is_trained_after_a_choice(
+    end: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """By the process that waited for a launcher's members, or after a signal."""
+    launcher = {"_target_": "x.SlurmLauncher" if end == "a launcher" else "x.BasicLauncher"}
+    hydra = {"launcher": launcher, "overrides": {"hydra": ["hydra/launcher=slurm"]}}
+    members = []
+    for seed in (0, 1):
+        told = {"protocol": "validate", "validation_error": 1.0, "recipe": {"dataset": {"name": "digits"}}}
+        write_json(tmp_path / f"{seed}/result.json", record(None, seed, 1.0, family="one", key=f"{seed}", **told))
+        done = Outcome("done", 0, "", path=str(tmp_path / f"{seed}"))
+        members.append(sweep.Member([*SMALL, f"seed={seed}", "protocol=validate", "select=true"], None, True, done))
+    for name, value in (("begun", OmegaConf.create({"hydra": hydra})), ("members", members), ("folder", tmp_path)):
+        monkeypatch.setattr(sweep, name, value)
+    monkeypatch.setattr(STOP, "signal", None if end == "a launcher" else signal.SIGTERM)
+    monkeypatch.setattr(train, "train_finals", None)
+    assert train.train_choice() == (0 if end == "a launcher" else 128 + signal.SIGTERM)
+    out = capsys.readouterr().out
+    assert ("to train and test it:" in out) == (end == "a launcher") == ("the search goes on with" not in out)
 
 
 def test_a_sweep_ends_as_the_worst_of_its_members(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,7 +183,7 @@ def test_a_recipe_names_its_parents_key_and_moves_with_it() -> None:
     assert parent("seed=3", "dataset.resize=28") == key(
         load(["experiment=extra/staged/v1", "seed=3", "dataset.resize=28"])
     )
-    assert parent("optimizer.lr=0.1", "runs_dir=elsewhere", "about.claim=x") == parent()
+    assert parent("optimizer.lr=0.1", "runs_dir=elsewhere") == parent()
     grandparent = recipe(load(["experiment=extra/staged/v1", "seed=3"]))["parent"]["key"]
     assert grandparent == key(load(["experiment=extra/staged/v0", "seed=3"]))
 

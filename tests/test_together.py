@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 
 from nin_repro import build, outcome, run, sweep, together, train
 from nin_repro.command import Lossy
-from nin_repro.config.compose import load_with_text
+from nin_repro.config.compose import load, load_with_text
 from nin_repro.config.recipe import directory
 from nin_repro.data import splits
 from nin_repro.files import locked
@@ -144,6 +145,52 @@ def test_a_signal_at_the_very_end_of_a_member_ends_the_sweep(
     *_, first, second, last, _ = capsys.readouterr().out.splitlines()
     assert first.split()[:2] == ["seed=0", "done"] and second.split()[:3] == ["seed=1", "not", "begun"]
     assert last == "the same command goes on from there:"
+
+
+def test_ctrl_c_between_two_members_shows_how_far_they_are(
+    data: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    done: list[Request] = []
+
+    def attempt(request: Request) -> Outcome:
+        if done:
+            raise KeyboardInterrupt
+        done.append(request)
+        return run.attempt(request)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "attempt", attempt)
+    monkeypatch.setattr(sys, "argv", ["train", "-m", *SMALL, data, "budget.epochs=1", "seed=0,1"])
+    assert train.main() == 128 + signal.SIGINT
+    *_, first, second, last, _ = capsys.readouterr().out.splitlines()
+    assert first.split()[:2] == ["seed=0", "done"] and second.split()[:3] == ["seed=1", "not", "begun"]
+    assert last == "1 of 2 runs are not begun; the same command goes on from there:"
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["together=2", "processes=2"], "leave one out (and so are the other 1 of this sweep refused)"),
+        (["processes=2", "hydra/launcher=submitit_local"], "a launcher was chosen for them: leave one out"),
+        (["runs_dir=one,other"], "runs_dir is of a sweep, whose outcomes lie there, and not of a member: "),
+    ],
+)
+def test_members_that_do_not_go_together_are_refused_before_any_begins(
+    words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train", "-m", *SMALL, "seed=0,1", *words])
+    with pytest.raises(SystemExit) as refused:
+        train.main()
+    out, error = capsys.readouterr()
+    assert refused.value.code == 2 and out == "" and error.count("\n") == 1 and said in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_of_a_member_repeats_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert train.alone([*SMALL, "seed=0", "processes=3"]) == [*SMALL, "seed=0"]
+    monkeypatch.setattr(train, "load", lambda words: replace(load(words), together=4))  # as its file has it
+    assert train.alone([*SMALL, "together=2"]) == [*SMALL, "together=1"]
 
 
 def test_what_cannot_be_printed_does_not_end_a_member() -> None:

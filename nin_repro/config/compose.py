@@ -53,7 +53,7 @@ def checked(composed: "DictConfig", words: Sequence[str] = ()) -> Config:
     Raises:
         UsageError: unknown or missing keys, wrong types, impossible values, combinations that make no sense.
     """
-    from omegaconf import OmegaConf
+    from omegaconf import OmegaConf, open_dict
     from omegaconf.errors import OmegaConfBaseException
 
     try:
@@ -63,7 +63,8 @@ def checked(composed: "DictConfig", words: Sequence[str] = ()) -> Config:
     plain.pop("hydra", None)
     config = _checked(plain, words)
     if config.parent is not None and not composed.parent.get("key"):
-        composed.parent.key, composed.parent.family = config.parent.key, config.parent.family
+        with open_dict(composed.parent):  # a file may leave out what is worked out
+            composed.parent.key, composed.parent.family = config.parent.key, config.parent.family
     return config
 
 
@@ -146,7 +147,7 @@ def parent_words(parent: Parent, words: Sequence[str]) -> list[str]:
     for word in words:
         group = re.split(r"[.=]", word)[0]
         of_recipe = group in RECIPE and group not in ("dataset", "budget", "seed", "restarts", "precision")
-        if word == "protocol=validate" or not (of_recipe or group in ("experiment", "about", "hydra")):
+        if word == "protocol=validate" or not (of_recipe or group in ("experiment", "hydra")):
             kept.append(word)
     return [f"experiment={parent.experiment}", *kept]
 

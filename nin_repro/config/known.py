@@ -32,12 +32,22 @@ def require_known(overrides: Sequence[str], sweep: bool = False) -> None:
         name, values = _name_and_values(text, sweep)
         if usual and "=interval(" in text:
             raise UsageError(f"{text} is a range to draw from, and Hydra's own sweeper does not draw: list the values")
+        if usual and "=shuffle(" in text:
+            raise UsageError(
+                f"{text} is in another order each time that it is read: list the values in the order meant"
+            )
         if name == "hydra.job.chdir" and values != ["False"]:
             raise UsageError(f"{text} would give each run other places for data, runs and records: leave it out")
         if name in ("hydra.sweep.dir", "hydra.run.dir") and values in ([""], ["null"]):
             raise UsageError(f"{text}: name a folder, or leave it out")
         if name == "hydra" or name.startswith(("hydra.", "hydra/")):
             continue
+        if text.startswith("++"):
+            raise UsageError(
+                f"{text}: what is there is set without signs, {text[2:]}, and nothing can be added; {WHERE}"
+            )
+        if name.partition(".")[0] == "about":
+            raise UsageError(f"{name} is what an experiment's file says of itself: change it there, or leave it out")
         if values is not None and "{}" in values:
             raise UsageError(f"{text} changes nothing: what a group of keys is given is added to it; {WHERE}")
         if "${" in text:
