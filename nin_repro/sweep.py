@@ -6,7 +6,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,30 +80,34 @@ class Waiting:
     request: Request
 
 
-# Members wait for the end of Hydra's loop, which calls one after the other.
-waiting: list[Waiting] = []
-# Of the sweep that this process started: Hydra gives a callback no way to return anything.
-begun: DictConfig | None = None  # its configuration
-ends: dict[int, str] = {}  # what its launcher says of how members ended, by their numbers
-broke: Exception | None = None  # what kept it from coming to its end
-folder = Path()  # this and the members are set when it ends
-members: list[Member] = []
+@dataclass
+class Sweep:
+    """The sweep that this process started, if it did: Hydra gives a callback no way to return anything."""
+
+    begun: DictConfig | None = None  # its configuration
+    ends: dict[int, str] = field(default_factory=dict)  # what its launcher says of how members ended, by their numbers
+    broke: Exception | None = None  # what kept it from coming to its end
+    waiting: list[Waiting] = field(default_factory=list)  # for the end of Hydra's loop, which calls one after the other
+    folder: Path = Path()  # this and the members are set when it ends
+    members: list[Member] = field(default_factory=list)
+
+    @property
+    def worst_code(self) -> int:
+        """The highest exit code among the members."""
+        return max((member.outcome.code for member in self.members), default=0)
+
+    def so_many(self, states: Sequence[str]) -> str:
+        """How many of the members are in these states, one for each that is, in words."""
+        return f"{len(states)} of {len(self.members)} runs are {', '.join(dict.fromkeys(states))}"
+
+
+this = Sweep()
 
 
 def forget() -> None:
     """Know of no sweep: what this process knew was of an earlier command."""
-    global waiting, begun, ends, broke, folder, members
-    waiting, begun, ends, broke, folder, members = [], None, {}, None, Path(), []
-
-
-def worst_code() -> int:
-    """The highest exit code among the members."""
-    return max((member.outcome.code for member in members), default=0)
-
-
-def so_many(states: Sequence[str]) -> str:
-    """How many of the members are in these states, one for each that is, in words."""
-    return f"{len(states)} of {len(members)} runs are {', '.join(dict.fromkeys(states))}"
+    global this
+    this = Sweep()
 
 
 def leave(folder: Path, number: int, member: Member) -> None:
@@ -140,15 +144,13 @@ class Outcomes(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Refuse, before any member runs, what cannot come to an end."""
-        global begun, ends, broke
-        broke = None
         try:  # Hydra makes a warning of any exception but SystemExit, and goes on
             if config.get("select") is True and config.get("protocol") != "validate":
                 raise UsageError(CHOOSES_BY)
-            ends = _prepare_launcher(str(config.hydra.launcher._target_))
+            this.ends = _prepare_launcher(str(config.hydra.launcher._target_))
             for path in _outcomes(Path(config.hydra.sweep.dir)):  # an earlier sweep's, which had the same folder
                 path.unlink()
-            begun = config
+            this.begun = config
             _refuse_members(config)
         except OSError as error:
             raise SystemExit(fail(UsageError(told(error)))) from None
@@ -160,12 +162,11 @@ class Outcomes(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Show a table of the members, and keep them for the process."""
-        global broke
         try:
             _train_waiting(Path(config.hydra.sweep.dir))
             close(config)
         except Exception as error:  # Hydra would make a warning of it
-            broke = error
+            this.broke = error
 
 
 def _refuse_members(config: DictConfig) -> None:
@@ -226,17 +227,16 @@ def _prepare_launcher(target: str) -> dict[int, str]:
 
 def close(config: DictConfig) -> None:
     """Show a table of the members of a sweep that is at its end, and keep them for the process."""
-    global folder, members
-    folder = Path(config.hydra.sweep.dir)
-    left = read(folder)
+    this.folder = Path(config.hydra.sweep.dir)
+    left = read(this.folder)
     for number, words in enumerate(_planned(config)):
         if number not in left:
             left[number] = _without_outcome(words)
         outcome = left[number].outcome
-        if number in ends and outcome.state not in ENDED:
-            outcome = replace(outcome, words=f"{outcome.words}; {ends[number]}")
+        if number in this.ends and outcome.state not in ENDED:
+            outcome = replace(outcome, words=f"{outcome.words}; {this.ends[number]}")
             left[number] = replace(left[number], outcome=outcome)
-    members = [left[number] for number in sorted(left)]
+    this.members = members = [left[number] for number in sorted(left)]
     print(f"\n{counted(len(members), 'run')} in this sweep:")
     show(apart([member.overrides for member in members]), [member.outcome for member in members])
     for line in averages(members):
@@ -276,11 +276,11 @@ def broken_off(error: BaseException) -> bool:
     Raises:
         UsageError: there is no place for what the sweep leaves.
     """
-    if begun is None or isinstance(error, (UsageError, HydraException, OmegaConfBaseException)):
+    if this.begun is None or isinstance(error, (UsageError, HydraException, OmegaConfBaseException)):
         return False
-    if isinstance(error, OSError) and here(begun.hydra.launcher):
+    if isinstance(error, OSError) and here(this.begun.hydra.launcher):
         raise UsageError(f"no sweep can be kept here: {told(error)}; free the place, or choose another runs_dir")
-    close(begun)
+    close(this.begun)
     if not isinstance(error, KeyboardInterrupt):
         said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         print(f"error: the launcher gave up: {type(error).__name__}: {said}", file=sys.stderr)
@@ -338,6 +338,7 @@ def _without_outcome(words: list[str]) -> Member:
 
 def _train_waiting(folder: Path) -> None:
     """Train the members that wait."""
+    waiting = this.waiting
     if not waiting:
         return
     names = apart([one.overrides for one in waiting])

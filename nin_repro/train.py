@@ -62,7 +62,7 @@ def task(composed: "DictConfig") -> None:
             words = [*words, "select=false"]  # of the command that repeats this run alone
         request = Request(config, words, experiment, to_yaml(composed))
         if config.together > 1 or config.processes > 1:
-            sweep.waiting.append(sweep.Waiting(settings.job.num, overrides, select, request))
+            sweep.this.waiting.append(sweep.Waiting(settings.job.num, overrides, select, request))
             return
     except UsageError as error:
         outcome = Outcome("refused", fail(error), str(error))
@@ -85,8 +85,8 @@ def conclude(settings: "HydraConf", member: "Member") -> None:
     folder, number, here = Path(settings.sweep.dir), settings.job.num, sweep.here(settings.launcher)
     sweep.leave(folder, number, member)
     if here and stopped(member.outcome):
-        assert sweep.begun is not None
-        sweep.close(sweep.begun)
+        assert sweep.this.begun is not None
+        sweep.close(sweep.this.begun)
         print(goes_on())
     if member.outcome.state == "interrupted":
         sweep.pass_on(folder, number, member)
@@ -133,19 +133,21 @@ def train_choice() -> int:
     """
     from nin_repro import selection, sweep
 
-    left = [member.outcome.state for member in sweep.members if member.outcome.state not in ENDED]
+    left = [member.outcome.state for member in sweep.this.members if member.outcome.state not in ENDED]
     if left:
-        print(f"\nno choice yet: {sweep.so_many(left)}; ", end="")
+        print(f"\nno choice yet: {sweep.this.so_many(left)}; ", end="")
         print("leave out what is refused, or put it right" if "refused" in left else goes_on())
-        return sweep.worst_code()
-    found = selection.choices(sweep.members)
+        return sweep.this.worst_code
+    found = selection.choices(sweep.this.members)
     chosen = selection.best(found)
     selection.show(found, chosen)
     told = selection.summary(found, chosen, command_line())
-    write_json(sweep.folder / "selection.json", told)
-    if sweep.begun is not None and not sweep.here(sweep.begun.hydra.launcher):  # this may be no place to train at all
+    write_json(sweep.this.folder / "selection.json", told)
+    if sweep.this.begun is not None and not sweep.here(
+        sweep.this.begun.hydra.launcher
+    ):  # this may be no place to train at all
         print(f"\nchosen by validation error: {chosen.name}; to train and test it:\n  {finals_there(chosen)}")
-        return sweep.worst_code()
+        return sweep.this.worst_code
     if STOP.signal is not None:  # it came as the last member ended
         print(f"the search goes on with\n  {command_line()}")
         return 128 + STOP.signal
@@ -166,8 +168,8 @@ def finals_there(chosen: "Family") -> str:
     """The command that trains the choice on all training images and tests it, by the launcher of the search."""
     from nin_repro import sweep
 
-    assert sweep.begun is not None
-    launcher = [word for word in sweep.begun.hydra.overrides.hydra if not word.startswith("hydra.mode=")]
+    assert sweep.this.begun is not None
+    launcher = [word for word in sweep.this.begun.hydra.overrides.hydra if not word.startswith("hydra.mode=")]
     words = chosen.members[0].without("protocol", "select", "seed")
     words += ["protocol=final", "select=false", f"seed={','.join(map(str, chosen.seeds))}"]
     return shlex.join(["python", "-m", "nin_repro.train", "-m", *launcher, *words])
@@ -191,7 +193,7 @@ def train_finals(requests: dict[str, Request]) -> list[Outcome]:
 
     config = next(iter(requests.values())).config
     if config.together > 1 or config.processes > 1:
-        return sweep.train_at_once(requests, sweep.folder / "final")
+        return sweep.train_at_once(requests, sweep.this.folder / "final")
     outcomes: list[Outcome] = []
     for request in requests.values():
         print(f"\nfinal run: {swept(request.overrides)}", flush=True)
@@ -279,19 +281,19 @@ def composed_and_run() -> int:
     sweep.forget()
     try:
         hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")(task)()
-        if sweep.broke is not None:
-            raise sweep.broke
+        if sweep.this.broke is not None:
+            raise sweep.this.broke
     except (Exception, KeyboardInterrupt) as raised:
         error = interruption(raised) or raised
         if not sweep.broken_off(error):
             raise
         code = 128 + signal_of(error) if isinstance(error, KeyboardInterrupt) else 1
-    left = [member.outcome.state for member in sweep.members if member.outcome.state in sweep.OPEN]
+    left = [member.outcome.state for member in sweep.this.members if member.outcome.state in sweep.OPEN]
     if code or left:
-        print(f"{sweep.so_many(left)}; {goes_on()}" if left else goes_on())
-        return code or sweep.worst_code()
+        print(f"{sweep.this.so_many(left)}; {goes_on()}" if left else goes_on())
+        return code or sweep.this.worst_code
     code = 0
-    if any(member.select for member in sweep.members):
+    if any(member.select for member in sweep.this.members):
         try:
             code = train_choice()
         except (Exception, KeyboardInterrupt) as raised:
@@ -300,7 +302,7 @@ def composed_and_run() -> int:
                 raise
             print(f"the search goes on with\n  {command_line()}")  # what came between two of its final runs
             return 128 + signal_of(stop)
-    return max(exit_code, sweep.worst_code(), code)
+    return max(exit_code, sweep.this.worst_code, code)
 
 
 def command() -> None:

@@ -22,8 +22,7 @@ Give = Callable[..., tuple[int, str, str]]
 def give(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Give:
     """Run a sweep command in this process: exit code, output, errors."""
     monkeypatch.chdir(tmp_path)
-    for name in ("begun", "ends", "members", "folder"):
-        monkeypatch.setattr(sweep, name, getattr(sweep, name))
+    monkeypatch.setattr(sweep, "this", sweep.this)
 
     def call(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["train", "-m", *SMALL, *words])

@@ -146,7 +146,7 @@ def test_nothing_is_chosen_while_a_member_is_unfinished(command: Command, digits
 
 def test_what_a_launcher_searched_is_trained_by_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
     hydra = {"overrides": {"hydra": ["hydra/launcher=slurm", "hydra.launcher.partition=gpu", "hydra.mode=MULTIRUN"]}}
-    monkeypatch.setattr(sweep, "begun", OmegaConf.create({"hydra": hydra}))
+    monkeypatch.setattr(sweep.this, "begun", OmegaConf.create({"hydra": hydra}))
     tried = [*SMALL, "optimizer.lr=0.2", "protocol=validate", "select=true"]
     members = tuple(sweep.Member([*tried, f"seed={seed}"], None, True, Outcome("done", 0, "")) for seed in (0, 3))
     family = sweep.Family("lr", members, ({"seed": 0}, {"seed": 3}))
@@ -170,7 +170,7 @@ def test_nothing_is_trained_after_a_choice(
         done = Outcome("done", 0, "", path=str(tmp_path / f"{seed}"))
         members.append(sweep.Member([*SMALL, f"seed={seed}", "protocol=validate", "select=true"], None, True, done))
     for name, value in (("begun", OmegaConf.create({"hydra": hydra})), ("members", members), ("folder", tmp_path)):
-        monkeypatch.setattr(sweep, name, value)
+        monkeypatch.setattr(sweep.this, name, value)
     monkeypatch.setattr(STOP, "signal", None if end == "a launcher" else signal.SIGTERM)
     monkeypatch.setattr(train, "train_finals", None)
     assert train.train_choice() == (0 if end == "a launcher" else 128 + signal.SIGTERM)
@@ -178,10 +178,9 @@ def test_nothing_is_trained_after_a_choice(
     assert ("to train and test it:" in out) == (end == "a launcher") == ("the search goes on with" not in out)
 
 
-def test_a_sweep_ends_as_the_worst_of_its_members(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_ends_as_the_worst_of_its_members() -> None:
     members = [sweep.Member([], None, False, Outcome("", code, "")) for code in (0, 2, 1)]
-    monkeypatch.setattr(sweep, "members", members)
-    assert sweep.worst_code() == 2
+    assert sweep.Sweep(members=members).worst_code == 2
 
 
 def test_a_sweep_ends_with_the_mean_over_seeds(tmp_path: Path) -> None:
