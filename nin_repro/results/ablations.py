@@ -112,12 +112,14 @@ class Choice:
 def alike(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]]) -> dict[Alike, list[Record]]:
     """The runs of experiments that exist, by what they share, fp32 first. `bases` as in `choices`."""
     groups: dict[Alike, list[Record]] = defaultdict(list)
+    known: dict[tuple[str, str], tuple[str, ...]] = {}  # what all seeds of a recipe changed
     for record in records:
         name, recipe = record.experiment or "", record.recipe
         if name in bases:
             work = json.dumps(recipe.get("budget"), sort_keys=True)
-            changed = tuple(changes(recipe, bases[name]))
-            groups[Alike(name, record.budget, work, precision(recipe), changed)].append(record)
+            if (name, record.family) not in known:
+                known[name, record.family] = tuple(changes(recipe, bases[name]))
+            groups[Alike(name, record.budget, work, precision(recipe), known[name, record.family])].append(record)
     return dict(sorted(groups.items(), key=lambda item: (item[0][:3], item[0].precision != FP32, item[0])))
 
 

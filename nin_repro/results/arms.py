@@ -5,6 +5,7 @@ import statistics as numbers
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,10 @@ class Arm:
     images: int  # that were measured on; 0: all, by the run itself
     samples: tuple[Sample, ...]
     measured_in: str = ""  # the precisions that they were measured in afterwards, such as "fp32"
+
+    @cached_property  # each arm is compared with each other one
+    def leaves(self) -> dict[str, Any]:
+        return leaves(self.recipe)
 
     @property
     def living(self) -> list[tuple[float, ...]]:
@@ -210,7 +215,7 @@ def _idle(recipe: Mapping[str, Any]) -> set[str]:
 def alike(first: Arm, second: Arm, but: Sequence[str]) -> bool:
     """Whether two arms differ in no key that has an effect in both, other than those named."""
     without = {*but, *_idle(first.recipe), *_idle(second.recipe)}
-    one, other = ({k: v for k, v in leaves(arm.recipe).items() if k not in without} for arm in (first, second))
+    one, other = ({k: v for k, v in arm.leaves.items() if k not in without} for arm in (first, second))
     return (one, first.images) == (other, second.images)
 
 

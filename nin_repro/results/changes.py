@@ -17,20 +17,23 @@ LAYERS = {
 }
 
 
-def leaves(value: Any, path: str = "", layer: str | None = None) -> dict[str, Any]:
-    """A recipe as {"optimizer.lr": 0.1, "architecture.blocks.mlpconv1.pool": "max", ...}; other lists stay whole.
-
-    `layer`: what items of a list are called, with their number; None: by their place alone.
-    """
-    if isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):
-        value = {f"{layer}{place + 1}" if layer else place: item for place, item in enumerate(value)}
-    if not isinstance(value, dict):
-        return {path: value}
+def leaves(value: Any, path: str = "") -> dict[str, Any]:
+    """A recipe as {"optimizer.lr": 0.1, "architecture.blocks.mlpconv1.pool": "max", ...}; other lists stay whole."""
     found: dict[str, Any] = {}
-    for name, item in value.items():
-        layer = LAYERS.get((str(value.get("kind")), str(name)))
-        found |= leaves(item, f"{path}.{name}" if path else str(name), layer)
+    _gather(value, path, None, found)
     return found
+
+
+def _gather(value: Any, path: str, layer: str | None, found: dict[str, Any]) -> None:
+    """`layer`: what items of a list are called, with their number; None: by their place alone."""
+    if isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):
+        value = {f"{layer}{place + 1}" if layer else str(place): item for place, item in enumerate(value)}
+    if not isinstance(value, dict):
+        found[path] = value
+        return
+    kind = str(value.get("kind"))
+    for name, item in value.items():
+        _gather(item, f"{path}.{name}" if path else str(name), LAYERS.get((kind, str(name))), found)
 
 
 def word(name: str, value: Any) -> str:
