@@ -10,14 +10,17 @@ from typing import Any
 
 from nin_repro.command import as_command
 from nin_repro.config.arguments import SWEEP, expand, in_order, require_run
-from nin_repro.config.compose import load, load_all, parents
+from nin_repro.config.compose import load, load_all, parents, stand_ins
 from nin_repro.config.recipe import budget_name, directory, family, key, recipe
 from nin_repro.cost import in_words
 from nin_repro.files import UsageError
 from nin_repro.models.spec import layers, training_multiply_adds
-from nin_repro.results.records import judged, require_sound
+from nin_repro.results.records import judged, read_all, require_sound
+from nin_repro.results.render import spread
+from nin_repro.results.tables import statistics
 from nin_repro.schema import LABELS, RECIPE, Config
 from nin_repro.training.rundir import RunDirectory, why
+from nin_repro.words import counted
 
 USAGE = """python -m nin_repro.describe key=value ...
 
@@ -62,6 +65,18 @@ def state(config: Config) -> str:
     return f"{found}{f' ({reason})' if reason else ''}; {again}"
 
 
+def on_record(config: Config, words: list[str]) -> str:
+    """The runs of its recipe on record, whatever their seeds, in each precision: "bf16: 5 seeds, 10.48 ± 0.22 %"."""
+    records, _ = read_all(Path(config.records_dir))
+    told = []
+    for one in (config, *stand_ins(config, words)):
+        runs = [record for record in records if record.family == family(one)]
+        if runs:
+            stats = statistics(runs)
+            told.append(f"{one.precision}: {counted(len(runs), 'seed')}, {spread(stats)}{' %' * bool(stats.n)}")
+    return "; ".join(told) or "no run of this recipe"
+
+
 def feeds(config: Config) -> str:
     """The cells whose recipe this is, whichever experiment its command names."""
     own = load_all().values()
@@ -89,6 +104,7 @@ def describe(config: Config, words: list[str]) -> str:
         f"key        {key(config)}   (all seeds of this recipe: {family(config)})",
         f"directory  {directory(config)}",
         f"state      {state(config)}",
+        f"on record  {on_record(config, words)}",
     ]
     for title, lines in (("assumed", about.assumptions), ("deviates", about.deviations)):
         parts += [f"{title if not i else '':11}{line}" for i, line in enumerate(lines)]

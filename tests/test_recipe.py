@@ -4,14 +4,16 @@ import contextlib
 import copy
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_records import record, stored
 
 from nin_repro.config import compose
 from nin_repro.config.check import convert
 from nin_repro.config.recipe import RECIPE, budget_name, directory, family, key, recipe
-from nin_repro.describe import feeds, recipe_lines
+from nin_repro.describe import feeds, on_record, recipe_lines
 from nin_repro.files import UsageError
 from nin_repro.schema import Config
 from nin_repro.schema import given as kept
@@ -208,3 +210,15 @@ def test_a_deviation_is_told_as_it_is_written() -> None:
 
     assert told("seed=1") == ["as [X17] has it", "padded", "as note [X17] has it, clipped"]
     assert told("optimizer.clip_norm=3") == ["as [X17] has it", "padded"]
+
+
+def test_what_is_on_record_of_a_recipe_is_told_by_precision(tmp_path: Path) -> None:
+    words = ["experiment=quickstart", f"records_dir={tmp_path}", "seed=7"]
+    config = compose.load(words)
+    assert on_record(config, words) == "no run of this recipe"
+    in_bf16, other = (family(compose.load([*words, word])) for word in ("precision=bf16", "optimizer.lr=0.3"))
+    runs = [record("quickstart", seed, 1.0 + seed, family=in_bf16) for seed in range(3)]
+    runs += [record("quickstart", 0, 5.0, family=family(config), status="dead"), record("quickstart", 0, family=other)]
+    runs[-2]["attempts"] = [{"attempt": 0, "died": "network", "epoch": 1, "step": 9}]
+    stored(tmp_path, *runs)
+    assert on_record(config, words) == "fp32: 1 seed, all died; bf16: 3 seeds, 2.00 ± 1.00 %"
