@@ -74,7 +74,10 @@ def compare(found: Sequence[Record], words: Sequence[str] = ()) -> tuple[Compari
     return Comparison(runs, budget, commands), lines
 
 
-def open_run(path: Path) -> tuple[Config, dict[str, Any], dict[str, "Tensor"]]:
+Opened = tuple[Config, dict[str, Any], dict[str, "Tensor"]]  # configuration, record and final weights
+
+
+def open_run(path: Path) -> Opened:
     """Configuration, record and final weights of a finished run, all of which must be of one run.
 
     Raises:
@@ -106,6 +109,11 @@ def exemplars(config: Config, weights: dict[str, "Tensor"], maps_only: bool = Fa
     from nin_repro.results.figures import Exemplar
 
     network, inputs, _, split = rebuilt(config, weights)
+    absent = sorted({*range(split.classes)} - {*split.eval_labels.tolist()})
+    if absent:
+        raise UsageError(
+            f"Figure 4 shows an image of each class: among the {split.eval_name} images is none of {absent}"
+        )
     first = np.array([int((split.eval_labels == label).argmax()) for label in range(split.classes)])
     assert isinstance(network, NetworkInNetwork)
     maps, said = class_maps(network, inputs[torch.from_numpy(first)])
@@ -114,11 +122,11 @@ def exemplars(config: Config, weights: dict[str, "Tensor"], maps_only: bool = Fa
     return [Exemplar(*row) for row in rows], split.eval_name
 
 
-def figure4(path: Path, data_dir: Path | None, out: Path, maps_only: bool = False) -> list[Path]:
-    """Draw Figure 4 of a run; the files. Raises UsageError as `open_run` and `exemplars` do."""
+def figure4(run: Opened, data_dir: Path | None, out: Path, maps_only: bool = False) -> list[Path]:
+    """Draw Figure 4 of a run; the files. Raises UsageError as `exemplars` does."""
     from nin_repro.results.figures import draw_figure4, save
 
-    config, record, weights = open_run(path)
+    config, record, weights = run
     config = dataclasses.replace(config, device="cpu", data_dir=str(data_dir or config.data_dir))
     found, name = exemplars(config, weights, maps_only)
     dataset, budget = config.dataset.name, budget_name(config)
@@ -153,8 +161,7 @@ def main() -> None:
     if options.run is None and (options.maps_only or options.data_dir is not None):
         raise UsageError("--maps-only and --data-dir are for Figure 4: name a trained run with --run")
     require_there(options.data_dir)
-    if options.run is not None:
-        open_run(options.run)  # refused before anything is drawn
+    run = None if options.run is None else open_run(options.run)  # refused before anything is drawn
     from nin_repro.results.figures import draw_figure3, save  # not before the options are known to be right
 
     found, problems = records.read_given(options.records)
@@ -166,8 +173,8 @@ def main() -> None:
         ["figure3", *(word.removeprefix("budget").lstrip(".=").replace("=", "") for word in options.budget)]
     )
     written = []
-    if options.run is not None:
-        written = figure4(options.run, options.data_dir, options.out, options.maps_only)
+    if run is not None:
+        written = figure4(run, options.data_dir, options.out, options.maps_only)
     for path in [*save(draw_figure3(comparison), options.out / name), *written]:
         print(path)
 

@@ -27,13 +27,18 @@ def main() -> None:
     require_run(words)
     config = load(words)
     with held():
-        from nin_repro.data.preprocess import preprocess  # not before the words are known to be right
+        from nin_repro.data.preprocess import entries, preprocess  # not before the words are known to be right
         from nin_repro.data.splits import open_split
 
     folder = Path(config.data_dir)
     split = open_split(config.dataset.name, folder, config.protocol)
     wanted = split.wanted(config.budget.train_images)
-    preprocess(split.fit_images, wanted, config.dataset.preprocessing, folder / "cache", split.digest)
+    asked = split.fit_images, wanted, config.dataset.preprocessing, folder / "cache", split.digest
+    preprocess(*asked)
+    if missing := [entry for entry in entries(*asked) if not entry.exists()]:
+        raise UsageError(
+            f"{missing[0]} could not be written, as told above: free the place, or choose another data_dir"
+        )
     print(f"{config.dataset.name} is ready in {folder}: {split.provenance}")
     print(f"{len(wanted[0]):,} training and {len(split.eval_labels):,} {split.eval_name} images")
 

@@ -42,7 +42,10 @@ def merge(source: Path, store: Path) -> Merged:
     """
     merged = Merged()
     groups: dict[str, list[tuple[Record, dict[str, Any]]]] = defaultdict(list)
-    for name, content in _contents(source):
+    contents = [*_contents(source)]
+    if not contents:
+        raise UsageError(f"{source} has no record in it: name a directory of records, or what scripts/unbundle packed")
+    for name, content in contents:
         try:
             record, value = records.parse(Path(name), _whole(content))
             _require_own_key(record)
@@ -88,6 +91,8 @@ def _contents(source: Path) -> Iterator[tuple[str, bytes | str]]:
         UsageError: there is nothing to read, it is of runs, or the archive is damaged.
     """
     if source.is_dir():
+        if (source / "records").is_dir():  # what unbundle packed, unpacked
+            source /= "records"
         paths = sorted(source.rglob("*.json"))
         if any(path.name == "result.json" for path in paths):
             raise UsageError(

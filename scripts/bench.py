@@ -6,7 +6,6 @@ there first. Nothing else should run on the machine.
 """
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -29,7 +28,7 @@ from bench_page import PAIRS, Entry, chart, compare, page, quartiles, slug  # no
 
 from nin_repro.command import fail, given_place  # noqa: E402
 from nin_repro.config.compose import load  # noqa: E402
-from nin_repro.files import UsageError, atomic, require_place, write_json  # noqa: E402
+from nin_repro.files import UsageError, atomic, read_json, require_place, write_json  # noqa: E402
 from nin_repro.models.spec import layers, training_multiply_adds  # noqa: E402
 from nin_repro.processes import gpus  # noqa: E402
 from nin_repro.results.records import machine  # noqa: E402
@@ -328,13 +327,18 @@ def settings(words: argparse.Namespace) -> Setting:
 def publish(found: dict[str, Any], folder: Path, keep: bool, say: Callable[[str], None] = print) -> None:
     """Compare with the file of this device, then replace it, its page and its chart, unless told to keep them."""
     path = folder / f"{found.pop('file')}.json"
-    before = json.loads(path.read_text()) if path.exists() else None
-    if before is not None:
+    before = None
+    try:
+        before = read_json(path)
         for line in compare(before, found):
             say(line)
+    except FileNotFoundError:
+        pass
+    except (KeyError, TypeError, ValueError) as error:
+        say(f"{path} cannot be compared with ({type(error).__name__}: {error})")
     if keep:
         say(f"{path} is kept as it was")
-    elif before is not None and before["setting"] == "full" and found["setting"] != "full":
+    elif before is not None and before.get("setting") == "full" and found["setting"] != "full":
         say(f"{path} is of a full measurement, and is kept: this was a {found['setting']} one")
     else:
         write_json(path, found)

@@ -8,7 +8,6 @@ left. After `--minutes` it stops the runs under way, which save themselves.
 
 import argparse
 import contextlib
-import json
 import math
 import shlex
 import signal
@@ -27,7 +26,7 @@ from nin_repro.config.arguments import in_order
 from nin_repro.config.compose import load, parents, stand_ins
 from nin_repro.config.recipe import budget_name, family
 from nin_repro.cpu import bf16_instructions, cores, processor
-from nin_repro.files import UsageError
+from nin_repro.files import UsageError, read_json
 from nin_repro.processes import gpus
 from nin_repro.results.changes import FP32
 from nin_repro.results.records import Record, read_all, tables_of
@@ -160,8 +159,14 @@ def measured_paces(machine: str) -> dict[str, float]:
     From its page in results/benchmarks. Where a precision was not measured there, it is the page's own that counts: on
     a CPU fp32, on a GPU bf16. Other networks are taken to be as much faster.
     """
-    pages = [json.loads(path.read_text()) for path in (ROOT / "results" / "benchmarks").glob("*.json")]
-    found = [told for told in pages if told["device"] == machine]
+    found = []
+    for path in (ROOT / "results" / "benchmarks").glob("*.json"):
+        try:
+            told = read_json(path)
+        except ValueError as error:
+            print(f"warning: {path} is not read: {error}", file=sys.stderr)
+            continue
+        found += [told] * (told["device"] == machine)
     if not found:
         return {}
     arms, paces = max(found, key=lambda told: str(told["date"]))["arms"], {}
@@ -343,6 +348,12 @@ def main() -> None:
     if not place.is_dir():  # of no records every cell would be trained again
         raise UsageError(
             f"records_dir={place} is no directory: run this in the directory of the project, or make it for new records"
+        )
+
+    if problems := read_all(place)[1]:
+        raise UsageError(
+            f"{len(problems)} of the records in {place} cannot be used: their runs would be trained again, and not be "
+            f"stored; python -m nin_repro.records check --records {place} names them"
         )
 
     def todo() -> list[Cell]:

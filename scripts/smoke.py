@@ -20,6 +20,7 @@ from nin_repro.data.splits import open_split
 from nin_repro.files import UsageError
 from nin_repro.training.console import Console
 from nin_repro.training.schedule import Reached
+from nin_repro.training.stop import NotFinite
 
 IMAGES = 2560  # of the training set, and tenth of it for evaluation: the size of the data is not what is tried
 
@@ -44,6 +45,7 @@ def first_updates(name: str, steps: int, words: list[str], ancestors: dict[str, 
     started = time.monotonic()
     for i in range(steps):
         if i % len(work.batches) == 0:
+            work.rate.epoch = i // len(work.batches)
             work.begin_epoch()
         work.step(i % len(work.batches))
         work._check_fault()
@@ -69,11 +71,11 @@ def main() -> None:
     for name in names:
         try:
             print(first_updates(name, options.steps, options.set, ancestors), flush=True)
-        except UsageError as error:
+        except (UsageError, NotFinite) as error:
             missing.append(name)
             print(f"{name:26} {error}", flush=True)
     if missing:
-        raise UsageError(f"{len(missing)} of {len(names)} could not be tried: {', '.join(missing)}")
+        raise UsageError(f"{len(missing)} of {len(names)} failed or could not be tried: {', '.join(missing)}")
 
 
 if __name__ == "__main__":

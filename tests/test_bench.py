@@ -18,6 +18,8 @@ import bench_device  # noqa: E402
 import bench_ours  # noqa: E402
 from bench_page import compare, entries, page, quartiles, slug  # noqa: E402
 
+from nin_repro.files import read_json  # noqa: E402
+
 # The three loops on the same images in the same order; weights of a size that tells the logits apart.
 ALIKE: tuple[str, ...] = ("regularizer=gap", "optimizer.order=files", "dataset.augment.pad=0")
 ALIKE += ("dataset.augment.flip=false", "architecture.init=he", "architecture.last_relu=false")
@@ -36,7 +38,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def found(measured: Path) -> dict[str, Any]:
-    return json.loads(measured.read_text())
+    return read_json(measured)
 
 
 def test_every_section_is_measured(found: dict[str, Any], measured: Path) -> None:
@@ -149,6 +151,10 @@ def test_what_is_kept_and_what_is_replaced(found: dict[str, Any], tmp_path: Path
     assert path.read_bytes() == before and "is of a full measurement" in said[-1]
     bench.publish(full | {"file": "here", "date": "later"}, tmp_path, keep=False, say=said.append)
     assert json.loads(path.read_text())["date"] == "later"
+    for damaged in ("<<<<<<< HEAD", "[]", '{"date": "once"}'):
+        path.write_text(damaged)
+        bench.publish(full | {"file": "here"}, tmp_path, keep=False, say=said.append)
+        assert "cannot be compared with" in said[-2] and json.loads(path.read_text())["setting"] == "full"
 
 
 def test_a_place_that_takes_no_page_is_refused_before_anything_is_measured(

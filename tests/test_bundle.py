@@ -18,7 +18,10 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from nin_repro.files import UsageError
+from nin_repro.config.compose import load
+from nin_repro.data.preprocess import preprocess
+from nin_repro.data.splits import open_split
+from nin_repro.files import UsageError, read_json, write_json
 from nin_repro.records import merge
 from nin_repro.training import environment
 
@@ -139,7 +142,7 @@ def test_the_commit_is_that_of_the_projects_own_repository(tmp_path: Path, monke
 def test_a_signal_saves_and_the_same_command_goes_on(copied: Path, tmp_path: Path) -> None:
     path = copied / "manifest.json"
     words = ["experiment=quickstart", "budget.max_steps=4000", "threads=1", "wandb.mode=disabled"]
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"words": words}))
+    write_json(path, read_json(path) | {"words": words})
     command = [sys.executable, "b/unbundle", "--python", sys.executable]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
@@ -170,6 +173,11 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "manifest missing": ("manifest.json", Path.unlink, "the bundle is not complete"),
     "manifest cut": ("manifest.json", cut, "is damaged"),
     "manifest of something else": ("manifest.json", lambda path: path.write_text("[]"), "is damaged"),
+    "manifest of another seed": (
+        "manifest.json",
+        lambda path: path.write_text(path.read_text().replace("0,1", "0,2")),
+        "is damaged",
+    ),
     "newer": ("manifest.json", lambda path: path.write_text('{"format": 2}'), "has format 2"),
 }
 
@@ -224,13 +232,13 @@ def test_a_hostile_archive_is_refused_before_anything_is_extracted(
     ]
     manifest = {"format": 1, "commit": "c", "words": ["seed=0"], "requires": [], "python": "3"}
     manifest |= {"parts": [{"name": "part.000", "size": len(content.getvalue()), "sha256": digest}], "files": listed}
-    (made / "manifest.json").write_text(json.dumps(manifest))
+    write_json(made / "manifest.json", manifest)
     with pytest.raises(unbundle.Refused) as caught:
         unbundle.extract(made, unbundle.read_manifest(made), tmp_path / "work" / "files")
     assert (member or good).name in str(caught.value) and "nothing was extracted" in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
     manifest["parts"] = [{"name": "../part.000", "size": 1, "sha256": digest}]
-    (made / "manifest.json").write_text(json.dumps(manifest))
+    write_json(made / "manifest.json", manifest)
     with pytest.raises(unbundle.Refused, match="damaged"):
         unbundle.read_manifest(made)
 
@@ -258,6 +266,30 @@ def test_all_members_and_what_they_start_from_are_packed() -> None:
     assert sorted(config.dataset.name for config in sets.values()) == ["digits"] * 3 + ["mnist"] * 3
 
 
+def test_images_go_along_as_they_are_whitened(data: str, tmp_path: Path) -> None:
+    """So that no machine without a network whitens them again."""
+    (tmp_path / "digits.npz").symlink_to(Path(data.partition("=")[2]) / "digits.npz")
+    config = load([*WORDS, f"data_dir={tmp_path}", "dataset.preprocessing.gcn=5"])
+    split, how = open_split("digits", tmp_path, "final"), config.dataset.preprocessing
+    preprocess(split.fit_images, split.wanted(None), how, tmp_path / "cache", split.digest)
+    found = bundle.data_files({"one": config})
+    assert "digits.npz" in found and sum(name.startswith("cache/") for name in found) >= 2
+    assert all(path.is_file() for path in found.values())
+
+
+def test_two_bundles_do_not_share_a_directory(copied: Path, tmp_path: Path) -> None:
+    other = tmp_path / "work" / "files"
+    other.mkdir(parents=True)
+    write_json(other / "manifest.json", {"format": 1})
+    done = opened(copied, "--into", str(other.parent))
+    assert done.returncode == 2 and "holds another bundle: name another directory with --into" in done.stderr
+
+
+def test_what_is_carried_back_needs_its_place(tmp_path: Path) -> None:
+    with pytest.raises(unbundle.Refused, match=r"cannot be written .* --out"):
+        unbundle.carry_back(tmp_path, False, tmp_path / "nowhere" / "out.tar.gz")
+
+
 def test_what_is_not_committed_is_refused(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = shutil.copytree(checkout, tmp_path / "tree")
     monkeypatch.setattr(bundle, "ROOT", tree)
@@ -282,7 +314,7 @@ def wheel(folder: Path, name: str, version: str, *needs: str) -> None:
         archive.writestr(f"{info}/RECORD", "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"]))
 
 
-def test_an_environment_that_is_there_gets_only_what_it_lacks(tmp_path: Path) -> None:
+def test_an_environment_that_is_there_gets_only_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wheels, below = tmp_path / "wheels", tmp_path / "below"
     wheels.mkdir()
     for name, version, *needs in (("plot_x", "1.0", "fonts-x>=2"), ("fonts_x", "2.1"), ("torch_x", "3.0")):
@@ -295,6 +327,9 @@ def test_an_environment_that_is_there_gets_only_what_it_lacks(tmp_path: Path) ->
     for path in tmp_path.glob("*.whl"):
         zipfile.ZipFile(path).extractall(place)
     before = sorted(path for path in place.rglob("*") if "__pycache__" not in str(path))
+    elsewhere = tmp_path / "elsewhere"  # on the path of whoever gives the command, and not of the run
+    zipfile.ZipFile(wheels / "fonts_x-2.1-py3-none-any.whl").extractall(elsewhere)
+    monkeypatch.setenv("PYTHONPATH", str(elsewhere))
     manifest = {"python": unbundle.asked(Path(sys.executable), unbundle.KIND)[0]}
     manifest |= {"requires": ["torch-x>=2", "plot-x"]}
     python = unbundle.environment(wheels, manifest, below / "bin" / "python", tmp_path / "venv")

@@ -62,6 +62,10 @@ def test_the_first_updates_of_an_experiment_are_made_and_leave_nothing(data: str
     done = give(script, tmp_path, "quickstart", "--steps", "3", "--set", data, "threads=1")
     assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("quickstart ")
     assert "images/s" in done.stdout and list(tmp_path.iterdir()) == []
+    more = ["--steps", "4", "--set", data, "threads=1", "optimizer.batch_size=512"]  # an epoch of them is 3 updates
+    assert give(script, tmp_path, "quickstart", *more).returncode == 0
+    failed = give(script, tmp_path, "quickstart", *more, "optimizer.lr=1e30", "optimizer.clip_norm=null")
+    assert failed.returncode == 2 and "is not finite" in failed.stdout and failed.stderr.count("\n") == 1
 
 
 def test_who_closed_the_output_gets_the_run(data: str, tmp_path: Path) -> None:

@@ -22,7 +22,9 @@ from nin_repro.config.compose import load, to_yaml
 from nin_repro.config.conf import CONF
 from nin_repro.config.recipe import family, key
 from nin_repro.figures import EXPERIMENTS, compare, figure4, open_run
+from nin_repro.figures import exemplars as first_of_each
 from nin_repro.files import UsageError, read_json, write_json
+from nin_repro.finished import rebuilt
 from nin_repro.models.nin import NetworkInNetwork
 from nin_repro.models.shape import Shape
 from nin_repro.probes.maps import class_maps, strongest
@@ -321,8 +323,22 @@ def test_figure_4_of_a_run(command: Command, trained: Path, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     for kind in ("png", "svg"):
         assert f"results/figures/figure4-{trained.name}.{kind}\n" in done.stdout
-    (folder,) = figure4(trained, trained.parents[1] / "data", tmp_path, maps_only=True)[0].parents[:1]
+    (folder,) = figure4(open_run(trained), trained.parents[1] / "data", tmp_path, maps_only=True)[0].parents[:1]
     assert (folder / f"figure4-maps-{trained.name}.png").stat().st_size > 1000
+
+
+def test_figure_4_has_the_first_image_of_each_class_and_the_maps_of_that_image(trained: Path) -> None:
+    config, _, weights = open_run(trained)
+    config = replace(config, data_dir=str(trained.parents[1] / "data"))
+    found, name = first_of_each(config, weights, maps_only=True)
+    network, inputs, labels, _ = rebuilt(config, weights)
+    assert isinstance(network, NetworkInNetwork)
+    assert name == "test" and [one.label for one in found] == [*range(10)]
+    for one in found:
+        first = labels.tolist().index(one.label)
+        maps, said = class_maps(network, inputs[first : first + 1])
+        assert one.image == first and one.said == said[0]
+        np.testing.assert_allclose(one.maps, maps[0].numpy(), rtol=1e-5, atol=1e-6)
 
 
 def altered(source: Path, folder: Path, **files: bytes | None) -> Path:
@@ -404,7 +420,7 @@ def test_weights_of_another_network_are_refused(trained: Path, tmp_path: Path) -
     told = read_json(run / "result.json") | {"weights_sha256": checkpoint.fingerprint(weights)}
     write_json(run / "result.json", told)
     with pytest.raises(UsageError, match="not of its network"):
-        figure4(run, trained.parents[1] / "data", tmp_path)
+        figure4(open_run(run), trained.parents[1] / "data", tmp_path)
 
 
 def test_a_result_without_an_error_is_refused(trained: Path, tmp_path: Path) -> None:

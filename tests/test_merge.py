@@ -135,7 +135,12 @@ def test_a_damaged_archive_changes_nothing(tmp_path: Path) -> None:
     write_json(tmp_path / "runs" / "digits-nin-seed0" / "result.json", true(0))
     with pytest.raises(UsageError, match=r"runs has runs, not records: .* record=always"):
         merge(tmp_path / "runs", tmp_path / "store")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="empty has no record in it"):
+        merge(tmp_path / "empty", tmp_path / "store")
     assert not (tmp_path / "store").exists()
+    write_json(tmp_path / "records" / f"{true(0)['key']}.json", true(0))  # as unbundle packs it
+    assert len(merge(tmp_path, tmp_path / "store").new) == 1
 
 
 def test_check_finds_what_was_edited(tmp_path: Path, trained: Path) -> None:

@@ -229,6 +229,23 @@ REFUSED = [["no.such=1"], ["--only", "table1/nothing"], ["records_dir=nowhere"],
 REFUSED += [["--only", ""], ["--only", "table1/nin,"], ["--minutes", "nan"], ["--seeds", "0"], ["--at-once", "-3"]]
 
 
+def test_a_record_that_cannot_be_used_is_no_reason_to_train_it_again(tmp_path: Path) -> None:
+    place = tmp_path / "results/records/quickstart"
+    place.mkdir(parents=True)
+    (place / "cut.json").write_text('{"format": 1')
+    refused = give(tmp_path, "--plan")
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "records check" in refused.stderr
+
+
+def test_a_page_of_the_benchmark_that_is_damaged_is_not_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "results/benchmarks").mkdir(parents=True)
+    (tmp_path / "results/benchmarks/one.json").write_text("<<<<<<< HEAD")
+    monkeypatch.setattr(reproduce, "ROOT", tmp_path)
+    assert reproduce.measured_paces("a CPU") == {} and "one.json is not read" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words", REFUSED, ids=" ".join)
 def test_what_makes_no_sense_is_refused_in_one_line(words: list[str], tmp_path: Path) -> None:
     refused = give(tmp_path, *words)

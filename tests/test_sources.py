@@ -1,6 +1,7 @@
 """The data sets: official files from a server on loopback, every kind of damage, and the splits."""
 
 import dataclasses
+import errno
 import gzip
 import hashlib
 import io
@@ -108,6 +109,28 @@ def test_a_download_goes_on_where_it_was_cut(official: Callable, server: Server,
     size = len(server.files["cifar-10-python.tar.gz"])
     half, more = size // 2, (size // 2 + size) // 2
     assert [wanted for _, wanted in server.log] == [None, None, f"bytes={half}-", f"bytes={half}-", f"bytes={more}-"]
+
+
+def test_a_full_disk_is_no_fault_of_the_network(
+    official: Callable, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Neither another try nor another mirror helps."""
+    official("cifar10")
+
+    def full(url: str, part: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(part))
+
+    monkeypatch.setattr(download, "_fetch", full)
+    monkeypatch.setattr(download, "say", None)
+    with pytest.raises(UsageError, match=r"No space left on device.*: free space there or choose another data_dir"):
+        load("cifar10", tmp_path, ["train"])
+
+
+def test_data_are_not_ready_where_their_cache_cannot_be_written(command: Callable, data: str, tmp_path: Path) -> None:
+    (tmp_path / "digits.npz").symlink_to(Path(data.partition("=")[2]) / "digits.npz")
+    (tmp_path / "cache").touch()
+    done = command("prepare", "experiment=quickstart", "dataset.preprocessing.gcn=5", f"data_dir={tmp_path}")
+    assert done.returncode == 2 and "is ready" not in done.stdout and "could not be written" in done.stderr
 
 
 def test_what_an_earlier_try_left(official: Callable, server: Server, tmp_path: Path) -> None:

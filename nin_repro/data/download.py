@@ -3,6 +3,7 @@
 What knows HTTP is imported when there is something to download.
 """
 
+import errno
 import hashlib
 import os
 import sys
@@ -16,6 +17,7 @@ ATTEMPTS = 4  # rounds over the mirrors before a download is given up
 BACKOFF = 1.0  # seconds before the second round, doubled before each further one
 TIMEOUT = 30.0  # seconds without a byte before a connection counts as lost
 PROGRESS = 5.0  # seconds between progress lines
+OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS}
 
 
 class Remote(NamedTuple):
@@ -59,6 +61,8 @@ def _download_one(file: Remote) -> str:
             try:
                 _fetch(url, part)
             except (OSError, HTTPException) as error:
+                if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+                    raise  # no other try and no other mirror helps
                 problem = " ".join(str(error).split()) or type(error).__name__
                 continue
             if _md5(part) == file.md5:
