@@ -143,9 +143,8 @@ def train_choice() -> int:
     selection.show(found, chosen)
     told = selection.summary(found, chosen, command_line())
     write_json(sweep.this.folder / "selection.json", told)
-    if sweep.this.begun is not None and not sweep.here(
-        sweep.this.begun.hydra.launcher
-    ):  # this may be no place to train at all
+    begun = sweep.this.begun
+    if begun is not None and not sweep.here(begun.hydra.launcher):  # this may be no place to train at all
         print(f"\nchosen by validation error: {chosen.name}; to train and test it:\n  {finals_there(chosen)}")
         return sweep.this.worst_code
     if STOP.signal is not None:  # it came as the last member ended
@@ -183,7 +182,7 @@ def final_request(member: "Member", told: dict[str, Any]) -> Request:
     """
     end = ["protocol=final", "select=false"]
     config, text = load_with_text([*member.without("protocol", "select"), *end])
-    words = [*member.without("protocol", "select", "together", "processes"), *end]
+    words = [*alone(member.without("protocol", "select")), *end]
     return Request(config, words, member.experiment, text, told)
 
 
