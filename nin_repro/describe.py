@@ -70,7 +70,8 @@ def on_record(config: Config, words: list[str]) -> str:
     records, _ = read_all(Path(config.records_dir))
     told = []
     for one in (config, *stand_ins(config, words)):
-        runs = [record for record in records if record.family == family(one)]
+        wanted = family(one)
+        runs = [record for record in records if record.family == wanted]
         if runs:
             stats = statistics(runs)
             told.append(f"{one.precision}: {counted(len(runs), 'seed')}, {spread(stats)}{' %' * bool(stats.n)}")

@@ -192,8 +192,9 @@ def _refuse_members(config: DictConfig) -> None:
         print(f"{number}. will be refused: {why}", flush=True)
 
 
-def require_here(member: Config, launcher: DictConfig) -> None:
-    """Refuse together=N and processes=N of a member of a sweep that a launcher has, and both of them together.
+def require_here(member: Config, launcher: DictConfig | None) -> None:
+    """Refuse both together=N and processes=N, and one of them of what is no member of a sweep (its launcher is None),
+    or of one that a launcher has.
 
     Raises:
         UsageError: that is so.
@@ -201,7 +202,11 @@ def require_here(member: Config, launcher: DictConfig) -> None:
     if member.together > 1 and member.processes > 1:
         raise UsageError("together= is for members in one process, processes= for one in each: leave one out")
     name = "together" if member.together > 1 else "processes"
-    if max(member.together, member.processes) > 1 and not here(launcher):
+    if max(member.together, member.processes) == 1:
+        return
+    if launcher is None:
+        raise UsageError(f"{name}= trains several members of a sweep at the same time: add -m, or leave it out")
+    if not here(launcher):
         raise UsageError(f"{name}= trains members on this machine, and a launcher was chosen for them: leave one out")
 
 

@@ -49,11 +49,8 @@ def task(composed: "DictConfig") -> None:
             sweep.go_to(settings.runtime.cwd)
         config, words = checked(composed, overrides), overrides
         select = config.select
+        sweep.require_here(config, settings.launcher if several else None)
         if config.together > 1 or config.processes > 1:
-            if not several:
-                name = "together" if config.together > 1 else "processes"
-                raise UsageError(f"{name}= trains several members of a sweep at the same time: add -m, or leave it out")
-            sweep.require_here(config, settings.launcher)
             words = alone(words)
         if several and not sweep.here(settings.launcher):  # a parent that several members have is trained by one
             config = replace(config, wait=True)
@@ -125,6 +122,11 @@ def goes_on() -> str:
     return f"the same command goes on from there:\n  {command_line()}"
 
 
+def search_goes_on() -> str:
+    """The same of a search whose choice is not trained to its end."""
+    return f"the search goes on with\n  {command_line()}"
+
+
 def train_choice() -> int:
     """Train the best choice of the sweep that just ended with protocol=final, for the seeds it has; the exit code.
 
@@ -148,7 +150,7 @@ def train_choice() -> int:
         print(f"\nchosen by validation error: {chosen.name}; to train and test it:\n  {finals_there(chosen)}")
         return sweep.this.worst_code
     if STOP.signal is not None:  # it came as the last member ended
-        print(f"the search goes on with\n  {command_line()}")
+        print(search_goes_on())
         return 128 + STOP.signal
     requests = {
         f"seed {seed}": final_request(member, told) for seed, member in zip(chosen.seeds, chosen.members, strict=True)
@@ -156,7 +158,7 @@ def train_choice() -> int:
     outcomes = train_finals(requests)
     code = max(outcome.code for outcome in outcomes)
     if len(outcomes) < len(requests) or any(outcome.state in sweep.OPEN for outcome in outcomes):
-        print(f"the search goes on with\n  {command_line()}")
+        print(search_goes_on())
         return code if STOP.signal is None else 128 + STOP.signal
     print(f"\nchosen by validation error, then trained with protocol=final: {chosen.name}")
     sweep.show([*requests], outcomes)
@@ -299,7 +301,7 @@ def composed_and_run() -> int:
             stop = interruption(raised)
             if stop is None:
                 raise
-            print(f"the search goes on with\n  {command_line()}")  # what came between two of its final runs
+            print(search_goes_on())  # what came between two of its final runs
             return 128 + signal_of(stop)
     return max(exit_code, sweep.this.worst_code, code)
 

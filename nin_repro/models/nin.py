@@ -45,9 +45,9 @@ class _ConvolutionReLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, stride: int, pad: int) -> Tensor:
         x, weight = x.bfloat16(), weight.bfloat16()
-        ctx.geometry = [stride] * 2, [pad] * 2, [1, 1]
+        strides, pads, dilation = ctx.geometry = [stride] * 2, [pad] * 2, [1, 1]
         y: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, weight, bias.bfloat16(), ctx.geometry[1], ctx.geometry[0], [1, 1], 1, "relu", [], ""
+            x, weight, bias.bfloat16(), pads, strides, dilation, 1, "relu", [], ""
         )
         ctx.save_for_backward(x, weight, y)
         return y

@@ -223,10 +223,12 @@ def _missing(report: Report, own: Sequence[Own]) -> list[str]:
     wanted = FEWEST_RUNS + 2
     few = {one.cell.family: one for _, one, _ in own if one.records and one.stats.n < wanted}
     named = ", ".join(f"{code(one.cell.experiment)} ({one.stats.n})" for one in few.values())
-    lines = [f"Cells with fewer than the {wanted} living seeds that are wanted, and how many they have: {named}.", ""]
-    lines = ["## What is missing", "", *(lines if few else [])]
+    told = f"Cells with fewer than the {wanted} living seeds that are wanted, and how many they have: {named}."
+    if not few and not report.empty:
+        return []
+    lines = ["## What is missing", "", *([told, ""] if few else [])]
     if not report.empty:
-        return lines if few else []
+        return lines
     return [
         *lines,
         "Cells without runs at the paper's budget, each recipe once, what fills each, and minutes of one seed: all "
