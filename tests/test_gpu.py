@@ -176,7 +176,11 @@ def test_updates_of_an_epoch_do_not_wait_for_the_device(make: Any, monkeypatch: 
 def test_after_a_capture_that_failed_runs_are_launched_one_by_one_and_others_captured(make: Any) -> None:
     plain = make("precision=bf16", "cuda_graphs=false", name="plain")
     failing, later = (make("precision=bf16", name=name) for name in ("failing", "later"))
-    failing.network.register_forward_hook(lambda *_: failing.sgd.norm.item())
+
+    def wait(*_: object) -> None:  # what a hook returns would take the logits' place
+        failing.sgd.norm.item()
+
+    failing.network.register_forward_hook(wait)
     assert [run.run() for run in (plain, failing)] == ["done"] * 2
     torch.rand(1, device="cuda")  # as a network of one's own may, once it is launched one by one
     assert later.run() == "done"
