@@ -9,6 +9,7 @@ left. After `--minutes` it stops the runs under way, which save themselves.
 import argparse
 import contextlib
 import math
+import re
 import shlex
 import signal
 import statistics
@@ -30,7 +31,7 @@ from nin_repro.files import UsageError, read_json
 from nin_repro.processes import gpus
 from nin_repro.results.changes import FP32
 from nin_repro.results.records import Record, read_all, tables_of
-from nin_repro.results.tables import AVX512, FEWEST_RUNS, filled_by
+from nin_repro.results.tables import AVX512, FEWEST_RUNS, WANTED_RUNS, filled_by
 from nin_repro.schema import Config, Precision
 from nin_repro.training.stop import listen
 from nin_repro.words import counted, duration
@@ -263,7 +264,7 @@ def asked() -> argparse.Namespace:
     )
     parser.add_argument("--plan", action="store_true", help="only say what is missing and what it costs here")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so many, runs under way saved")
-    parser.add_argument("--seeds", type=int, default=5, help="living runs of each cell (default %(default)s)")
+    parser.add_argument("--seeds", type=int, default=WANTED_RUNS, help="living runs of each cell (default %(default)s)")
     parser.add_argument("--only", metavar="EXPERIMENT,...", help="these cells, in this order")
     parser.add_argument(
         "--unchecked", action="store_true", help="on a GPU, no tests and no benchmark before the first run"
@@ -337,7 +338,7 @@ def main() -> None:
     began, gpu = time.monotonic(), bool(gpus())
     names = [name for stage in STAGES.values() for name in stage]
     if options.only is not None:
-        names = options.only.split(",")
+        names = re.split(r",(?![^\[]*\])", options.only)  # a list is a value of one name
         if "" in names:
             raise UsageError(f"--only {options.only!r} has an empty name: give experiments with a comma between two")
     words = options.words

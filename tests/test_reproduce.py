@@ -195,7 +195,7 @@ def test_runs_that_leave_no_record_are_not_trained_again_and_again(tmp_path: Pat
 
 
 def test_a_data_set_that_cannot_be_had_is_tried_once_and_its_cells_are_named(tmp_path: Path) -> None:
-    names = ["quickstart", "quickstart optimizer.weight_decay=0.01"]
+    names = ["quickstart", "quickstart optimizer.weight_decay=0.01 architecture.blocks.mlpconv1.widths=[8,8,8]"]
     done = give(tmp_path, "--only", ",".join(names), "data_dir=/dev/null", *SHORT)
     assert done.returncode == 1 and done.stdout.count("nin_repro.prepare") == done.stderr.count("error: ") == 1
     assert "nin_repro.train" not in done.stdout

@@ -25,6 +25,7 @@ from nin_repro.results.tables import (
     FEWEST_RUNS,
     H200,
     PAPER_BUDGET,
+    WANTED_RUNS,
     Cell,
     Report,
     Result,
@@ -220,10 +221,9 @@ def _reproduced(own: Sequence[Own]) -> list[str]:
 
 
 def _missing(report: Report, own: Sequence[Own]) -> list[str]:
-    wanted = FEWEST_RUNS + 2
-    few = {one.cell.family: one for _, one, _ in own if one.records and one.stats.n < wanted}
+    few = {one.cell.family: one for _, one, _ in own if one.records and one.stats.n < WANTED_RUNS}
     named = ", ".join(f"{code(one.cell.experiment)} ({one.stats.n})" for one in few.values())
-    told = f"Cells with fewer than the {wanted} living seeds that are wanted, and how many they have: {named}."
+    told = f"Cells with fewer than the {WANTED_RUNS} living seeds that are wanted, and how many they have: {named}."
     if not few and not report.empty:
         return []
     lines = ["## What is missing", "", *([told, ""] if few else [])]

@@ -21,12 +21,11 @@ from nin_repro.results.lottery import Lottery, lottery, percent, versus
 from nin_repro.results.overview import svg
 from nin_repro.results.records import Record, commit_of
 from nin_repro.results.render import DEVIATE, clean, difference, error, how, remarks, span, spread, state
-from nin_repro.results.tables import RULE, Cell, Group, Report, Result, Row, Table, assumed, reserved
+from nin_repro.results.tables import RULE, WANTED_RUNS, Cell, Group, Report, Result, Row, Table, assumed, reserved
 from nin_repro.words import counted
 
 LARGEST = 3_000_000  # bytes of the page; figures that would not fit are linked instead
 WIDE, HIGH, POINTS = 520, 200, 130  # of a curve: pixels, and points of each line at most
-SEEDS = 5  # that the commands of the cells train
 LINES = {"test_error": "test error", "validation_error": "validation error", "train_error_running": "training error"}
 
 STYLE = """
@@ -408,7 +407,7 @@ def _missing(report: Report, prices: Prices) -> _Markup:
             _line(cell.experiment, _tag("code", cell.command, class_="command"), cell.cost, _least(cell, prices))
         )
     all_ = _tag("p", "All of them, most useful first: ", _tag("code", "python scripts/reproduce.py"))
-    names = ("Experiment", "Command", "Cost", f"USD of {SEEDS} seeds, at the least")
+    names = ("Experiment", "Command", "Cost", f"USD of {WANTED_RUNS} seeds, at the least")
     return _section(
         "missing", "What is missing", all_, _grid("Cells without runs", names, rows) if rows else "Nothing."
     )
@@ -417,14 +416,14 @@ def _missing(report: Report, prices: Prices) -> _Markup:
 def _least(cell: Cell, prices: Prices) -> str:
     """What its seeds cost where they cost least: such as "0.38 (1 H200, bf16)"; empty where nothing was measured."""
     found = [
-        (SEEDS * taken / 3600 * (prices.core * int(place.split()[0]) if "core" in place else prices.gpu), place, one)
+        (taken / 3600 * (prices.core * int(place.split()[0]) if "core" in place else prices.gpu), place, one)
         for one in (cell, *cell.stand_ins)
         for place, taken in one.seconds.items()
     ]
     if not found:
         return ""
     dollars, place, one = min(found, key=lambda each: each[0])
-    return f"{dollars:,.2f} ({place}, {precision(one.recipe)})"
+    return f"{WANTED_RUNS * dollars:,.2f} ({place}, {precision(one.recipe)})"
 
 
 def _rule(report: Report) -> _Markup:

@@ -18,6 +18,7 @@ from nin_repro.words import counted
 PAPER_BUDGET = "paper"
 AVX2, AVX512, H200 = "1 core (AVX2)", "1 core (AVX-512)", "1 H200"  # machines that costs are told of
 FEWEST_RUNS = 3  # a standard deviation from two runs says next to nothing: t(0.975, 1) = 12.7
+WANTED_RUNS = 5  # living seeds of a cell: t(0.975, 4) = 2.8, where that of three is 4.3
 
 RULE = (
     "Let d be our mean minus the paper's value, which is a single run. d counts as a difference only if it is larger "
