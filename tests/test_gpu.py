@@ -1,4 +1,7 @@
-"""What only a GPU can show: `python -m pytest --gpu`. The networks are small, the code paths those of full runs."""
+"""What only a GPU can show: `python -m pytest --gpu`. The networks are small, the code paths those of full runs.
+
+Most are rehearsed on the CPU (test_rehearsal.py), so that a fault of their own is not first seen on a GPU.
+"""
 
 import dataclasses
 import sys
@@ -72,14 +75,23 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def device() -> str:
+    return "cuda"
+
+
+@pytest.fixture
 def make(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(rng.Clock, "AHEAD", 8)  # so that these short runs get to where words are drawn anew
+    return maker(tmp_path, data_dir, "cuda", split())
+
+
+def maker(tmp_path: Path, data_dir: Path, device: str, images: Split) -> Any:
 
     def trainer(*words: str, name: str = "run", base: tuple[str, ...] = WORDS) -> loop.Trainer:
-        config = load([*base, "device=cuda", f"data_dir={data_dir}", *words])
+        config = load([*base, f"device={device}", f"data_dir={data_dir}", *words])
         console = Console(tmp_path / "train.log")
         path = tmp_path / f"{name}.pt"
-        made = build.trainer(config, split(), build.machine(config), console, path, lambda row: None)
+        made = build.trainer(config, images, build.machine(config), console, path, lambda row: None)
         console.log.close()
         console.line, console.status = said.append, lambda *_: None  # type: ignore[method-assign,assignment]
         state = checkpoint.load(path)
@@ -173,7 +185,7 @@ def test_updates_of_an_epoch_do_not_wait_for_the_device(make: Any, monkeypatch: 
             run.step(len(run.batches) - 1)
 
 
-def test_after_a_capture_that_failed_runs_are_launched_one_by_one_and_others_captured(make: Any) -> None:
+def test_after_a_capture_that_failed_runs_are_launched_one_by_one_and_others_captured(make: Any, device: str) -> None:
     plain = make("precision=bf16", "cuda_graphs=false", name="plain")
     failing, later = (make("precision=bf16", name=name) for name in ("failing", "later"))
 
@@ -182,19 +194,19 @@ def test_after_a_capture_that_failed_runs_are_launched_one_by_one_and_others_cap
 
     failing.network.register_forward_hook(wait)
     assert [run.run() for run in (plain, failing)] == ["done"] * 2
-    torch.rand(1, device="cuda")  # as a network of one's own may, once it is launched one by one
+    torch.rand(1, device=device)  # as a network of one's own may, once it is launched one by one
     assert later.run() == "done"
     assert not failing.update.captures and later.update.captures
     assert sum("no CUDA graphs" in line for line in make.said) == 1
     assert result(failing) == result(later) == result(plain)
 
 
-def test_draws_are_those_of_the_cpu() -> None:
+def test_draws_are_those_of_the_cpu(device: str) -> None:
     clock = rng.Clock((1, 2), 3)
     for drop in (0.5, 0.2):
-        cpu, gpu = (rng.keep_mask(clock, rng.DROPOUT, 100_001, drop, device) for device in ("cpu", "cuda"))
+        cpu, gpu = (rng.keep_mask(clock, rng.DROPOUT, 100_001, drop, where) for where in ("cpu", device))
         assert torch.equal(cpu, gpu.cpu())
-    assert torch.equal(rng.permutation((1, 2), 3, 50_000), rng.permutation((1, 2), 3, 50_000, "cuda").cpu())
+    assert torch.equal(rng.permutation((1, 2), 3, 50_000), rng.permutation((1, 2), 3, 50_000, device).cpu())
 
 
 @pytest.mark.parametrize("precision, images, near", [("fp32", 8, 2e-2), ("tf32", 64, 2e-1), ("bf16", 64, 4e-1)])
