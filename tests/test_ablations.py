@@ -172,3 +172,15 @@ def test_two_runs_are_too_few_beside_any_number(tmp_path: Path) -> None:
     turned = [one for one in found if one.seed or not one.recipe["optimizer"]["clip_norm"]]
     turned += stored(tmp_path / "more", run(4.2, with_(2, 3, clip_norm=None)))
     assert ablations.choices(turned, {"table4/nin": BASE})[1].seen == "too few runs beside these"
+
+
+def test_another_reading_of_a_row_is_a_choice_beside_the_first(tmp_path: Path) -> None:
+    other = [
+        run(1.5 + seed / 10, with_(seed, clip_norm=None)) | {"experiment": "table4/nin_unclipped"} for seed in (0, 1, 2)
+    ]
+    found = stored(tmp_path, *(run(1.0 + seed / 10, with_(seed)) for seed in range(3)), *other)
+    bases = {"table4/nin": BASE, "table4/nin_unclipped": with_(clip_norm=None)}
+    first, second = ablations.choices(found, bases)
+    assert (first.about.experiment, first.changed, first.stats.n) == ("table4/nin", "", 3)
+    assert (second.about.experiment, second.changed) == ("table4/nin", "optimizer.clip_norm=null")
+    assert (second.effect, second.seen) == (pytest.approx(0.5), "raises the error")

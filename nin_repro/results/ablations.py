@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from nin_repro.results.changes import FP32, SCHEDULE, changes, precision
 from nin_repro.results.luck import chance_of_means, luck_of_means
+from nin_repro.results.paper import FIRST
 from nin_repro.results.records import Record
 from nin_repro.results.render import clean, difference, error, grid, how, plain, spread
 from nin_repro.results.tables import FEWEST_RUNS, Stats, spanned, statistics
@@ -126,9 +127,11 @@ def alike(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]]) -> 
 def choices(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]]) -> list[Choice]:
     """The ablations that records hold. `bases`: the recipe of each experiment as its file has it now.
 
-    A group of runs is listed if there are others at the same budget to compare with.
+    A group of runs is listed if there are others at the same budget to compare with. Runs of another reading of a row
+    of the paper are a choice beside its first reading, too.
     """
-    tested = (record for record in records if record.protocol == "final")
+    tested = [record for record in records if record.protocol == "final"]
+    tested += [replace(one, experiment=FIRST[one.experiment]) for one in tested if one.experiment in FIRST]
     groups = {one: runs for one, runs in alike(tested, bases).items() if one.near}
     # A choice is compared in its own precision: otherwise the two could not be told apart.
     beside = {one: one._replace(changes=()) if one.changes else one._replace(precision=FP32) for one in groups}
@@ -194,6 +197,8 @@ def markdown(found: list[Choice]) -> str:
         "these as they are; limit and p take no account of it and are, if anything, too large.",
         "- Runs that are compared may be of different machines and versions, which their records name and which round "
         "otherwise.",
+        "- Where a row of the paper can be read in more than one way, runs of another reading, which is an experiment "
+        "of its own, are a choice beside the first, too.",
         f"- The budget `paper` is an experiment's full length. {QUICKSTART}",
         "",
     ]

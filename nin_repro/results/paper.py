@@ -197,3 +197,5 @@ TABLES: tuple[Table, ...] = (
 )
 
 VALUES = {name: row.value for table in TABLES for row in table.rows for name in row.experiments}  # by experiment
+# Of an experiment that is another reading of a row: the first.
+FIRST = {name: row.experiments[0] for table in TABLES for row in table.rows for name in row.experiments[1:]}
