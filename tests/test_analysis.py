@@ -105,6 +105,14 @@ def test_a_choice_with_which_fewer_starts_die_is_called_so(tmp_path: Path) -> No
     assert [versus(one, found) for one in found] == ["", "fewer, by 57 to 100 points"]
 
 
+def test_starts_of_another_reading_of_a_row_are_compared_with_those_of_the_first(tmp_path: Path) -> None:
+    own = (run(1.0, with_(seed, 3), attempts=LIVED) for seed in range(10))
+    dead = [run(90.0, with_(seed, 3, clip_norm=None), status="dead", attempts=DIED[:1]) for seed in range(8)]
+    runs = stored(tmp_path, *own, *(one | {"experiment": "table4/nin_unclipped"} for one in dead))
+    found = lottery(runs, BASES | {"table4/nin_unclipped": with_(0, clip_norm=None)})
+    assert [(one.about.changed, versus(one, found)) for one in found] == [("", "more, by 57 to 100 points"), ("", "")]
+
+
 def test_a_verdict_says_what_would_overturn_it_and_too_few_runs_are_not_judged(tmp_path: Path) -> None:
     reproduced = page(stored(tmp_path / "a", *(record(seed=seed, error=10.4 + seed / 10) for seed in range(5))))
     assert "with runs at the paper's budget: 2: 2 reproduced (1 recipe)." in reproduced  # Table 1's row and Table 5's

@@ -294,9 +294,9 @@ def _starts(starts: Sequence[Lottery]) -> list[str]:
         "A dead start is followed by a fresh one as often as `restarts` says; where some classes died, at the budget "
         "`paper` only (an experiment's full length), as after a few epochs they may yet begin to learn. A run is lost "
         "when its last start died. In brackets: Wilson's interval. Where runs start anew until one lives, the share "
-        "comes out somewhat too low. The last column but one compares with the experiment as it is, at the same budget "
-        "and in the same precision, by Newcombe's interval of the difference, in points of the share; where it depends "
-        "on starts of which some classes died, it says so. "
+        "comes out somewhat too low. The last column but one compares with the experiment as it is (another reading of "
+        "a row of the paper with the first), at the same budget and in the same precision, by Newcombe's interval of "
+        "the difference, in points of the share; where it depends on starts of which some classes died, it says so. "
         "Each row is judged by itself: nothing is corrected for how many there are.",
         "",
         *(grid(names, "llrlrrllr", rows) if rows else []),

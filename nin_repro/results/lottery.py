@@ -7,6 +7,7 @@ from typing import Any
 
 from nin_repro.results.ablations import Alike, alike
 from nin_repro.results.luck import Z975
+from nin_repro.results.paper import FIRST
 from nin_repro.results.records import Record
 from nin_repro.results.tables import PAPER_BUDGET, statistics
 
@@ -68,9 +69,12 @@ def lottery(records: Iterable[Record], bases: Mapping[str, Mapping[str, Any]]) -
 def versus(one: Lottery, others: Iterable[Lottery]) -> str:
     """Whether more starts of it died than of its experiment as it is, at the same budget and precision, in words.
 
-    Empty where there is no comparison.
+    An experiment that is another reading of a row of the paper is compared with the first. Empty where there is no
+    comparison.
     """
-    own = next((other for other in others if other.about == one.about._replace(changes=())), one)
+    about = one.about
+    first = about.experiment if about.changes else FIRST.get(about.experiment, about.experiment)
+    own = next((other for other in others if other.about == about._replace(experiment=first, changes=())), one)
     if own is one:
         return ""
     low, high = one.share.above(own.share)
