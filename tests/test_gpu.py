@@ -1,6 +1,6 @@
 """What only a GPU can show: `python -m pytest --gpu`. The networks are small, the code paths those of full runs.
 
-Most are rehearsed on the CPU (test_rehearsal.py), so that a fault of their own is not first seen on a GPU.
+Some are rehearsed on the CPU (test_rehearsal.py), so that a fault of their own is not first seen on a GPU.
 """
 
 import dataclasses
