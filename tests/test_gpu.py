@@ -80,12 +80,13 @@ def device() -> str:
 
 
 @pytest.fixture
-def make(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def make(tmp_path: Path, data_dir: Path, device: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(rng.Clock, "AHEAD", 8)  # so that these short runs get to where words are drawn anew
-    return maker(tmp_path, data_dir, "cuda", split())
+    return maker(tmp_path, data_dir, device, split())
 
 
 def maker(tmp_path: Path, data_dir: Path, device: str, images: Split) -> Any:
+    """A function that makes a trainer of further words on a device, resumed where its checkpoint is; see `make`."""
 
     def trainer(*words: str, name: str = "run", base: tuple[str, ...] = WORDS) -> loop.Trainer:
         config = load([*base, f"device={device}", f"data_dir={data_dir}", *words])
