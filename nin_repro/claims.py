@@ -307,9 +307,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="test images to measure on, evenly spaced (default: all)")
     parser.add_argument("--data-dir", type=given_place, help="where the runs' data sets are, if they have moved")
     parser.add_argument("--device", help="to measure on: cpu, cuda, auto (default cpu)")
-    parser.add_argument("--records", type=given_place, default=records.STORE, help="records (default %(default)s)")
+    parser.add_argument("--records", type=given_place, help=f"records of the page (default {records.STORE})")
     parser.add_argument("--out", type=given_place, default=OUT, help="where files go (default %(default)s)")
     options = parser.parse_args()
+    if options.records and options.measure:
+        raise UsageError("--records is for the page, which is written without --measure: leave one out")
     for name in ("images", "data-dir", "device"):
         if getattr(options, name.replace("-", "_")) is not None and not options.measure:
             raise UsageError(f"--{name} is for measuring runs: name them with --measure")
@@ -319,7 +321,7 @@ def main() -> None:
         measure(options.measure, options.out / MEASURED, options.images, options.data_dir, options.device or "cpu")
         print("next: python -m nin_repro.claims" + f" --out {options.out}" * (options.out != OUT))
     else:
-        write_page(options.records, options.out)
+        write_page(options.records or records.STORE, options.out)
 
 
 if __name__ == "__main__":

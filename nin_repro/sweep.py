@@ -147,6 +147,9 @@ class Outcomes(Callback):
         try:  # Hydra makes a warning of any exception but SystemExit, and goes on
             if config.get("select") is True and config.get("protocol") != "validate":
                 raise UsageError(CHOOSES_BY)
+            batch = config.hydra.sweeper.get("max_batch_size")
+            if batch is not None and batch < 1:
+                raise UsageError(f"hydra.sweeper.max_batch_size={batch}: 1 or more members at a time, or null for all")
             this.ends = _prepare_launcher(str(config.hydra.launcher._target_))
             for path in _outcomes(Path(config.hydra.sweep.dir)):  # an earlier sweep's, which had the same folder
                 path.unlink()

@@ -14,9 +14,11 @@ from nin_repro.config.arguments import OPTIONS, SWEEP, expand, in_order, require
 from nin_repro.config.compose import checked, experiments, load, load_with_text, offer_own, refuse_early, to_yaml
 from nin_repro.config.conf import CONF, help_text
 from nin_repro.config.known import composing, explain, require_known
+from nin_repro.config.recipe import directory
 from nin_repro.files import UsageError, told, write_json
 from nin_repro.outcome import ENDED, Outcome, Request
 from nin_repro.run import attempt
+from nin_repro.training.rundir import RunDirectory
 from nin_repro.training.stop import STOP, interruption, listen, signal_of
 
 if TYPE_CHECKING:
@@ -145,16 +147,18 @@ def train_choice() -> int:
     selection.show(found, chosen)
     told = selection.summary(found, chosen, command_line())
     write_json(sweep.this.folder / "selection.json", told)
+    requests = {
+        f"seed {seed}": final_request(member, told) for seed, member in zip(chosen.seeds, chosen.members, strict=True)
+    }
     begun = sweep.this.begun
     if begun is not None and not sweep.here(begun.hydra.launcher):  # this may be no place to train at all
+        for request in requests.values():  # whichever process trains it will know what chose it
+            RunDirectory(directory(request.config)).write_selection(told)
         print(f"\nchosen by validation error: {chosen.name}; to train and test it:\n  {finals_there(chosen)}")
         return sweep.this.worst_code
     if STOP.signal is not None:  # it came as the last member ended
         print(search_goes_on())
         return 128 + STOP.signal
-    requests = {
-        f"seed {seed}": final_request(member, told) for seed, member in zip(chosen.seeds, chosen.members, strict=True)
-    }
     outcomes = train_finals(requests)
     code = max(outcome.code for outcome in outcomes)
     if len(outcomes) < len(requests) or any(outcome.state in sweep.OPEN for outcome in outcomes):

@@ -90,6 +90,8 @@ def test_names_that_the_terminal_has_no_signs_for_are_no_fault(command: str, dat
         ("claims --images 5", "name them with --measure"),
         ("claims --device cuda", "name them with --measure"),
         ("claims --data-dir .", "name them with --measure"),
+        ("claims --records x --measure run", "--records is for the page"),
+        ("train -m experiment=quickstart hydra.sweeper.max_batch_size=0", "1 or more members at a time"),
         ("figures --maps-only", "name a trained run with --run"),
         ("figures --data-dir .", "name a trained run with --run"),
         ("claims --measure run --data-dir nowhere", "--data-dir nowhere is no directory"),

@@ -18,8 +18,9 @@ from small import SMALL_NETWORK
 from nin_repro import selection, sweep, train
 from nin_repro.config.compose import experiments, load
 from nin_repro.config.recipe import directory, key, recipe
-from nin_repro.files import UsageError, write_json
+from nin_repro.files import UsageError, read_json, write_json
 from nin_repro.outcome import Outcome
+from nin_repro.training.rundir import RunDirectory
 from nin_repro.training.stop import STOP
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -173,9 +174,15 @@ def test_nothing_is_trained_after_a_choice(
         monkeypatch.setattr(sweep.this, name, value)
     monkeypatch.setattr(STOP, "signal", None if end == "a launcher" else signal.SIGTERM)
     monkeypatch.setattr(train, "train_finals", None)
+    monkeypatch.chdir(tmp_path)
     assert train.train_choice() == (0 if end == "a launcher" else 128 + signal.SIGTERM)
     out = capsys.readouterr().out
     assert ("to train and test it:" in out) == (end == "a launcher") == ("the search goes on with" not in out)
+    # A process of the launcher, which is told nothing but words, finds what chose its run where the run is.
+    finals = [directory(load([*SMALL, f"seed={seed}", "protocol=final"])) for seed in (0, 1)]
+    noted = [RunDirectory(path).selection() for path in finals]
+    chosen = read_json(tmp_path / "selection.json")
+    assert noted == [{"selection": chosen} if end == "a launcher" else {}] * 2
 
 
 def test_a_sweep_ends_as_the_worst_of_its_members() -> None:
