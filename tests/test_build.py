@@ -1,7 +1,10 @@
 """What `build` makes of a configuration: which images and layers get what."""
 
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 import torch
 from test_loop import TINY, Make, images, make  # noqa: F401 - make is a fixture
 
@@ -34,3 +37,23 @@ def test_runs_on_fewer_of_the_same_images_have_their_own(tmp_path: Path) -> None
             made = build.trainer(config, split, build.machine(config), console, tmp_path / "no.pt", lambda row: None)
         counts.append((len(made.batches.images), len(made.batches.labels), len(made.evaluation[1])))
     assert counts == [(70, 70, 20), (20, 20, 20), (30, 30, 20)]
+
+
+LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+ALLOCATING = """
+import torch
+from nin_repro import build
+from nin_repro.config.compose import load
+
+build.machine(load(["experiment=quickstart", "device=cpu"]))
+kept = torch.ones(64 << 18)  # 64 MiB
+print(*(line.split()[1] for line in open("/proc/self/smaps_rollup") if line.startswith("AnonHugePages")))
+"""
+
+
+@pytest.mark.skipif(
+    not LARGE_PAGES.exists() or "[never]" in LARGE_PAGES.read_text(), reason="the system has no large pages"
+)
+def test_large_tensors_are_in_large_pages() -> None:
+    done = subprocess.run([sys.executable, "-c", ALLOCATING], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 32_000  # kB: of a process of its own, as torch asks but once whether to
