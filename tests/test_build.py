@@ -56,4 +56,4 @@ print(*(line.split()[1] for line in open("/proc/self/smaps_rollup") if line.star
 )
 def test_large_tensors_are_in_large_pages() -> None:
     done = subprocess.run([sys.executable, "-c", ALLOCATING], capture_output=True, text=True, check=True)
-    assert int(done.stdout) > 32_000  # kB: of a process of its own, as torch asks but once whether to
+    assert int(done.stdout) > 32_000  # kB; in a process of its own, as a heap is taken once
