@@ -340,6 +340,25 @@ def test_longer_training_is_judged_on_one_machine_only() -> None:
     assert judged(nin, cost("maxout", 200, "a", 300, runs=2)) == NOT_ENOUGH
 
 
+def test_in_short_the_cost_says_what_was_timed_and_how_it_came_out() -> None:
+    def cost(kind: str, dataset: str, speed: float | None) -> Cost:
+        times = {"a": [speed] * 3} if speed else {}
+        parameters = {"nin": 100, "maxout": 200, "cnn": 50}[kind]
+        names = (f"{dataset}/{kind}",)
+        return Cost(names, dataset, kind, "gap", parameters, 10, False, 10, False, 1e15, 60_000, times)
+
+    def short(*speeds: float | None) -> str:
+        pairs = [(cost("nin", f"d{i}", 200), cost("maxout", f"d{i}", speed)) for i, speed in enumerate(speeds)]
+        return judge_cost([*sum(pairs, ()), cost("cnn", "d0", None)]).verdict.short
+
+    start, end = "more parameters than the CNN, fewer parameters", " than maxout; 1 pair not timed yet"
+    assert short(None) == start + end
+    assert short(100, None) == start + " and less time to train" + end
+    assert short(100, 50, None) == start + " and less time to train" + end
+    assert short(300, None) == start + " and more time to train" + end
+    assert short(100, 300, None) == start + end  # less than one, more than the other
+
+
 def test_what_a_whole_training_takes(tmp_path: Path) -> None:
     """Of an open length: runs to the end; with a parent: its time too."""
     names = ("table4/nin", "table4/maxout", "table4/maxout_first", "table3/maxout", "table3/maxout_first")

@@ -61,6 +61,7 @@ def judge_cost(costs: Sequence[Cost]) -> Claim:
     """Whether NIN has fewer parameters than the others and takes longer to train."""
     judged, rows, compared, larger = [], [], [], set()
     kinds: dict[str, set[str]] = {"more": set(), "fewer": set()}  # of networks than which NIN has so many parameters
+    timed: set[int] = set()  # whether it takes longer to train than those than which it has fewer
     for one in costs:
         machines = sorted(one.times) or [""]
         counts = [f"{one.parameters:,}", f"{one.multiply_adds / 1e6:,.1f} M"]
@@ -85,13 +86,17 @@ def judge_cost(costs: Sequence[Cost]) -> Claim:
                 judged.append(Judged(name, sign, True, why, nin.dataset))
                 word = "fewer" if nin.parameters < other.parameters else "more"
                 kinds[word].add("the CNN" if other.kind == "cnn" else other.kind)
+                if word == "fewer" and sign is not None:
+                    timed.add(sign)
             larger.add(sizes)
             share = f"{nin.parameters / other.parameters:.2f}"
             pair = [plain(nin.experiments[0]), plain(other.experiments[0])]
             compared.append([nin.dataset, *pair, share, f"{work:.2f}", why])
     verdict = decide(judged, takes=f"{FEWEST_RUNS} timed runs of both on one machine")
     untimed = sum(one.sign is None for one in judged)
-    known = ", ".join(f"{word} parameters than {' and '.join(sorted(some))}" for word, some in kinds.items() if some)
+    time = " and less time to train" if timed == {-1} else " and more time to train" if timed == {1} else ""
+    what = {"more": "more parameters", "fewer": f"fewer parameters{time}"}
+    known = ", ".join(f"{what[word]} than {' and '.join(sorted(some))}" for word, some in kinds.items() if some)
     if untimed and verdict.word != NOT_ENOUGH:
         verdict = replace(verdict, short=f"{known}; {counted(untimed, 'pair')} not timed yet")
     names = "Data set|Network|Experiments|Parameters|Multiply-adds forward|Epochs|PFLOP|Machine|Runs|Seconds an epoch|"
