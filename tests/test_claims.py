@@ -323,33 +323,32 @@ def test_single_layers_are_judged_by_their_numbers() -> None:
     assert page([], layers=wrong).convex().verdict.word == NOT_SUPPORTED
 
 
-def test_longer_training_is_judged_on_one_machine_only() -> None:
-    def cost(kind: str, parameters: int, machine: str, speed: float, runs: int = 3) -> Cost:
-        times = {machine: [speed] * runs}
-        return Cost((f"x/{kind}",), "mnist", kind, "gap", parameters, 10, False, 10, False, 1e15, 60_000, times)
+def cost(kind: str, parameters: int, dataset: str = "mnist", **times: list[float]) -> Cost:
+    """What ten epochs of 60,000 images take; `times`: images a second of runs, by machine."""
+    names = (f"{dataset}/{kind}",)
+    return Cost(names, dataset, kind, "gap", parameters, 10, False, 10, False, 1e15, 60_000, times)
 
+
+def test_longer_training_is_judged_on_one_machine_only() -> None:
     def judged(nin: Cost, other: Cost) -> str:
         return judge_cost([nin, other]).verdict.word
 
-    nin = cost("nin", 100, "a", 200)
-    assert judged(nin, cost("maxout", 200, "a", 300)) == SUPPORTED
-    assert judged(nin, cost("maxout", 50, "a", 300)) == NOT_SUPPORTED
-    assert judged(nin, cost("maxout", 50, "b", 300)) == NOT_SUPPORTED  # whatever takes how long
-    assert judged(nin, cost("maxout", 200, "a", 100)) == NOT_SUPPORTED
-    assert judged(nin, cost("maxout", 200, "b", 300)) == NOT_ENOUGH
-    assert judged(nin, cost("maxout", 200, "a", 300, runs=2)) == NOT_ENOUGH
+    nin = cost("nin", 100, a=[200.0] * 3)
+    assert judged(nin, cost("maxout", 200, a=[300.0] * 3)) == SUPPORTED
+    assert judged(nin, cost("maxout", 50, a=[300.0] * 3)) == NOT_SUPPORTED
+    assert judged(nin, cost("maxout", 50, b=[300.0] * 3)) == NOT_SUPPORTED  # whatever takes how long
+    assert judged(nin, cost("maxout", 200, a=[100.0] * 3)) == NOT_SUPPORTED
+    assert judged(nin, cost("maxout", 200, b=[300.0] * 3)) == NOT_ENOUGH
+    assert judged(nin, cost("maxout", 200, a=[300.0] * 2)) == NOT_ENOUGH
 
 
 def test_in_short_the_cost_says_what_was_timed_and_how_it_came_out() -> None:
-    def cost(kind: str, dataset: str, speed: float | None) -> Cost:
-        times = {"a": [speed] * 3} if speed else {}
-        parameters = {"nin": 100, "maxout": 200, "cnn": 50}[kind]
-        names = (f"{dataset}/{kind}",)
-        return Cost(names, dataset, kind, "gap", parameters, 10, False, 10, False, 1e15, 60_000, times)
-
-    def short(*speeds: float | None) -> str:
-        pairs = [(cost("nin", f"d{i}", 200), cost("maxout", f"d{i}", speed)) for i, speed in enumerate(speeds)]
-        return judge_cost([*sum(pairs, ()), cost("cnn", "d0", None)]).verdict.short
+    def short(*speeds: float | None) -> str:  # of a maxout network on each data set; None: not timed
+        costs = [cost("cnn", 50, "d0")]
+        for i, speed in enumerate(speeds):
+            costs.append(cost("nin", 100, f"d{i}", a=[200.0] * 3))
+            costs.append(cost("maxout", 200, f"d{i}", **{"a": [speed] * 3} if speed else {}))
+        return judge_cost(costs).verdict.short
 
     start, end = "more parameters than the CNN, fewer parameters", " than maxout; 1 pair not timed yet"
     assert short(None) == start + end
@@ -572,9 +571,6 @@ def test_curves_differ_without_colour_and_have_bands_over_seeds(tmp_path: Path) 
 
 
 def test_longer_on_one_machine_and_shorter_on_another_is_undecided() -> None:
-    def cost(kind: str, parameters: int, **times: list[float]) -> Cost:
-        return Cost((f"x/{kind}",), "mnist", kind, "gap", parameters, 10, False, 10, False, 1e15, 60_000, times)
-
     nin = cost("nin", 100, a=[200.0, 200.0, 20.0], b=[400.0] * 3)
     assert nin.epoch_seconds("a") == 300  # of the median
     assert judge_cost([nin, cost("maxout", 200, a=[300.0] * 3, b=[300.0] * 3)]).verdict.word == UNDECIDED
